@@ -1,0 +1,58 @@
+"""Diffusion as pure functions over a denoiser: processes, predictions, guidance, solver steps, samplers.
+
+The diffrax form of the solver is in ``im3d_jax.diffusion.diffrax_solver``, imported only where it is wanted.
+"""
+
+from im3d_jax.diffusion.guidance import (
+    Guidance,
+    guide,
+    guided_denoiser,
+    network_evaluations,
+    rescale_guidance,
+    stack_conditions,
+)
+from im3d_jax.diffusion.prediction import Prediction, convert, prediction_target
+from im3d_jax.diffusion.process import Cosine, Karras, Level, NoiseProcess, ScaledLinear, add_noise
+from im3d_jax.diffusion.samplers import (
+    Denoiser,
+    SamplerState,
+    StepLevels,
+    init_state,
+    sample_loop,
+    sample_scan,
+    sampler_step,
+    schedule,
+    time_grid,
+)
+from im3d_jax.diffusion.solver import History, dpmpp_2m_step, no_history
+
+
+__all__ = [
+    "Cosine",
+    "Denoiser",
+    "Guidance",
+    "History",
+    "Karras",
+    "Level",
+    "NoiseProcess",
+    "Prediction",
+    "SamplerState",
+    "ScaledLinear",
+    "StepLevels",
+    "add_noise",
+    "convert",
+    "dpmpp_2m_step",
+    "guide",
+    "guided_denoiser",
+    "init_state",
+    "network_evaluations",
+    "no_history",
+    "prediction_target",
+    "rescale_guidance",
+    "sample_loop",
+    "sample_scan",
+    "sampler_step",
+    "schedule",
+    "stack_conditions",
+    "time_grid",
+]

@@ -1,0 +1,184 @@
+"""Samplers: the same DPM-Solver++(2M) step under ``lax.scan`` or under a loop on the host.
+
+``denoise(x, t, index) -> x̂`` is any callable on samples ``x [B, …]``, a scalar float32 time ``t`` and the
+scalar int32 number of the step; it returns the estimate of the clean samples. A grid of ``n + 1`` times
+stands for n evaluations, at its first n entries; the last step returns the estimate itself, whatever the last
+entry is.
+
+Starting part-way (image to image) is the same call on ``add_noise(x0, noise, t0, process)`` and
+``time_grid(steps, start=t0)``.
+"""
+
+from collections.abc import Callable
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from im3d_jax.diffusion.process import Level, NoiseProcess
+from im3d_jax.diffusion.solver import History, dpmpp_2m_step, no_history
+
+
+Denoiser = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
+
+
+@flax.struct.dataclass
+class StepLevels:
+    """What one step needs to know; with a leading axis ``[n]``, a whole schedule."""
+
+    t: jax.Array
+    """Time of the evaluation."""
+    source: Level
+    """Level of the evaluation."""
+    target: Level
+    """Level that the step reaches."""
+
+
+@flax.struct.dataclass
+class SamplerState:
+    """Where a trajectory stands between two steps."""
+
+    x: jax.Array
+    """``[B, …]`` current samples."""
+    history: History
+    """The evaluation before."""
+    index: jax.Array
+    """Scalar int32, steps done."""
+
+
+def time_grid(steps: int, *, start: float = 1.0, last: float | None = None) -> np.ndarray:
+    """Evenly spaced evaluation times, ``[steps + 1]`` float32, strictly from ``start`` down, ending with 0.
+
+    Trailing spacing (Lin et al. 2305.08891, section 3.3): the first time is ``start`` itself, so that a full
+    grid includes t = 1, and the last evaluation is one spacing above 0.
+
+    Args:
+        steps: Number of evaluations, at least 1.
+        start: First time, in (0, 1]; below 1 for a partial start.
+        last: Time of the last evaluation, in [0, start); default start / steps. An EDM process, whose t = 0
+            is sigma_min, takes 0.0 and so gives the Karras grid.
+    """
+    if steps < 1:
+        raise ValueError(f"a sampler needs at least one step, got steps={steps}")
+    if not 0 < start <= 1:
+        raise ValueError(f"the start time must lie in (0, 1], got {start}")
+    last = start / steps if last is None else last
+    if steps > 1 and not 0 <= last < start:
+        raise ValueError(f"the last evaluation must lie in [0, start={start}), got {last}")
+    return np.append(np.linspace(start, last, steps), 0.0).astype(np.float32)
+
+
+def schedule(grid, process: NoiseProcess, *, to_data: bool = True) -> StepLevels:
+    """Levels of every step of a grid.
+
+    Args:
+        grid: ``[n + 1]`` decreasing times.
+        process: The noise process.
+        to_data: The last step goes to clean data (alpha = 1, sigma = 0) and so returns the estimate.
+            Otherwise it goes to the level of ``grid[n]``.
+
+    Returns:
+        ``StepLevels`` with a leading axis ``[n]``.
+
+    Raises:
+        ValueError: For a grid that is not decreasing or that evaluates at sigma = 0 (concrete grids only).
+    """
+    if not isinstance(grid, jax.core.Tracer):
+        _check_grid(np.asarray(grid), process)
+    grid = jnp.asarray(grid)
+    levels = process.level(grid)
+    target = jax.tree.map(lambda a: a[1:], levels)
+    if to_data:
+        data = Level(alpha=1.0, sigma=0.0, log_snr=jnp.inf)
+        target = jax.tree.map(lambda a, end: a.at[-1].set(end), target, data)
+    return StepLevels(grid[:-1], jax.tree.map(lambda a: a[:-1], levels), target)
+
+
+def init_state(x: jax.Array) -> SamplerState:
+    """State before the first step from samples ``x [B, …]`` at the grid's first level."""
+    return SamplerState(x, no_history(x), jnp.zeros((), jnp.int32))
+
+
+def sampler_step(denoise: Denoiser, state: SamplerState, levels: StepLevels) -> SamplerState:
+    """One evaluation and one update; ``levels`` holds the scalars of this step."""
+    x0 = denoise(state.x, levels.t, state.index)
+    if x0.shape != state.x.shape:
+        raise ValueError(f"the denoiser returned shape {x0.shape} for samples of shape {state.x.shape}")
+    x, history = dpmpp_2m_step(state.x, x0, state.history, levels.source, levels.target)
+    return SamplerState(x, history, state.index + 1)
+
+
+def sample_scan(denoise: Denoiser, x: jax.Array, grid, process: NoiseProcess) -> jax.Array:
+    """Samples inside one ``lax.scan``: the denoiser is traced once, dtype and sharding of ``x`` are kept.
+
+    Meant to be called inside the caller's ``jax.jit``, which passes parameters as arguments.
+
+    Args:
+        denoise: See the module's docstring.
+        x: ``[B, …]`` samples at the level of ``grid[0]``: noise times sigma(1), or the output of
+            ``add_noise``.
+        grid: ``[n + 1]`` decreasing times, concrete or traced.
+        process: The noise process.
+
+    Returns:
+        ``[B, …]`` clean samples.
+    """
+    state, _ = jax.lax.scan(
+        lambda state, levels: (sampler_step(denoise, state, levels), None),
+        init_state(x),
+        schedule(grid, process),
+    )
+    return state.x
+
+
+def sample_loop(
+    step: Callable[[SamplerState, StepLevels], SamplerState],
+    start: jax.Array | SamplerState,
+    grid,
+    process: NoiseProcess,
+    *,
+    progress: Callable[[SamplerState, int], None] | None = None,
+) -> jax.Array:
+    """Samples in a loop on the host, for progress bars and interruption.
+
+    Each step is awaited, so that Ctrl-C ends the loop between two steps with nothing left in flight; the
+    states given to ``progress`` stay valid, and passing the last one as ``start`` continues from it with the
+    same result.
+
+    Args:
+        step: ``sampler_step`` with its denoiser bound, jitted by the caller with parameters as arguments,
+            e.g. ``functools.partial(jax.jit(lambda params, *a: sampler_step(denoiser_of(params), *a)),
+            params)``. It must not donate the state.
+        start: ``[B, …]`` samples at the level of ``grid[0]``, or a state to continue from.
+        grid: ``[n + 1]`` decreasing concrete times, the whole grid also when continuing.
+        process: The noise process.
+        progress: Called after each step with the state and the number of steps n.
+
+    Returns:
+        ``[B, …]`` clean samples.
+    """
+    levels = schedule(grid, process)
+    steps = len(levels.t)
+    state = start if isinstance(start, SamplerState) else init_state(start)
+    for index in range(int(state.index), steps):
+        row = jax.tree.map(lambda a, index=index: a[index], levels)
+        state = jax.block_until_ready(step(state, row))
+        if progress is not None:
+            progress(state, steps)
+    return state.x
+
+
+def _check_grid(grid: np.ndarray, process: NoiseProcess) -> None:
+    if grid.ndim != 1 or len(grid) < 2:
+        raise ValueError(f"a time grid is a vector of 2 or more times, got shape {grid.shape}; see time_grid")
+    # The last entry only says where the final estimate belongs, and may repeat the one before it.
+    if not (np.all(np.diff(grid[:-1]) < 0) and grid[-1] <= grid[-2] and grid[0] <= 1 and grid[-1] >= 0):
+        raise ValueError(f"times must decrease strictly within [0, 1], got {grid}")
+    with jax.ensure_compile_time_eval():
+        clean = float(process.sigma(grid[-2])) == 0
+    if clean:
+        raise ValueError(
+            f"the last evaluation, at t={grid[-2]}, has sigma = 0: there is nothing to denoise; "
+            "end the evaluations above it"
+        )

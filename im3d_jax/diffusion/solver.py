@@ -1,0 +1,64 @@
+"""One step of DPM-Solver++(2M), as a pure function of the state and two noise levels.
+
+Source: Lu et al. 2211.01095, Proposition 4.1 (the probability-flow ODE in data prediction, exact up to an
+    integral over
+lambda) and Algorithm 2 (the multistep method of second order). From level s to level t, with h = lambda_t -
+lambda_s and the step before it h' = lambda_s - lambda_r:
+
+    D   = x̂_s + h / (2 h') (x̂_s - x̂_r)
+    x_t = sigma_t / sigma_s x_s - alpha_t (exp(-h) - 1) D
+
+The edges need no special caller: h is infinite when s has zero SNR or t is clean data, exp(-h) is then
+exactly 0, and the history is left out wherever h or h' is infinite. So the step out of pure noise is x_t =
+sigma_t x_s + alpha_t x̂_s, the step after it has no history, and the step into sigma = 0 returns x̂_s.
+"""
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+
+from im3d_jax.diffusion.process import Level
+
+
+@flax.struct.dataclass
+class History:
+    """The evaluation before the current one."""
+
+    x0: jax.Array
+    """``[B, …]`` its estimate of the clean sample."""
+    log_snr: jax.Array
+    """Scalar half log-SNR of its level; -inf when there is no usable evaluation (start, or zero SNR)."""
+
+
+def no_history(x: jax.Array) -> History:
+    """History before the first step of a trajectory through ``x [B, …]``."""
+    return History(jnp.zeros_like(x), jnp.asarray(-jnp.inf, jnp.promote_types(x.dtype, jnp.float32)))
+
+
+def dpmpp_2m_step(
+    x: jax.Array, x0: jax.Array, history: History, source: Level, target: Level
+) -> tuple[jax.Array, History]:
+    """One DPM-Solver++(2M) update from level ``source`` to the cleaner level ``target``.
+
+    Args:
+        x: ``[B, …]`` sample at ``source``.
+        x0: ``[B, …]`` the denoiser's estimate of the clean sample at (x, source).
+        history: The evaluation before this one, or ``no_history(x)``.
+        source: Scalar level of ``x``; sigma > 0. Its SNR may be zero.
+        target: Scalar level to reach; sigma may be 0 (then the result is alpha x0).
+
+    Returns:
+        The sample at ``target`` in x's dtype, and the history for the next step.
+    """
+    step = target.log_snr - source.log_snr
+    previous_step = source.log_snr - history.log_snr
+    usable = jnp.isfinite(step) & jnp.isfinite(previous_step)
+    # The inner where keeps inf / inf and inf - inf out of the gradient as well as out of the value.
+    ratio = jnp.where(usable, step, 0.0) / (2 * jnp.where(usable, previous_step, 1.0))
+    working = jnp.promote_types(x.dtype, jnp.float32)
+    now, before = x0.astype(working), history.x0.astype(working)
+    slope = now + ratio.astype(working) * (now - before)
+    keep = (target.sigma / source.sigma).astype(working)
+    gain = (-target.alpha * jnp.expm1(-step)).astype(working)
+    x_next = keep * x.astype(working) + gain * slope
+    return x_next.astype(x.dtype), History(x0.astype(x.dtype), source.log_snr.astype(history.log_snr.dtype))
