@@ -1,0 +1,18 @@
+"""Gaussian splatting in JAX: cameras, gaussians, a differentiable rasterizer and file formats."""
+from splat.cameras import Cameras, from_opengl, look_at, orbit_cameras, pinhole_intrinsics, to_opengl
+from splat.gaussians import Gaussians
+from splat.render import Rendering, count_pairs, render, round_capacity
+
+__all__ = [
+    "Cameras",
+    "Gaussians",
+    "Rendering",
+    "count_pairs",
+    "from_opengl",
+    "look_at",
+    "orbit_cameras",
+    "pinhole_intrinsics",
+    "render",
+    "round_capacity",
+    "to_opengl",
+]

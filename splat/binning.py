@@ -1,0 +1,191 @@
+"""Which gaussian touches which tile: (tile, gaussian) pairs by two sorts, then equal blocks of each tile's list.
+
+Two sorts with 32-bit keys instead of one with 64 bits: depth order inside each view, pairs emitted in that order, then
+one stable sort by tile.
+"""
+from dataclasses import dataclass
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+
+from splat.projection import Projected
+
+
+@dataclass(frozen=True)
+class TileGrid:
+    """Static sizes of one rasterization.
+
+    Attributes:
+      views, width, height: of the images, pixels.
+      tile: edge of a square tile, pixels.
+      block: pairs in one block of a tile's list.
+      slab: blocks that are evaluated together.
+      capacity: most (tile, gaussian) pairs, over all views.
+    """
+
+    views: int
+    width: int
+    height: int
+    tile: int
+    block: int
+    slab: int
+    capacity: int
+
+    @property
+    def columns(self) -> int:
+        return -(-self.width // self.tile)
+
+    @property
+    def rows(self) -> int:
+        return -(-self.height // self.tile)
+
+    @property
+    def tiles(self) -> int:
+        """Tiles of all views."""
+        return self.views * self.rows * self.columns
+
+    @property
+    def blocks(self) -> int:
+        """Upper bound on the number of blocks, a multiple of `slab`."""
+        bound = self.capacity // self.block + min(self.tiles, self.capacity)
+        return max(1, -(-bound // self.slab)) * self.slab
+
+
+@flax.struct.dataclass
+class Bins:
+    """Pairs in two orders and the blocks cut from them; all int32.
+
+    "Emission order" runs view by view from near to far and tile by tile inside one gaussian; "sorted order" runs tile by
+    tile, near to far inside each.
+
+    Attributes:
+      pairs: [] true number of pairs, also where it exceeds the capacity (saturates at 2^31 - 1).
+      splat_of_pair: [capacity] sorted order: row v * N + n of the gaussian.
+      block_tile: [blocks] tile of each block, ascending; `tiles` behind the last.
+      block_start: [blocks] first pair of each block, sorted order.
+      block_count: [blocks] pairs in each block.
+      row_of_pair: [capacity] emission order: where the pair stands in the blocks, block * size + place.
+      run_start: [V * N] emission order: first pair of each gaussian.
+      run_count: [V * N] number of its pairs inside the capacity.
+    """
+
+    pairs: jax.Array
+    splat_of_pair: jax.Array
+    block_tile: jax.Array
+    block_start: jax.Array
+    block_count: jax.Array
+    row_of_pair: jax.Array
+    run_start: jax.Array
+    run_count: jax.Array
+
+
+def tile_ranges(projected: Projected, grid: TileGrid) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """The rectangle of tiles under each gaussian.
+
+    Returns:
+      first column, first row and (columns, rows) as int32 [V, N], [V, N], [V, N, 2]; zero sizes where nothing is seen.
+    """
+    size = jnp.asarray([grid.width, grid.height], jnp.float32)[None, None]
+    # Pixel i has its centre at i + 0.5; clamping before the cast keeps far-away means inside int32.
+    low = jnp.clip(jnp.ceil(projected.means - projected.extents - 0.5), 0.0, size)
+    high = jnp.clip(jnp.floor(projected.means + projected.extents - 0.5), -1.0, size - 1.0)
+    seen = jnp.all((high >= low) & (projected.extents > 0.0), axis=-1)
+    low, high = low.astype(jnp.int32) // grid.tile, high.astype(jnp.int32) // grid.tile
+    counts = jnp.where(seen[..., None], high - low + 1, 0)
+    return low[..., 0], low[..., 1], counts
+
+
+def count_pairs(projected: Projected, grid: TileGrid) -> jax.Array:
+    """Number of (tile, gaussian) pairs over all views, int32 [], saturating at 2^31 - 1."""
+    counts = tile_ranges(projected, grid)[2]
+    return _saturating_sum(counts[..., 0] * counts[..., 1])
+
+
+def _saturating_sum(counts: jax.Array) -> jax.Array:
+    total = jnp.sum(counts, dtype=jnp.int32)
+    huge = jnp.sum(counts.astype(jnp.float32)) > 2.0e9
+    return jnp.where(huge, jnp.int32(2**31 - 1), total)
+
+
+def build_bins(projected: Projected, grid: TileGrid) -> Bins:
+    """Sorts gaussians by depth, emits pairs, sorts them by tile and cuts the lists into blocks."""
+    views, count = projected.depths.shape
+    splats = views * count
+    column, row, counts = tile_ranges(projected, grid)
+    area = counts[..., 0] * counts[..., 1]
+    pairs = _saturating_sum(area)
+
+    index = jnp.broadcast_to(jnp.arange(count, dtype=jnp.int32)[None], (views, count))
+    # Depths are positive, so their bits sort like integers; unseen gaussians go last.
+    bits = jax.lax.bitcast_convert_type(projected.depths, jnp.uint32)
+    bits = jnp.where(area > 0, bits, jnp.uint32(0xFFFFFFFF))
+    _, order = jax.lax.sort((bits, index), dimension=1, num_keys=1, is_stable=True)
+    order = (order + count * jnp.arange(views, dtype=jnp.int32)[:, None]).reshape(-1)
+
+    run_area = area.reshape(-1)[order]
+    run_start = jnp.cumsum(run_area) - run_area
+    # Past the capacity (or past int32) nothing is emitted; `pairs` tells.
+    run_start = jnp.where((run_start < 0) | (run_start > grid.capacity), grid.capacity, run_start)
+    run_count = jnp.minimum(run_area, grid.capacity - run_start)
+
+    slot = jnp.arange(grid.capacity, dtype=jnp.int32)
+    run = _expand(run_start, run_count, grid.capacity)
+    splat = order[run]
+    local = slot - run_start[run]
+    width = jnp.maximum(counts[..., 0].reshape(-1)[splat], 1)
+    tile_row = row.reshape(-1)[splat] + local // width
+    tile_column = column.reshape(-1)[splat] + local % width
+    tile = (splat // count * grid.rows + tile_row) * grid.columns + tile_column
+    tile = jnp.where(slot < jnp.minimum(pairs, grid.capacity), tile, grid.tiles)
+    tile, emitted = _sort_by_tile(tile, slot, grid)
+
+    offsets = jnp.searchsorted(tile, jnp.arange(grid.tiles + 1, dtype=tile.dtype)).astype(jnp.int32)
+    block_tile, block_start, block_count, first_block = _cut_blocks(offsets, grid)
+    safe_tile = jnp.minimum(tile.astype(jnp.int32), grid.tiles - 1)
+    place = slot - offsets[safe_tile] + first_block[safe_tile] * grid.block
+    row_of_pair = jnp.zeros(grid.capacity, jnp.int32).at[emitted].set(place, unique_indices=True)
+
+    rank = jnp.zeros(splats, jnp.int32).at[order].set(jnp.arange(splats, dtype=jnp.int32), unique_indices=True)
+    return Bins(
+        pairs=pairs,
+        splat_of_pair=splat[emitted],
+        block_tile=block_tile,
+        block_start=block_start,
+        block_count=block_count,
+        row_of_pair=row_of_pair,
+        run_start=run_start[rank],
+        run_count=run_count[rank],
+    )
+
+
+def _expand(start: jax.Array, count: jax.Array, capacity: int) -> jax.Array:
+    """Index of the run that covers each of `capacity` slots, for runs that lie one behind the other."""
+    # Scattering run starts and taking a running maximum: a binary search for each slot is several times slower on GPUs.
+    runs = jnp.arange(start.shape[0], dtype=jnp.int32)
+    target = jnp.where(count > 0, start, capacity)
+    return jax.lax.cummax(jnp.zeros(capacity, jnp.int32).at[target].max(runs, mode="drop"))
+
+
+def _sort_by_tile(tile: jax.Array, slot: jax.Array, grid: TileGrid) -> tuple[jax.Array, jax.Array]:
+    slot_bits = max(1, (grid.capacity - 1).bit_length())
+    if grid.tiles.bit_length() + slot_bits <= 32:
+        # One 32-bit word holds tile and slot: no second operand to move, and stability comes for free.
+        packed = jnp.sort((tile.astype(jnp.uint32) << slot_bits) | slot.astype(jnp.uint32))
+        return (packed >> slot_bits).astype(jnp.int32), (packed & ((1 << slot_bits) - 1)).astype(jnp.int32)
+    key = tile.astype(jnp.uint16 if grid.tiles < 65_536 else jnp.uint32)
+    key, slot = jax.lax.sort((key, slot), num_keys=1, is_stable=True)
+    return key.astype(jnp.int32), slot
+
+
+def _cut_blocks(offsets: jax.Array, grid: TileGrid) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
+    counts = offsets[1:] - offsets[:-1]
+    blocks = (counts + grid.block - 1) // grid.block
+    last = jnp.cumsum(blocks)
+    first = last - blocks
+    tile = _expand(first, blocks, grid.blocks)
+    place = jnp.arange(grid.blocks, dtype=jnp.int32) - first[tile]
+    used = jnp.arange(grid.blocks, dtype=jnp.int32) < last[-1]
+    start = jnp.where(used, offsets[:-1][tile] + place * grid.block, 0)
+    count = jnp.where(used, jnp.minimum(counts[tile] - place * grid.block, grid.block), 0)
+    return jnp.where(used, tile, grid.tiles), start, count, first

@@ -1,0 +1,135 @@
+"""Pinhole cameras and the turntable rig.
+
+Cameras follow OpenCV (x right, y down, z forward); pixel (column i, row j) has its centre at (i + 0.5, j + 0.5).
+"""
+import math
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+
+from splat.math import inverse_3x3, safe_normalize
+
+DEFAULT_DISTANCE = 3.44
+DEFAULT_FOV = math.radians(33.8)
+
+
+@flax.struct.dataclass
+class Cameras:
+    """A batch of pinhole cameras that share one image size.
+
+    Attributes:
+      world_to_camera: [V, 4, 4] float32, OpenCV.
+      intrinsics: [V, 3, 3] float32, pixels.
+      width: image width in pixels (static).
+      height: image height in pixels (static).
+    """
+
+    world_to_camera: jax.Array
+    intrinsics: jax.Array
+    width: int = flax.struct.field(pytree_node=False)
+    height: int = flax.struct.field(pytree_node=False)
+
+    def __len__(self) -> int:
+        return self.world_to_camera.shape[0]
+
+    def __getitem__(self, index) -> "Cameras":
+        """The cameras at `index` (an int gives a batch of one)."""
+        index = jnp.atleast_1d(index) if not isinstance(index, slice) else index
+        return self.replace(world_to_camera=self.world_to_camera[index], intrinsics=self.intrinsics[index])
+
+    @property
+    def positions(self) -> jax.Array:
+        """Camera centres in the world, [V, 3]."""
+        rotation, translation = self.world_to_camera[:, :3, :3], self.world_to_camera[:, :3, 3]
+        return -jnp.einsum("vij,vj->vi", inverse_3x3(rotation), translation, precision="highest")
+
+
+def look_at(eye: jax.Array, target: jax.Array | None = None, up: jax.Array | None = None) -> jax.Array:
+    """World-to-camera matrices that put `target` on the optical axis with `up` towards the image's top.
+
+    Args:
+      eye: [..., 3] camera centres.
+      target: [..., 3], the origin by default.
+      up: [3], +z by default; must not be parallel to the viewing direction.
+
+    Returns:
+      [..., 4, 4] OpenCV world-to-camera matrices.
+    """
+    target = jnp.zeros_like(eye) if target is None else jnp.broadcast_to(target, eye.shape)
+    up = jnp.broadcast_to(jnp.asarray([0.0, 0.0, 1.0] if up is None else up, eye.dtype), eye.shape)
+    forward = safe_normalize(target - eye)
+    right = safe_normalize(jnp.cross(forward, up))
+    rotation = jnp.stack([right, jnp.cross(forward, right), forward], axis=-2)
+    translation = -jnp.einsum("...ij,...j->...i", rotation, eye, precision="highest")
+    top = jnp.concatenate([rotation, translation[..., None]], axis=-1)
+    bottom = jnp.broadcast_to(jnp.asarray([0.0, 0.0, 0.0, 1.0], eye.dtype), (*eye.shape[:-1], 1, 4))
+    return jnp.concatenate([top, bottom], axis=-2)
+
+
+def pinhole_intrinsics(fov: float | jax.Array, width: int, height: int) -> jax.Array:
+    """Intrinsics [3, 3] with square pixels, a centred principal point and horizontal field of view `fov` (radians)."""
+    focal = 0.5 * width / jnp.tan(0.5 * jnp.asarray(fov, jnp.float32))
+    zero, one = jnp.zeros_like(focal), jnp.ones_like(focal)
+    return jnp.stack([
+        jnp.stack([focal, zero, jnp.full_like(focal, 0.5 * width)]),
+        jnp.stack([zero, focal, jnp.full_like(focal, 0.5 * height)]),
+        jnp.stack([zero, zero, one]),
+    ])
+
+
+def orbit_cameras(
+    elevation: float | jax.Array,
+    *,
+    views: int = 16,
+    distance: float | jax.Array = DEFAULT_DISTANCE,
+    fov: float | jax.Array = DEFAULT_FOV,
+    width: int = 128,
+    height: int = 128,
+    azimuth_offset: float | jax.Array = 0.0,
+) -> Cameras:
+    """The turntable: `views` cameras around +z that look at the origin.
+
+    Camera i stands at azimuth a = azimuth_offset + i * 2 pi / views, counter-clockwise seen from +z, at
+    eye = distance * (cos e cos a, cos e sin a, sin e).
+
+    Args:
+      elevation: radians, a scalar or [views], inside (-pi/2, pi/2); may be traced.
+      views: number of cameras.
+      distance: of every camera from the origin.
+      fov: horizontal field of view, radians.
+      width: image width in pixels.
+      height: image height in pixels.
+      azimuth_offset: azimuth of camera 0, radians.
+
+    Returns:
+      `Cameras` with leading axis `views`.
+    """
+    azimuth = azimuth_offset + jnp.arange(views, dtype=jnp.float32) * (2.0 * math.pi / views)
+    elevation = jnp.broadcast_to(jnp.asarray(elevation, jnp.float32), (views,))
+    eye = distance * jnp.stack([
+        jnp.cos(elevation) * jnp.cos(azimuth),
+        jnp.cos(elevation) * jnp.sin(azimuth),
+        jnp.sin(elevation),
+    ], axis=-1)
+    intrinsics = jnp.broadcast_to(pinhole_intrinsics(fov, width, height)[None], (views, 3, 3))
+    return Cameras(look_at(eye), intrinsics, width, height)
+
+
+def from_opengl(camera_to_world: jax.Array) -> jax.Array:
+    """OpenCV world-to-camera [..., 4, 4] of OpenGL/nerfstudio camera-to-world matrices (x right, y up, z backward)."""
+    flipped = camera_to_world * jnp.asarray([1.0, -1.0, -1.0, 1.0])[(None,) * (camera_to_world.ndim - 1)]
+    return _inverse_affine(flipped)
+
+
+def to_opengl(world_to_camera: jax.Array) -> jax.Array:
+    """OpenGL/nerfstudio camera-to-world [..., 4, 4] of OpenCV world-to-camera matrices; inverse of `from_opengl`."""
+    inverse = _inverse_affine(world_to_camera)
+    return inverse * jnp.asarray([1.0, -1.0, -1.0, 1.0])[(None,) * (inverse.ndim - 1)]
+
+
+def _inverse_affine(matrix: jax.Array) -> jax.Array:
+    rotation = inverse_3x3(matrix[..., :3, :3])
+    translation = -jnp.einsum("...ij,...j->...i", rotation, matrix[..., :3, 3], precision="highest")
+    top = jnp.concatenate([rotation, translation[..., None]], axis=-1)
+    return jnp.concatenate([top, matrix[..., 3:, :]], axis=-2)

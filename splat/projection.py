@@ -1,0 +1,128 @@
+"""Perspective projection of gaussians to screen-space ellipses (EWA splatting, Zwicker et al. 2001).
+
+Every rule is gsplat 1.5.3's "classic" mode: near plane 0.01, low-pass of 0.3 square pixels, x/z and y/z clamped inside
+the Jacobian only.
+"""
+import flax.struct
+import jax
+import jax.numpy as jnp
+
+from splat.cameras import Cameras
+from splat.gaussians import Gaussians
+from splat.harmonics import sh_colors
+from splat.math import quaternion_to_rotation, safe_normalize
+
+NEAR_PLANE = 0.01
+FAR_PLANE = 1e10
+LOW_PASS = 0.3
+MAX_LOG_SCALE = 15.0
+MIN_ALPHA = 1.0 / 255.0
+
+
+@flax.struct.dataclass
+class Projected:
+    """Gaussians as one screen-space ellipse for each view.
+
+    Attributes:
+      means: [V, N, 2] pixels.
+      conics: [V, N, 3] entries (xx, xy, yy) of the inverse of the blurred 2D covariance, 1 / pixel^2.
+      depths: [V, N] camera z.
+      colors: [V, N, 3], at least 0.
+      opacities: [V, N] in [0, 1].
+      extents: [V, N, 2] half sizes in pixels of the box outside which alpha < 1/255; 0 where nothing can be seen.
+    """
+
+    means: jax.Array
+    conics: jax.Array
+    depths: jax.Array
+    colors: jax.Array
+    opacities: jax.Array
+    extents: jax.Array
+
+
+def project(gaussians: Gaussians, cameras: Cameras, mean2d_offset: jax.Array | None = None) -> Projected:
+    """Projects every gaussian into every view.
+
+    Args:
+      gaussians: N gaussians with finite numbers (see `splat.gaussians.replace_unused`).
+      cameras: V cameras.
+      mean2d_offset: [V, N, 2] pixels added to the projected means; its gradient is the screen-space gradient.
+
+    Returns:
+      `Projected`; differentiable in everything but `extents`.
+    """
+    rotation, translation = cameras.world_to_camera[:, :3, :3], cameras.world_to_camera[:, :3, 3]
+    camera_space = jnp.einsum("vij,nj->vin", rotation, gaussians.means, precision="highest")
+    camera_space = camera_space + translation[:, :, None]
+    reachable = jnp.all(jnp.abs(camera_space) < FAR_PLANE, axis=1) & (camera_space[:, 2] > NEAR_PLANE)
+    x, y, z = (jnp.where(reachable, camera_space[:, i], float(i == 2)) for i in range(3))
+
+    fx, fy = cameras.intrinsics[:, 0, 0, None], cameras.intrinsics[:, 1, 1, None]
+    cx, cy = cameras.intrinsics[:, 0, 2, None], cameras.intrinsics[:, 1, 2, None]
+    inverse_z = 1.0 / z
+    u, v = x * inverse_z, y * inverse_z
+    means = jnp.stack([fx * u + cx, fy * v + cy], axis=-1)
+    if mean2d_offset is not None:
+        means = means + mean2d_offset
+
+    # Rows of (Jacobian x camera rotation x principal axes): the 2D covariance is their Gram matrix.
+    slope_x = _clamp_slope(u, fx, cx, cameras.width)
+    slope_y = _clamp_slope(v, fy, cy, cameras.height)
+    axes = quaternion_to_rotation(gaussians.quats) * jnp.exp(jnp.minimum(gaussians.log_scales, MAX_LOG_SCALE))[:, None]
+    row_x = _jacobian_row(fx * inverse_z, slope_x, rotation[:, 0], rotation[:, 2], axes)
+    row_y = _jacobian_row(fy * inverse_z, slope_y, rotation[:, 1], rotation[:, 2], axes)
+    covariance_xx = _dot(row_x, row_x) + LOW_PASS
+    covariance_yy = _dot(row_y, row_y) + LOW_PASS
+    conics = _conics(row_x, row_y, covariance_xx, covariance_yy)
+
+    degree = gaussians.sh_degree
+    directions = None
+    if degree > 0:
+        directions = safe_normalize(gaussians.means[None] - cameras.positions[:, None])
+    colors = jnp.broadcast_to(sh_colors(gaussians.sh, directions, degree), (*z.shape, 3))
+    opacities = jnp.broadcast_to(gaussians.opacities[None], z.shape)
+
+    extents = jax.lax.stop_gradient(_extents(covariance_xx, covariance_yy, opacities))
+    extents = jnp.where(reachable[..., None], extents, 0.0)
+    return Projected(means, conics, z, colors, opacities, extents)
+
+
+def _clamp_slope(slope: jax.Array, focal: jax.Array, centre: jax.Array, size: int) -> jax.Array:
+    margin = 0.3 * size / (2.0 * focal)
+    return jnp.clip(slope, -(centre / focal + margin), (size - centre) / focal + margin)
+
+
+def _jacobian_row(
+    scale: jax.Array, slope: jax.Array, own: jax.Array, forward: jax.Array, axes: jax.Array
+) -> list[jax.Array]:
+    """scale * (own - slope * forward) @ axes as three [V, N] arrays; own, forward [V, 3], axes [N, 3, 3]."""
+    row = [scale * (own[:, i, None] - slope * forward[:, i, None]) for i in range(3)]
+    return [sum(row[i] * axes[None, :, i, k] for i in range(3)) for k in range(3)]
+
+
+def _dot(a: list[jax.Array], b: list[jax.Array]) -> jax.Array:
+    return a[0] * b[0] + a[1] * b[1] + a[2] * b[2]
+
+
+def _conics(row_x: list, row_y: list, covariance_xx: jax.Array, covariance_yy: jax.Array) -> jax.Array:
+    """Inverse of the 2D covariance, [V, N, 3].
+
+    The determinant is a sum of squares (Cauchy-Binet), so needle-shaped ellipses lose no digits to cancellation.
+    """
+    # The largest entry is divided out: it keeps huge gaussians inside float32 and cancels in the result.
+    unit = jax.lax.stop_gradient(jax.lax.rsqrt(jnp.maximum(covariance_xx, covariance_yy)))
+    px, py = [r * unit for r in row_x], [r * unit for r in row_y]
+    blur = LOW_PASS * unit * unit
+    minors = [px[i] * py[j] - px[j] * py[i] for i, j in ((0, 1), (1, 2), (2, 0))]
+    xx, yy = _dot(px, px), _dot(py, py)
+    factor = unit * unit / (_dot(minors, minors) + blur * (xx + yy) + blur * blur)
+    return jnp.stack([(yy + blur) * factor, -_dot(px, py) * factor, (xx + blur) * factor], axis=-1)
+
+
+def _extents(covariance_xx: jax.Array, covariance_yy: jax.Array, opacities: jax.Array) -> jax.Array:
+    """Half sizes [V, N, 2] of the box that holds alpha >= 1/255: sqrt(2 ln(255 opacity)) standard deviations."""
+    visible = opacities >= MIN_ALPHA
+    reach = jnp.sqrt(2.0 * jnp.log(jnp.where(visible, opacities * 255.0, 1.0)))
+    sizes = jnp.sqrt(jnp.stack([covariance_xx, covariance_yy], axis=-1)) * reach[..., None]
+    # Rounding must never drop a pixel whose alpha is exactly at the cut-off.
+    return jnp.where(visible[..., None], sizes * 1.0001 + 1e-3, 0.0)
