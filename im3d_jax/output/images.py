@@ -41,8 +41,8 @@ def read_images(paths: list[str | os.PathLike]) -> np.ndarray:
     for path, image in zip(paths, images, strict=True):
         if image.shape != images[0].shape:
             raise ValueError(
-                f"mismatched image sizes: {path} has {image.shape[1]}x{image.shape[0]} pixels, {paths[0]} has "
-                f"{images[0].shape[1]}x{images[0].shape[0]}; give all views one size"
+                f"mismatched image sizes: {path} has {image.shape[1]}x{image.shape[0]} pixels, "
+                f"{paths[0]} has {images[0].shape[1]}x{images[0].shape[0]}; give all views one size"
             )
     return np.stack(images)
 

@@ -17,8 +17,8 @@ def encode_mp4(frames: np.ndarray, frames_per_second: int = 16, quality: int = 1
         quality: x264's constant rate factor, 0 (lossless) to 51; 18 looks lossless.
 
     Returns:
-        The bytes of an MP4 file (H.264, yuv420p), equal in every run: the number of threads is fixed, since it
-        changes x264's decisions, and neither time stamps nor the library's version are written.
+        The bytes of an MP4 file (H.264, yuv420p), equal in every run: the number of threads is fixed, since
+        it changes x264's decisions, and neither time stamps nor the library's version are written.
     """
     pixels = to_bytes(frames)
     if pixels.ndim != 4 or pixels.shape[-1] != 3 or not len(pixels):
@@ -26,14 +26,13 @@ def encode_mp4(frames: np.ndarray, frames_per_second: int = 16, quality: int = 1
     height, width = pixels.shape[1:3]
     pixels = np.pad(pixels, ((0, 0), (0, height % 2), (0, width % 2), (0, 0)), mode="edge")
     buffer = io.BytesIO()
-    with av.open(buffer, "w", format="mp4", options={"fflags": "+bitexact", "movflags": "+faststart"}) as file:
+    with av.open(buffer, "w", format="mp4", options={"fflags": "+bitexact"}) as file:
         stream = file.add_stream("libx264", rate=frames_per_second)
         stream.height, stream.width = pixels.shape[1:3]
         stream.pix_fmt = "yuv420p"
         stream.options = {"crf": str(quality), "preset": "medium", "threads": "1", "flags": "+bitexact"}
         for frame in pixels:
-            for packet in stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")):
-                file.mux(packet)
-        for packet in stream.encode():
-            file.mux(packet)
+            picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")
+            file.mux(stream.encode(picture))
+        file.mux(stream.encode())
     return buffer.getvalue()

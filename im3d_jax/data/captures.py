@@ -1,0 +1,224 @@
+"""Captures: posed pictures of one object or scene.
+
+Read from a folder with `transforms_train.json` (NeRF-synthetic's or nerfstudio's fields), `transforms.json`,
+or the `cameras.json` of a run folder; held-out views from `transforms_test.json` beside it. The files hold
+OpenGL camera-to-world matrices and are turned to OpenCV here, once.
+"""
+
+import dataclasses
+import json
+import math
+import os
+import pathlib
+from typing import Any
+
+import numpy as np
+
+from im3d_jax.data.prepare import block_mean, read_image
+from splat.cameras import Cameras, from_opengl
+
+
+TRAIN_FILES = ("transforms_train.json", "transforms.json", "cameras.json")
+TEST_FILE = "transforms_test.json"
+_SUFFIXES = ("", ".png", ".jpg", ".jpeg", ".webp")
+_DISTORTION = ("k1", "k2", "k3", "k4", "p1", "p2")
+
+
+class CaptureError(ValueError):
+    """A folder or camera file that cannot be used; the message is one line that says how to mend it."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Capture:
+    """Posed pictures.
+
+    Attributes:
+        cameras: V cameras, OpenCV, in the capture's own world and scale.
+        images: float32 `[V, H, W, 4]` in [0, 1], straight alpha.
+        names: file names as the camera file has them.
+        source: the camera file.
+        test: the held-out views, if the folder has any.
+        elevation: of the orbit in radians, for run folders.
+    """
+
+    cameras: Cameras
+    images: np.ndarray
+    names: tuple[str, ...]
+    source: pathlib.Path
+    test: "Capture | None" = None
+    elevation: float | None = None
+
+    @property
+    def generated(self) -> bool:
+        """Whether this is the orbit of a run folder."""
+        return self.source.name == "cameras.json"
+
+
+def find_camera_file(folder: str | os.PathLike) -> pathlib.Path:
+    """The camera file of a capture or run folder, the first of `TRAIN_FILES` that is there.
+
+    Raises:
+        CaptureError: no such folder or no such file.
+    """
+    folder = pathlib.Path(folder)
+    if not folder.is_dir():
+        raise CaptureError(f"{folder}: no such folder; give one with {' or '.join(TRAIN_FILES)}")
+    for name in TRAIN_FILES:
+        if (folder / name).is_file():
+            return folder / name
+    raise CaptureError(f"{folder}: no camera file; expected {' or '.join(TRAIN_FILES)}")
+
+
+def load_capture(folder: str | os.PathLike, downscale: int = 1) -> Capture:
+    """Reads a capture or a run folder.
+
+    Args:
+        folder: with one of `TRAIN_FILES` and perhaps `transforms_test.json`.
+        downscale: mean over so many pixels squared; a remainder of rows or columns is cut off.
+
+    Raises:
+        CaptureError: missing or wrong fields, singular poses, images of several sizes.
+        ImageError: an image is missing or damaged.
+    """
+    if downscale < 1:
+        raise CaptureError(f"downscale={downscale}: expected a whole number of at least 1")
+    source = find_camera_file(folder)
+    capture = _load_split(source, downscale)
+    test = source.with_name(TEST_FILE)
+    if test.is_file() and not capture.generated:
+        held_out = _load_split(test, downscale)
+        if held_out.images.shape[1:] != capture.images.shape[1:]:
+            raise CaptureError(f"mismatched image sizes: the views of {test.name} and {source.name} differ")
+        capture = dataclasses.replace(capture, test=held_out)
+    return capture
+
+
+def _load_split(path: pathlib.Path, downscale: int) -> Capture:
+    fields = _read_fields(path)
+    frames = fields["frames"]
+    poses = np.stack([_pose(frame, index, path) for index, frame in enumerate(frames)])
+    files = [_image_file(frame, index, path) for index, frame in enumerate(frames)]
+    images, size, size_from = [], _declared_size(fields, path), path.name
+    for file in files:
+        image = read_image(file)
+        found = image.shape[1], image.shape[0]
+        if size is None:
+            size, size_from = found, file.name
+        if found != size:
+            raise CaptureError(
+                f"mismatched image sizes: {file} has {found[0]}x{found[1]} pixels, {size_from} says "
+                f"{size[0]:g}x{size[1]:g}; give all views one size"
+            )
+        if min(found) < downscale:
+            raise CaptureError(f"{file}: {found[0]}x{found[1]} pixels cannot be scaled down by {downscale}")
+        images.append(_scaled(image, downscale))
+    # Before scaling; the cut-off remainder lies right and below, so the centre only scales.
+    intrinsics = np.stack([_intrinsics({**fields, **frame}, path, *found) for frame in frames])
+    intrinsics[:, :2] /= downscale
+    out_height, out_width = images[0].shape[:2]
+    elevation = fields.get("elevation_deg")
+    return Capture(
+        cameras=Cameras(
+            from_opengl(np.asarray(poses, np.float32)),
+            np.asarray(intrinsics, np.float32),
+            out_width,
+            out_height,
+        ),
+        images=np.stack(images),
+        names=tuple(str(frame["file_path"]) for frame in frames),
+        source=path,
+        elevation=None if elevation is None else math.radians(_number(fields, "elevation_deg", path)),
+    )
+
+
+def _read_fields(path: pathlib.Path) -> dict[str, Any]:
+    try:
+        fields = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise CaptureError(f"{path}: not a readable JSON file ({reason}); export it again") from None
+    if not isinstance(fields, dict) or not isinstance(fields.get("frames"), list) or not fields["frames"]:
+        raise CaptureError(f"{path}: missing field 'frames'; expected a list with one entry a view")
+    for index, frame in enumerate(fields["frames"]):
+        for name in ("file_path", "transform_matrix"):
+            if not isinstance(frame, dict) or name not in frame:
+                raise CaptureError(f"{path}: frame {index} is missing the field '{name}'")
+        if not isinstance(frame["file_path"], str):
+            raise CaptureError(f"{path}: frame {index}: file_path is {frame['file_path']!r}; expected text")
+        distorted = [name for name in _DISTORTION if {**fields, **frame}.get(name)]
+        if distorted:
+            raise CaptureError(f"{path}: lens distortion ({distorted[0]}) is not supported; undistort first")
+    model = fields.get("camera_model", "OPENCV")
+    if model not in ("OPENCV", "PINHOLE", "SIMPLE_PINHOLE"):
+        raise CaptureError(f"{path}: camera_model {model!r} is not supported; expected OPENCV or PINHOLE")
+    return fields
+
+
+def _number(fields: dict[str, Any], name: str, path: pathlib.Path, default: float | None = None) -> float:
+    value = fields.get(name, default)
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise CaptureError(f"{path}: field '{name}' is {value!r}; expected a finite number")
+    return value
+
+
+def _declared_size(fields: dict[str, Any], path: pathlib.Path) -> tuple[float, float] | None:
+    """(width, height) that the camera file gives, if it does."""
+    if "w" not in fields or "h" not in fields:
+        return None
+    return _number(fields, "w", path), _number(fields, "h", path)
+
+
+def _intrinsics(fields: dict[str, Any], path: pathlib.Path, width: int, height: int) -> np.ndarray:
+    if "fl_x" in fields:
+        focal_x = _number(fields, "fl_x", path)
+    elif "camera_angle_x" in fields:
+        angle = _number(fields, "camera_angle_x", path)
+        if not 0.0 < angle < math.pi:
+            raise CaptureError(f"{path}: camera_angle_x is {angle}; expected radians between 0 and pi")
+        focal_x = 0.5 * width / math.tan(0.5 * angle)
+    else:
+        raise CaptureError(f"{path}: missing field 'camera_angle_x' (radians) or 'fl_x' (pixels)")
+    focal_y = _number(fields, "fl_y", path, focal_x)
+    if focal_x <= 0.0 or focal_y <= 0.0:
+        raise CaptureError(f"{path}: focal length {focal_x:g}, {focal_y:g}; expected positive pixels")
+    centre_x, centre_y = _number(fields, "cx", path, 0.5 * width), _number(fields, "cy", path, 0.5 * height)
+    return np.array([[focal_x, 0.0, centre_x], [0.0, focal_y, centre_y], [0.0, 0.0, 1.0]])
+
+
+def _pose(frame: dict[str, Any], index: int, path: pathlib.Path) -> np.ndarray:
+    """Camera-to-world `[4, 4]`, OpenGL, of one frame; a uniform scale of its axes is taken out."""
+    where = f"{path}: frame {index}: transform_matrix"
+    try:
+        matrix = np.asarray(frame["transform_matrix"], np.float64)
+    except (TypeError, ValueError):
+        raise CaptureError(f"{where} holds something that is no number") from None
+    if matrix.shape == (3, 4):
+        matrix = np.concatenate([matrix, [[0.0, 0.0, 0.0, 1.0]]])
+    if matrix.shape != (4, 4) or not np.isfinite(matrix).all():
+        raise CaptureError(f"{where} has shape {list(matrix.shape)} or is not finite; expected 4x4 numbers")
+    scales = np.linalg.norm(matrix[:3, :3], axis=0)
+    if scales.min() < 1e-8 or np.linalg.det(matrix[:3, :3] / scales[None]) < 1e-4:
+        raise CaptureError(f"{where} is singular or mirrored; expected a camera-to-world pose")
+    rotation = matrix[:3, :3] / scales.mean()
+    sheared = np.abs(rotation.T @ rotation - np.eye(3)).max() > 1e-2
+    if sheared or np.abs(matrix[3] - np.array([0.0, 0.0, 0.0, 1.0])).max() > 1e-6:
+        raise CaptureError(f"{where} is sheared or projective; expected a camera-to-world pose")
+    return np.block([[rotation, matrix[:3, 3:]], [matrix[3:]]])
+
+
+def _image_file(frame: dict[str, Any], index: int, path: pathlib.Path) -> pathlib.Path:
+    for suffix in _SUFFIXES:
+        file = path.parent / (frame["file_path"] + suffix)
+        if file.is_file():
+            return file
+    raise CaptureError(f"{path}: frame {index}: missing image {frame['file_path']!r} (.png, .jpg)")
+
+
+def _scaled(image: np.ndarray, factor: int) -> np.ndarray:
+    """Straight-alpha `[H, W, 4]` scaled down, averaged premultiplied."""
+    if factor == 1:
+        return image
+    alpha = image[..., 3:]
+    small = block_mean(np.concatenate([image[..., :3] * alpha, alpha], -1), factor)
+    rgb = small[..., :3] / np.maximum(small[..., 3:], 1e-6)
+    return np.concatenate([rgb.clip(0.0, 1.0), small[..., 3:]], -1).astype(np.float32)

@@ -1,0 +1,231 @@
+"""Run folders: settings, finished stages, and files that are whole or absent.
+
+A run is a row of named stages. A stage reads files, writes files, and is finished once it stands in
+`state/stages.json` with the hashes of what it read and wrote. It is skipped while these still hold. Stages
+pass nothing to each other but files, so an interrupted run ends with the same bytes as an uninterrupted one.
+"""
+
+import dataclasses
+import hashlib
+import json
+import os
+import pathlib
+import shutil
+import time
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+
+RUN_FILE, TIMINGS_FILE, STAGES_FILE = "run.json", "timings.json", "state/stages.json"
+# What a run writes; a folder that holds any of these without a run.json belongs to something else.
+RESULTS = (
+    "input.png", "views", "views_round1", "views_round2", "views.mp4", "sheet.png", "cameras.json", "state",
+    "asset.ply", "asset_sheet.png", "turntable.mp4", "metrics.json",
+)  # fmt: skip
+
+
+class RunFolderError(ValueError):
+    """A folder that cannot be written, or holds something else; the message is one line."""
+
+
+def file_hash(path: str | os.PathLike) -> str:
+    """SHA-256 of a file's content, in hexadecimal."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def to_json(value: Any) -> bytes:
+    """JSON text that is the same for equal values; NaN is refused."""
+    return (json.dumps(value, indent=2, allow_nan=False) + "\n").encode()
+
+
+@dataclasses.dataclass
+class StageFiles:
+    """What the work of one stage writes through; each file appears whole under its name or not at all."""
+
+    folder: pathlib.Path
+    written: list[str] = dataclasses.field(default_factory=list)
+
+    def write(self, name: str, content: bytes) -> None:
+        """Writes `content` to the file `name`, relative to the run folder."""
+        self.save(name, lambda path: path.write_bytes(content))
+
+    def save(self, name: str, save: Callable[[pathlib.Path], object]) -> None:
+        """Lets `save(path)` write a temporary file (same suffix), then moves it to `name`."""
+        _write_atomically(self.folder / name, save)
+        self.written.append(name)
+
+
+class RunFolder:
+    """A folder with one run.
+
+    Args:
+        path: the folder; made if absent.
+        settings: all that decides the results, as JSON values. A folder with other settings is refused.
+        versions: package versions, recorded but not compared.
+        overwrite: remove the results that are there, whatever their settings, and start afresh.
+
+    Raises:
+        RunFolderError: not writable, a file, damaged, or with other settings' results.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike,
+        settings: Mapping[str, Any],
+        *,
+        versions: Mapping[str, str] | None = None,
+        overwrite: bool = False,
+    ):
+        self.path = pathlib.Path(path)
+        self.settings = json.loads(to_json(dict(settings)))
+        self._versions = dict(versions or {})
+        self._make_writable()
+        if overwrite:
+            self._remove_results()
+        self._check_settings()
+        self._stages: dict[str, Any] = self._read_json(STAGES_FILE)
+        self._timings: dict[str, float] = self._read_json(TIMINGS_FILE)
+        self._write_run_file()
+
+    def __truediv__(self, name: str) -> pathlib.Path:
+        return self.path / name
+
+    @property
+    def network_evaluations(self) -> int:
+        """Network evaluations of all finished stages."""
+        return sum(record["network_evaluations"] for record in self._stages.values())
+
+    @property
+    def seconds(self) -> float:
+        """Seconds that the finished stages took, each in the run that finished it."""
+        return sum(self._timings.get(name, 0.0) for name in self._stages)
+
+    def finished(
+        self, name: str, inputs: Iterable[str] = (), settings: Mapping[str, Any] | None = None
+    ) -> bool:
+        """Whether the stage ran on these inputs and settings, and what it wrote is still there unchanged."""
+        record = self._stages.get(name)
+        if record is None or record["key"] != self._key(name, inputs, settings or {}):
+            return False
+        return all(
+            (self.path / file).is_file() and file_hash(self.path / file) == digest
+            for file, digest in record["outputs"].items()
+        )
+
+    def stage(
+        self,
+        name: str,
+        work: Callable[[StageFiles], int | None],
+        *,
+        inputs: Iterable[str] = (),
+        settings: Mapping[str, Any] | None = None,
+    ) -> bool:
+        """Runs a stage unless it is finished.
+
+        Args:
+            name: unique in the run.
+            work: writes the stage's files through its argument and returns its network evaluations (None: 0).
+                It must take all that it needs from the files named in `inputs` and from the settings.
+            inputs: files that it reads, relative to the run folder.
+            settings: what of the run's settings the stage depends on beyond its inputs.
+
+        Returns:
+            Whether the work was done (False: it was finished before).
+        """
+        inputs = list(inputs)
+        if self.finished(name, inputs, settings):
+            return False
+        started = time.monotonic()
+        files = StageFiles(self.path)
+        key = self._key(name, inputs, settings or {})
+        evaluations = work(files) or 0
+        self._stages[name] = {
+            "key": key,
+            "outputs": {file: file_hash(self.path / file) for file in files.written},
+            "network_evaluations": int(evaluations),
+        }
+        self._timings[name] = round(time.monotonic() - started, 3)
+        self._write(TIMINGS_FILE, to_json(self._timings))
+        # With this the stage counts as finished; run.json is written again by any later start.
+        self._write(STAGES_FILE, to_json(self._stages))
+        self._write_run_file()
+        return True
+
+    def _key(self, name: str, inputs: Iterable[str], settings: Mapping[str, Any]) -> str:
+        hashes = {file: file_hash(self.path / file) for file in inputs}
+        return hashlib.sha256(json.dumps([name, dict(settings), hashes], sort_keys=True).encode()).hexdigest()
+
+    def _write(self, name: str, content: bytes) -> None:
+        _write_atomically(self.path / name, lambda path: path.write_bytes(content))
+
+    def _write_run_file(self) -> None:
+        run = {
+            "settings": self.settings,
+            "versions": self._versions,
+            "seed": self.settings.get("seed"),
+            "network_evaluations": self.network_evaluations,
+        }
+        self._write(RUN_FILE, to_json(run))
+
+    def _read_json(self, name: str) -> dict[str, Any]:
+        path = self.path / name
+        if not path.is_file():
+            return {}
+        try:
+            value = json.loads(path.read_bytes())
+        except ValueError:
+            value = None
+        if not isinstance(value, dict):
+            raise RunFolderError(f"{path} is damaged; choose another --out or start afresh with --overwrite")
+        return value
+
+    def _make_writable(self) -> None:
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            probe = self.path / ".writable.partial"
+            probe.write_bytes(b"")
+            probe.unlink()
+        except OSError as error:
+            raise RunFolderError(
+                f"cannot write to the folder {self.path} ({error.strerror}); choose another --out"
+            ) from None
+
+    def _remove_results(self) -> None:
+        for name in (*RESULTS, RUN_FILE, TIMINGS_FILE):
+            path = self.path / name
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            else:
+                path.unlink(missing_ok=True)
+
+    def _check_settings(self) -> None:
+        recorded = self._read_json(RUN_FILE).get("settings")
+        if recorded is None:
+            foreign = [name for name in RESULTS if (self.path / name).exists()]
+            if foreign:
+                raise RunFolderError(
+                    f"{self.path} holds {foreign[0]} of something else (no {RUN_FILE}); choose another --out "
+                    "or replace it with --overwrite"
+                )
+        elif recorded != self.settings:
+            names = sorted(recorded.keys() | self.settings.keys())
+            name = next(name for name in names if recorded.get(name) != self.settings.get(name))
+            raise RunFolderError(
+                f"{self.path} holds results of other settings ({name} was {recorded.get(name)!r}, now "
+                f"{self.settings.get(name)!r}); choose another --out or replace them with --overwrite"
+            )
+
+
+def _write_atomically(path: pathlib.Path, save: Callable[[pathlib.Path], object]) -> None:
+    # The suffix stays last: numpy and other writers append their own to a name that lacks it.
+    partial = path.with_name(f".partial-{path.name}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save(partial)
+        os.replace(partial, path)
+    except OSError as error:
+        reason = error.strerror or error
+        raise RunFolderError(f"cannot write {path} ({reason}); make room or choose another --out") from None
+    finally:
+        partial.unlink(missing_ok=True)

@@ -1,0 +1,159 @@
+"""Captures: the fields that are understood, and one line for each that is wrong."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from im3d_jax.data import captures
+from im3d_jax.data.prepare import ImageError
+
+
+def pose(azimuth, distance=4.0):
+    """OpenGL camera-to-world at (azimuth, elevation 0), looking at the origin: +x right, +y up, +z back."""
+    backward = np.array([math.cos(azimuth), math.sin(azimuth), 0.0])
+    right = np.array([-math.sin(azimuth), math.cos(azimuth), 0.0])
+    matrix = np.eye(4)
+    matrix[:3, :3] = np.stack([right, [0.0, 0.0, 1.0], backward], 1)
+    matrix[:3, 3] = distance * backward
+    return matrix
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A capture of three 40x30 views; returns (folder, write) with write(changes) rewriting the camera file."""
+    (tmp_path / "images").mkdir()
+    for index in range(3):
+        pixels = np.full((30, 40, 4), 60 * index, np.uint8)
+        pixels[..., 3] = 255
+        Image.fromarray(pixels).save(tmp_path / f"images/r_{index}.png")
+    fields = {
+        "camera_angle_x": 0.8,
+        "frames": [
+            {"file_path": f"./images/r_{index}", "transform_matrix": pose(0.5 * index).tolist()}
+            for index in range(3)
+        ],
+    }
+
+    def write(**changes):
+        merged = {name: value for name, value in {**fields, **changes}.items() if value is not None}
+        (tmp_path / "transforms.json").write_text(json.dumps(merged))
+
+    write()
+    return tmp_path, write, fields["frames"]
+
+
+def test_nerf_synthetic_fields(folder):
+    capture = captures.load_capture(folder[0])
+    assert capture.images.shape == (3, 30, 40, 4)
+    assert (capture.cameras.width, capture.cameras.height) == (40, 30)
+    assert capture.images[2, 0, 0, 0] == pytest.approx(120 / 255)
+    intrinsics = np.asarray(capture.cameras.intrinsics)[0]
+    assert intrinsics[0, 0] == pytest.approx(20 / math.tan(0.4), rel=1e-6)
+    np.testing.assert_allclose(intrinsics[:2, 2], [20, 15])
+    assert capture.test is None and not capture.generated
+
+
+def test_opencv_world_to_camera(folder):
+    """The origin lies on the axis at positive depth; world up is image up, i.e. negative y."""
+    extrinsics = np.asarray(captures.load_capture(folder[0]).cameras.world_to_camera)
+    np.testing.assert_allclose(extrinsics @ [0, 0, 0, 1], [[0, 0, 4, 1]] * 3, atol=1e-5)
+    np.testing.assert_allclose(extrinsics @ [0, 0, 1, 1], [[0, -1, 4, 1]] * 3, atol=1e-5)
+    # Seen from +x, world +y is to the right.
+    np.testing.assert_allclose(extrinsics[0] @ [0, 1, 0, 1], [1, 0, 4, 1], atol=1e-5)
+
+
+def test_nerfstudio_fields_and_parent_folders(folder):
+    path, write, frames = folder
+    (path / "cameras").mkdir()
+    moved = [{**frame, "file_path": f"../images/r_{i}.png"} for i, frame in enumerate(frames)]
+    fields = {"fl_x": 50.0, "fl_y": 52.0, "cx": 19.0, "cy": 14.0, "w": 40, "h": 30, "frames": moved}
+    (path / "cameras/transforms.json").write_text(json.dumps(fields))
+    intrinsics = np.asarray(captures.load_capture(path / "cameras").cameras.intrinsics)
+    np.testing.assert_allclose(intrinsics[1], [[50, 0, 19], [0, 52, 14], [0, 0, 1]])
+
+
+def test_uniform_scale_in_the_pose_is_taken_out(folder):
+    path, write, frames = folder
+    scaled = np.array(frames[0]["transform_matrix"])
+    scaled[:3, :3] *= 2.5
+    write(frames=[{**frames[0], "transform_matrix": scaled.tolist()}, *frames[1:]])
+    rotation = np.asarray(captures.load_capture(path).cameras.world_to_camera)[0, :3, :3]
+    np.testing.assert_allclose(rotation @ rotation.T, np.eye(3), atol=1e-5)
+
+
+def test_downscale_is_premultiplied_and_scales_the_intrinsics(folder):
+    path, write, _ = folder
+    pixels = np.zeros((30, 40, 4), np.uint8)
+    pixels[::2, ::2] = 255
+    pixels[1::2, 1::2, 1] = 255  # colour of transparent pixels is to be ignored
+    Image.fromarray(pixels).save(path / "images/r_0.png")
+    capture = captures.load_capture(path, downscale=4)
+    assert capture.images.shape == (3, 7, 10, 4)
+    np.testing.assert_allclose(capture.images[0], [[[1, 1, 1, 0.25]] * 10] * 7, atol=1e-6)
+    np.testing.assert_allclose(np.asarray(capture.cameras.intrinsics)[0, :2, 2], [5, 3.75])
+
+
+def without(frame, name):
+    return {key: value for key, value in frame.items() if key != name}
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        (lambda f: {"frames": None}, "missing field 'frames'"),
+        (lambda f: {"frames": []}, "missing field 'frames'"),
+        (lambda f: {"camera_angle_x": None}, "missing field 'camera_angle_x'"),
+        (lambda f: {"camera_angle_x": "wide"}, "expected a finite number"),
+        (lambda f: {"camera_angle_x": 4.0}, "between 0 and pi"),
+        (lambda f: {"frames": [without(f[0], "transform_matrix")]}, "missing the field 'transform_matrix'"),
+        (lambda f: {"frames": [without(f[0], "file_path")]}, "missing the field 'file_path'"),
+        (lambda f: {"frames": [{**f[0], "transform_matrix": np.zeros((4, 4)).tolist()}]}, "singular"),
+        (lambda f: {"frames": [{**f[0], "transform_matrix": np.ones((4, 4)).tolist()}]}, "singular"),
+        (lambda f: {"frames": [{**f[0], "transform_matrix": np.diag([1, 1, -1, 1]).tolist()}]}, "mirrored"),
+        (lambda f: {"frames": [{**f[0], "transform_matrix": [[1, 2], [3]]}]}, "no number"),
+        (lambda f: {"frames": [{**f[0], "transform_matrix": np.eye(3).tolist()}]}, "expected 4x4"),
+        (lambda f: {"frames": [{**f[0], "transform_matrix": np.diag([1, 2, 1, 1]).tolist()}]}, "sheared"),
+        (lambda f: {"frames": [{**f[0], "file_path": "images/none"}]}, "missing image"),
+        (lambda f: {"w": 80, "h": 60}, "mismatched image sizes"),
+        (lambda f: {"k1": 0.1}, "distortion"),
+        (lambda f: {"camera_model": "FISHEYE"}, "not supported"),
+    ],
+)
+def test_wrong_fields(folder, changes, words):
+    path, write, frames = folder
+    write(**changes(frames))
+    with pytest.raises(captures.CaptureError) as caught:
+        captures.load_capture(path)
+    assert words in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_other_refusals(folder, tmp_path_factory):
+    path, write, frames = folder
+    with pytest.raises(captures.CaptureError, match="no such folder"):
+        captures.load_capture(path / "none")
+    with pytest.raises(captures.CaptureError, match="no camera file"):
+        captures.load_capture(tmp_path_factory.mktemp("empty"))
+    Image.fromarray(np.zeros((30, 41, 4), np.uint8)).save(path / "images/r_1.png")
+    with pytest.raises(captures.CaptureError, match="mismatched image sizes"):
+        captures.load_capture(path)
+    (path / "images/r_1.png").write_bytes((path / "images/r_0.png").read_bytes()[:60])
+    with pytest.raises(ImageError, match="truncated"):
+        captures.load_capture(path)
+    (path / "transforms.json").write_text('{"frames": [')
+    with pytest.raises(captures.CaptureError, match="not a readable JSON"):
+        captures.load_capture(path)
+
+
+def test_lego(shared_data):
+    capture = captures.load_capture(shared_data / "lego400_16views", downscale=4)
+    assert capture.images.shape == (16, 100, 100, 4) and capture.test.images.shape == (10, 100, 100, 4)
+    assert float(capture.cameras.intrinsics[0, 0, 0]) == pytest.approx(555.5555 / 4, rel=1e-5)
+    # The object stands at the origin: its outline's middle is near the projected origin in every view.
+    for image, matrix in zip(capture.images, np.asarray(capture.cameras.world_to_camera), strict=True):
+        rows, columns = np.nonzero(image[..., 3] > 0.5)
+        point = matrix @ [0.0, 0.0, 0.0, 1.0]
+        projected = 555.5555 / 4 * point[:2] / point[2] + 50
+        assert np.hypot(projected[0] - columns.mean(), projected[1] - rows.mean()) < 15

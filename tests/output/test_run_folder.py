@@ -1,0 +1,129 @@
+"""Run folders: what is refused, what is skipped, what is redone, and that files are whole or absent."""
+
+import json
+import os
+
+import pytest
+
+from im3d_jax.output.run_folder import RunFolder, RunFolderError
+
+
+def two_stages(folder, calls, *, fail=False):
+    """`first` writes a.txt, `second` doubles it into b.txt."""
+
+    def first(files):
+        calls.append("first")
+        files.write("a.txt", folder.settings["text"].encode())
+        return 3
+
+    def second(files):
+        calls.append("second")
+        files.write("deep/b.txt", 2 * (folder / "a.txt").read_bytes())
+        if fail:
+            raise KeyboardInterrupt
+        return 4
+
+    folder.stage("first", first)
+    folder.stage("second", second, inputs=["a.txt"], settings={"factor": 2})
+
+
+def contents(path):
+    return {
+        str(file.relative_to(path)): file.read_bytes()
+        for file in sorted(path.rglob("*"))
+        if file.is_file() and file.name != "timings.json"
+    }
+
+
+def test_finished_stages_are_skipped(tmp_path):
+    calls = []
+    for _ in range(2):
+        two_stages(RunFolder(tmp_path / "run", {"text": "x", "seed": 5}), calls)
+    assert calls == ["first", "second"]
+    run = json.loads((tmp_path / "run/run.json").read_text())
+    assert run["network_evaluations"] == 7 and run["seed"] == 5 and run["settings"]["text"] == "x"
+    assert set(json.loads((tmp_path / "run/timings.json").read_text())) == {"first", "second"}
+
+
+def test_interrupted_run_ends_like_an_uninterrupted_one(tmp_path):
+    settings = {"text": "x", "seed": 0}
+    calls = []
+    with pytest.raises(KeyboardInterrupt):
+        two_stages(RunFolder(tmp_path / "cut", settings), calls, fail=True)
+    assert json.loads((tmp_path / "cut/run.json").read_text())["network_evaluations"] == 3
+    two_stages(RunFolder(tmp_path / "cut", settings), calls)
+    assert calls == ["first", "second", "second"]
+    two_stages(RunFolder(tmp_path / "whole", settings), [])
+    assert contents(tmp_path / "cut") == contents(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("name", ["a.txt", "deep/b.txt"])
+def test_changed_and_missing_files_are_made_again(tmp_path, name):
+    calls = []
+    two_stages(RunFolder(tmp_path, {"text": "x"}), calls)
+    before = contents(tmp_path)
+    for damage in (lambda file: file.write_text("other"), lambda file: file.unlink()):
+        damage(tmp_path / name)
+        two_stages(RunFolder(tmp_path, {"text": "x"}), calls)
+        assert contents(tmp_path) == before
+    # Made again with the same content, the first stage does not invalidate the second.
+    assert calls.count("second") == (1 if name == "a.txt" else 3)
+
+
+def test_changed_inputs_invalidate_what_follows(tmp_path):
+    folder = RunFolder(tmp_path, {})
+    for text in ("x", "y"):
+        folder.stage("first", lambda files, text=text: files.write("a", text.encode()), settings={"text": text})
+        copy = (tmp_path / "a").read_bytes()
+        folder.stage("second", lambda files, copy=copy: files.write("b", copy), inputs=["a"])
+    assert (tmp_path / "b").read_text() == "y"
+
+
+def test_other_settings_are_refused_and_overwritten_on_demand(tmp_path):
+    two_stages(RunFolder(tmp_path, {"text": "x"}), [])
+    (tmp_path / "views").mkdir()
+    (tmp_path / "mine.txt").write_text("keep")
+    with pytest.raises(RunFolderError, match="other settings.*'x'.*'y'.*--overwrite"):
+        RunFolder(tmp_path, {"text": "y"})
+    folder = RunFolder(tmp_path, {"text": "y"}, overwrite=True)
+    assert folder.network_evaluations == 0 and not (tmp_path / "views").exists()
+    assert (tmp_path / "mine.txt").read_text() == "keep", "only a run's own results may go"
+
+
+def test_foreign_results_are_refused(tmp_path):
+    (tmp_path / "asset.ply").write_text("precious")
+    with pytest.raises(RunFolderError, match="something else"):
+        RunFolder(tmp_path, {})
+    assert (tmp_path / "asset.ply").read_text() == "precious"
+
+
+def test_damaged_run_file(tmp_path):
+    (tmp_path / "run.json").write_text("{")
+    with pytest.raises(RunFolderError, match="damaged"):
+        RunFolder(tmp_path, {})
+    RunFolder(tmp_path, {}, overwrite=True)
+
+
+def test_unwritable(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(RunFolderError, match="cannot write"):
+        RunFolder(tmp_path / "file", {})
+    with pytest.raises(RunFolderError, match="cannot write"):
+        RunFolder(tmp_path / "file" / "below", {})
+    if os.geteuid():
+        (tmp_path / "closed").mkdir(mode=0o500)
+        with pytest.raises(RunFolderError, match="cannot write"):
+            RunFolder(tmp_path / "closed", {})
+
+
+def test_files_appear_whole_or_not_at_all(tmp_path):
+    folder = RunFolder(tmp_path, {})
+
+    def half(path):
+        path.write_text("half")
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        folder.stage("cut", lambda files: files.save("a.bin", half))
+    assert not (tmp_path / "a.bin").exists() and not list(tmp_path.glob(".partial*"))
+    assert not folder.finished("cut")
