@@ -36,7 +36,7 @@ def as_perceptual(features: "Perceptual | Callable[[jax.Array], Features]") -> P
 def normalise_channels(feature: jax.Array, eps: float = 1e-10) -> jax.Array:
     """Feature vectors [..., c] scaled to unit length in float32.
 
-    `eps` is added inside the square root: the gradient at an all-zero vector (a blank background after a ReLU)
+    `eps` is added inside the root: the gradient at an all-zero vector (a blank background after a ReLU)
     is finite, where the usual `x / (|x| + eps)` gives NaN.
     """
     feature = feature.astype(jnp.float32)

@@ -126,7 +126,7 @@ def _power(value: jax.Array, exponent: float) -> jax.Array:
 def ms_ssim(a: jax.Array, b: jax.Array) -> jax.Array:
     """Multi-scale structural similarity (Wang et al. 2003, eq. 7) over as many of the five scales as fit.
 
-    The weights of the scales in use are renormalised to the published sum (which is 1.0001). Per channel first,
+    The weights of the scales in use are renormalised to the published sum (1.0001). Per channel first,
     then the mean over channels.
 
     Args:
@@ -154,7 +154,7 @@ def ms_ssim(a: jax.Array, b: jax.Array) -> jax.Array:
 
 
 def composite(rgba: jax.Array, background: float | jax.Array = 1.0) -> jax.Array:
-    """Straight-alpha images [..., H, W, 4] over a background: a number, or an array broadcasting to [..., 3]."""
+    """Straight-alpha images [..., H, W, 4] over a background: a number or an array that fits [..., 3]."""
     alpha = rgba[..., 3:4]
     return rgba[..., :3] * alpha + (1 - alpha) * background
 
