@@ -41,7 +41,7 @@ class Blocks:
 @partial(jax.custom_vjp, nondiff_argnums=(5,))
 def composite(
     means: jax.Array, conics: jax.Array, opacities: jax.Array, features: jax.Array, bins: Bins, grid: TileGrid
-) -> tuple[jax.Array, jax.Array]:
+) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Sums features over the splats of each pixel.
 
     Args:
@@ -53,8 +53,8 @@ def composite(
       grid: static sizes.
 
     Returns:
-      [tiles, P, C] sums of weight * feature and [tiles, P] transmittance behind the last splat, P = tile^2.
-      Differentiable in the four float arguments.
+      [tiles, P, C] sums of weight * feature, [tiles, P] transmittance behind the last splat and [tiles, P] its
+      complement, exact where it is small; P = tile^2. Differentiable in the four float arguments.
     """
     return _forward(means, conics, opacities, features, bins, grid)[0]
 
@@ -78,8 +78,8 @@ def _forward(means, conics, opacities, features, bins, grid):
     packed = _map_slabs(light_of, live, slabs, grid, (grid.tile**2, features.shape[-1] + 1), scatter=True)
     light, log_kept = packed[..., :-1], packed[..., -1]
     light_total = _tile_sums(light, bins, grid)
-    transmittance = jnp.exp(_tile_sums(log_kept, bins, grid))
-    return (light_total, transmittance), Blocks(live, live_count, log_start, light)
+    log_end = _tile_sums(log_kept, bins, grid)
+    return (light_total, jnp.exp(log_end), -jnp.expm1(log_end)), Blocks(live, live_count, log_start, light)
 
 
 def _composite_fwd(means, conics, opacities, features, bins, grid):
@@ -89,7 +89,7 @@ def _composite_fwd(means, conics, opacities, features, bins, grid):
 
 def _composite_bwd(grid, residuals, cotangents):
     means, conics, opacities, features, bins, blocks, transmittance = residuals
-    light_bar, transmittance_bar = cotangents
+    light_bar, transmittance_bar, coverage_bar = cotangents
     views, count = opacities.shape
     channels = features.shape[-1]
     table = _table(means, conics, opacities, features)
@@ -100,7 +100,7 @@ def _composite_bwd(grid, residuals, cotangents):
     first = _tile_starts(bins.block_tile)
     last = jnp.concatenate([first[1:], jnp.ones(1, bool)])
     behind = segmented_scan(own[::-1], last[::-1], exclusive=True)[::-1]
-    behind = behind + (transmittance * transmittance_bar)[tile]
+    behind = behind + (transmittance * (transmittance_bar - coverage_bar))[tile]
 
     def rows_of(number):
         where = tile[number]

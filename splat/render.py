@@ -186,11 +186,8 @@ def _render(gaussians, cameras, background, active, offset, capacity, tile_size,
     projected = _project(gaussians, cameras, used, offset)
     bins = build_bins(jax.lax.stop_gradient(projected), grid)
     features = jnp.concatenate([projected.colors, projected.depths[..., None]], axis=-1)
-    light, transmittance = composite(
-        projected.means, projected.conics, projected.opacities, features, bins, grid
-    )
-    light, transmittance = _untile(light, grid), _untile(transmittance[..., None], grid)
-    alpha = 1.0 - transmittance
+    parts = composite(projected.means, projected.conics, projected.opacities, features, bins, grid)
+    light, transmittance, alpha = (_untile(p.reshape(*p.shape[:2], -1), grid) for p in parts)
     radii = jnp.where((bins.run_count > 0).reshape(grid.views, -1, 1), projected.extents, 0.0)
     return Rendering(
         rgb=light[..., :3] + transmittance * background,
