@@ -49,8 +49,7 @@ def stack(objects: Sequence[ToyObject]) -> ToyObject:
     """Stacks objects along a new leading axis, for `jax.vmap` and `jax.lax.map`."""
     if not objects:
         raise ValueError("stack() got no objects; expected at least one ToyObject")
-    columns = zip(*((getattr(item, name) for name in _FIELDS) for item in objects), strict=True)
-    return ToyObject(*(np.stack(column) for column in columns))
+    return ToyObject(**{name: np.stack([getattr(item, name) for item in objects]) for name in _FIELDS})
 
 
 _FIELDS = tuple(ToyObject.__dataclass_fields__)

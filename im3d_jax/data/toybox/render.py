@@ -20,10 +20,11 @@ def _towards(azimuth_deg: float, elevation_deg: float) -> tuple[float, float, fl
     return math.cos(e) * math.cos(a), math.cos(e) * math.sin(a), math.sin(e)
 
 
-KEY_LIGHT = _towards(60.0, 45.0)
+# Frame 0 looks from azimuth 0: the key light is beside the camera, so first images are lit and have shape.
+KEY_LIGHT = _towards(50.0, 45.0)
 FILL_LIGHT = _towards(250.0, 5.0)
 # Their sum is 1, so no albedo is ever clipped.
-AMBIENT, SKY, KEY, FILL = 0.38, 0.10, 0.42, 0.10
+AMBIENT, SKY, KEY, FILL = 0.46, 0.08, 0.38, 0.08
 # Inner sides of open shells get less light.
 INSIDE = 0.72
 
