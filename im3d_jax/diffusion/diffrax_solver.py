@@ -89,7 +89,9 @@ def _solve(
         # diffrax hands over lambda alone; looking the evaluation up keeps its time exact and gives its
         # number.
         position = jnp.argmin(jnp.abs(knots - log_snr))
-        return denoise(x, times[position], (position + first).astype(jnp.int32)).astype(x.dtype)
+        # diffrax promotes the state by the dtype of its time; the network must still see its own.
+        x0 = denoise(x.astype(state.x.dtype), times[position], (position + first).astype(jnp.int32))
+        return x0.astype(x.dtype)
 
     solution = diffrax.diffeqsolve(
         diffrax.ODETerm(estimate),

@@ -158,7 +158,8 @@ def sample_loop(
     Returns:
         ``[B, …]`` clean samples.
     """
-    levels = schedule(grid, process)
+    # On the host, so that a step's scalars cost no device operation of their own.
+    levels = jax.device_get(schedule(grid, process))
     steps = len(levels.t)
     state = start if isinstance(start, SamplerState) else init_state(start)
     for index in range(int(state.index), steps):
