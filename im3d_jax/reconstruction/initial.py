@@ -1,0 +1,106 @@
+"""Where a fit starts: gaussians in a ball, on given points, or inside the views' visual hull."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from scipy.spatial import cKDTree
+
+from im3d_jax.reconstruction.presets import FitConfig
+from splat import Cameras, Gaussians
+
+
+def look_centre(cameras: Cameras) -> np.ndarray:
+    """The point [3] nearest to all optical axes in the least-squares sense."""
+    pose = np.asarray(cameras.world_to_camera, np.float64)
+    eyes, forward = np.asarray(cameras.positions, np.float64), pose[:, 2, :3]
+    across = np.eye(3)[None] - forward[:, :, None] * forward[:, None, :]
+    # A single or parallel views leave the depth open; the small pull towards the eyes' mean closes it.
+    matrix = across.sum(0) + 1e-6 * len(eyes) * np.eye(3)
+    return np.linalg.solve(matrix, np.einsum("vij,vj->i", across, eyes) + 1e-6 * eyes.sum(0))
+
+
+def camera_extent(cameras: Cameras) -> float:
+    """1.1 times the largest distance of a camera from the cameras' mean (Kerbl et al.'s scene extent)."""
+    eyes = np.asarray(cameras.positions, np.float64)
+    return max(1.1 * float(np.linalg.norm(eyes - eyes.mean(0)[None], axis=-1).max()), 1e-3)
+
+
+def seen_radius(cameras: Cameras) -> float:
+    """Radius around the look centre that every view contains: distance times half the angle of view."""
+    distance = np.linalg.norm(np.asarray(cameras.positions) - look_centre(cameras)[None], axis=-1)
+    focal = np.asarray(cameras.intrinsics)[:, 0, 0]
+    return float(np.min(distance * np.sin(np.arctan(0.5 * cameras.width / focal))))
+
+
+def ball_points(key: jax.Array, count: int, radius: float) -> jax.Array:
+    """Points [count, 3] uniform in a ball around the origin."""
+    key_direction, key_radius = jax.random.split(key)
+    direction = jax.random.normal(key_direction, (count, 3))
+    direction = direction / jnp.linalg.norm(direction, axis=-1, keepdims=True)
+    return direction * radius * jnp.cbrt(jax.random.uniform(key_radius, (count, 1)))
+
+
+def hull_points(key: jax.Array, rgba: np.ndarray, cameras: Cameras, count: int) -> np.ndarray:
+    """Points inside the visual hull: where every view that sees them has alpha above one half.
+
+    Args:
+        key: PRNG key.
+        rgba: [V, H, W, 4] straight alpha; without any transparency the hull is the whole ball that is seen.
+        cameras: Of the views.
+        count: Points wanted.
+
+    Returns:
+        [n, 3] with n <= count; fewer where the hull is small, none where the masks contradict each other.
+    """
+    centre, radius = look_centre(cameras), seen_radius(cameras)
+    points = np.asarray(ball_points(key, 16 * count, radius)) + centre[None].astype(np.float32)
+    pose, lens = np.asarray(cameras.world_to_camera), np.asarray(cameras.intrinsics)
+    inside = np.ones(len(points), bool)
+    for view, mask in enumerate(np.asarray(rgba)[..., 3] > 0.5):
+        local = points @ pose[view, :3, :3].T + pose[view, None, :3, 3]
+        pixel = local @ lens[view].T
+        column, row = (np.floor(pixel[:, i] / np.maximum(pixel[:, 2], 1e-6)).astype(int) for i in (0, 1))
+        seen = (local[:, 2] > 0) & (column >= 0) & (column < cameras.width) & (row >= 0)
+        seen &= row < cameras.height
+        covered = mask[row.clip(0, cameras.height - 1), column.clip(0, cameras.width - 1)]
+        inside &= covered | ~seen
+    return points[inside][:count]
+
+
+def initial_gaussians(
+    key: jax.Array, config: FitConfig, extent: float, points: np.ndarray | None = None
+) -> tuple[Gaussians, jax.Array]:
+    """Round, grey, faint gaussians, each about as large as its distance to its neighbours.
+
+    Args:
+        key: PRNG key.
+        config: Capacity, number, radius and opacity.
+        extent: Size of the scene; the ball's radius is `config.initial_radius` times it.
+        points: [n, 3] places, of which at most `config.capacity` are used; otherwise a ball at the origin.
+
+    Returns:
+        `Gaussians` of `config.capacity` rows and the mask [capacity] of those in use.
+    """
+    if points is None:
+        means = ball_points(key, config.initial, config.initial_radius * extent)
+        volume = 4 / 3 * math.pi * (config.initial_radius * extent) ** 3
+        # About the mean distance to the three nearest of uniform points.
+        scales = jnp.full((config.initial,), 0.69 * (volume / config.initial) ** (1 / 3))
+    else:
+        points = np.asarray(points, np.float32)[: config.capacity]
+        if points.ndim != 2 or points.shape[1] != 3 or len(points) < 4:
+            raise ValueError(f"got points of shape {points.shape}; expected [n, 3] with n >= 4")
+        near = cKDTree(points).query(points, k=4)[0][:, 1:]
+        means = jnp.asarray(points)
+        scales = jnp.asarray(np.sqrt((near**2).mean(-1)).clip(1e-4 * extent, 0.1 * extent), jnp.float32)
+    count, rows = len(means), config.capacity
+    spare = rows - count
+    return Gaussians(
+        means=jnp.pad(means.astype(jnp.float32), ((0, spare), (0, 0))),
+        quats=jnp.zeros((rows, 4), jnp.float32).at[:, 0].set(1.0),
+        log_scales=jnp.pad(jnp.broadcast_to(jnp.log(scales)[:, None], (count, 3)), ((0, spare), (0, 0))),
+        opacity_logits=jnp.full(rows, math.log(config.initial_opacity / (1 - config.initial_opacity))),
+        sh=jnp.zeros((rows, (config.sh_degree + 1) ** 2, 3), jnp.float32),
+    ), jnp.arange(rows) < count

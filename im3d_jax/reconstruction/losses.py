@@ -1,0 +1,97 @@
+"""Image-level losses between rendered and target views (IM-3D, section 3.3, eq. 5)."""
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+
+from im3d_jax.models import perceptual, ssim
+from im3d_jax.reconstruction.presets import FitConfig
+
+
+@flax.struct.dataclass
+class Targets:
+    """Images to fit.
+
+    Attributes:
+        rgba: [V, H, W, 4] in [0, 1], straight alpha.
+    """
+
+    rgba: jax.Array
+
+
+def on_white(rgba: jax.Array) -> jax.Array:
+    """What feature networks see of straight-alpha images [..., 4]: (colour composited on white, alpha)."""
+    return jnp.concatenate([ssim.composite(rgba), rgba[..., 3:]], axis=-1)
+
+
+def target_features(network: perceptual.Perceptual, rgba: jax.Array) -> list[jax.Array]:
+    """Normalised feature maps of the targets [V, H, W, 4], one view at a time: once, not per step."""
+
+    def one(view: jax.Array) -> list[jax.Array]:
+        maps = perceptual.normalised(network.features(on_white(view)[None]))
+        return [feature[0] for feature in maps]
+
+    return jax.lax.map(one, rgba)
+
+
+def block_means(images: jax.Array, block: int) -> jax.Array:
+    """Means over `block` squared pixels: [B, H, W, C] to [B, H // block, W // block, C], without rests."""
+    batch, height, width, channels = images.shape
+    block = max(1, min(block, height, width))
+    rows, columns = height // block, width // block
+    images = images[:, : rows * block, : columns * block]
+    return images.reshape(batch, rows, block, columns, block, channels).mean(axis=(2, 4))
+
+
+def view_loss(
+    rgb: jax.Array,
+    alpha: jax.Array,
+    target: jax.Array,
+    background: jax.Array,
+    config: FitConfig,
+    network: perceptual.Perceptual | None = None,
+    features: list[jax.Array] | None = None,
+) -> tuple[jax.Array, dict[str, jax.Array]]:
+    """The loss of rendered views.
+
+    Args:
+        rgb: [B, H, W, 3] rendered over white.
+        alpha: [B, H, W] rendered coverage.
+        target: [B, H, W, 4] straight alpha.
+        background: [3] colour on which the SSIM and L1 terms composite both.
+        config: Weights of the terms; a term of weight zero is not computed.
+        network: Of the perceptual term, or None to leave it out.
+        features: The targets' maps as `target_features` gives them, for these views.
+
+    Returns:
+        The weighted sum, and the unweighted terms in use by name.
+    """
+    # Linear in the render: over white, and moved from there to any background without a division by alpha.
+    shift = (1.0 - alpha)[..., None] * (background - 1.0)[None, None, None]
+    shown = rgb + shift
+    wanted = ssim.composite(target, background[None, None, None])
+    weights = {
+        "perceptual": 0.0 if network is None else config.perceptual_weight,
+        "ssim": config.ssim_weight,
+        "mask": config.mask_weight,
+        "l1": config.l1_weight,
+        "colour": config.colour_weight,
+    }
+
+    def term(name: str) -> jax.Array:
+        if name == "perceptual":
+            seen = network.features(jnp.concatenate([rgb, alpha[..., None]], axis=-1))
+            seen = perceptual.normalised(seen)
+            return jnp.mean(perceptual.distance_between_normalised(seen, features, network.weights))
+        if name == "ssim":
+            similarity = ssim.ms_ssim if config.multiscale else ssim.ssim
+            return 1.0 - jnp.mean(similarity(shown, wanted))
+        if name == "mask":
+            return jnp.mean(jnp.square(alpha - target[..., 3]))
+        if name == "l1":
+            return jnp.mean(jnp.abs(shown - wanted))
+        difference = rgb - ssim.composite(target)
+        return jnp.mean(jnp.square(block_means(difference, config.colour_block)))
+
+    terms = {name: term(name) for name, weight in weights.items() if weight > 0}
+    return sum(weights[name] * value for name, value in terms.items()), terms

@@ -1,0 +1,127 @@
+"""The state of a fit, and its npz files: every number of a stopped fit, so that it resumes bit for bit."""
+
+import os
+from pathlib import Path
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from im3d_jax.reconstruction.presets import FitConfig
+from splat import Gaussians
+from splat.density import DensityStatistics
+
+
+@flax.struct.dataclass
+class FitState:
+    """Everything that a fit carries from step to step.
+
+    Attributes:
+        gaussians: Rows, some free.
+        active: [N] bool, rows in use.
+        first_moments: Adam's running means, as gaussians.
+        second_moments: Adam's running means of squares, as gaussians.
+        statistics: Screen-space gradients since the last density control.
+        key: PRNG key [2] uint32 of the whole fit.
+        step: [] int32, steps done.
+        extent: [] float32, size of the scene.
+        pair_capacity: Room for (tile, gaussian) pairs in a step (static).
+    """
+
+    gaussians: Gaussians
+    active: jax.Array
+    first_moments: Gaussians
+    second_moments: Gaussians
+    statistics: DensityStatistics
+    key: jax.Array
+    step: jax.Array
+    extent: jax.Array
+    pair_capacity: int = flax.struct.field(pytree_node=False)
+
+
+_GAUSSIANS = {
+    "means": ("capacity", 3),
+    "quats": ("capacity", 4),
+    "log_scales": ("capacity", 3),
+    "opacity_logits": ("capacity",),
+    "sh": ("capacity", "bands", 3),
+}
+_OTHERS = {
+    "active": ("capacity",),
+    "statistics.gradients": ("capacity",),
+    "statistics.counts": ("capacity",),
+    "key": (2,),
+    "step": (),
+    "extent": (),
+    "pair_capacity": (),
+}
+_LAYOUT = _OTHERS | {
+    f"{group}.{name}": shape
+    for group in ("gaussians", "first_moments", "second_moments")
+    for name, shape in _GAUSSIANS.items()
+}
+
+
+def final_gaussians(state: FitState) -> Gaussians:
+    """The gaussians in use, without the free rows; outside jit only."""
+    rows = np.flatnonzero(np.asarray(state.active))
+    return jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf)[rows]), state.gaussians)
+
+
+def save_state(path: str | os.PathLike, state: FitState) -> None:
+    """Writes a state atomically; equal states give equal bytes."""
+    arrays = {name: np.asarray(_get(state, name)) for name in sorted(_LAYOUT)}
+    path = Path(path)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(partial, "wb") as file:
+            np.savez(file, **arrays)
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def load_state(path: str | os.PathLike, config: FitConfig) -> FitState:
+    """Reads a state that `save_state` wrote.
+
+    Raises:
+        ValueError: The file is damaged, or belongs to a fit with another capacity or SH degree.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            arrays = {name: archive[name] for name in _LAYOUT}
+    except (KeyError, ValueError, EOFError, OSError) as error:
+        if isinstance(error, FileNotFoundError):
+            raise
+        raise ValueError(f"{path} is not a saved fit ({error}); delete it and fit again") from error
+    sizes = {"capacity": config.capacity, "bands": (config.sh_degree + 1) ** 2}
+    for name, shape in _LAYOUT.items():
+        expected = tuple(sizes.get(side, side) for side in shape)
+        if arrays[name].shape != expected:
+            raise ValueError(
+                f"{name} in {path} has shape {arrays[name].shape}; expected {expected}: "
+                "it was saved with other settings; delete it and fit again"
+            )
+    pair_capacity = int(arrays.pop("pair_capacity"))
+    leaves = jax.tree.map(jnp.asarray, arrays)
+    groups = {
+        group: Gaussians(**{name: leaves[f"{group}.{name}"] for name in _GAUSSIANS})
+        for group in ("gaussians", "first_moments", "second_moments")
+    }
+    return FitState(
+        **groups,
+        active=leaves["active"],
+        statistics=DensityStatistics(leaves["statistics.gradients"], leaves["statistics.counts"]),
+        key=leaves["key"],
+        step=leaves["step"],
+        extent=leaves["extent"],
+        pair_capacity=pair_capacity,
+    )
+
+
+def _get(state: FitState, name: str):
+    value = state
+    for part in name.split("."):
+        value = getattr(value, part)
+    return value
