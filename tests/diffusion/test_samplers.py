@@ -32,9 +32,7 @@ def mixture_estimate(process):
     def denoise(x, t, index):
         level = process.level(t)
         variance = level.alpha**2 * SPREAD**2 + level.sigma**2
-        means, prior = (
-            a.astype(np.float32).reshape((1,) * x.ndim + (2,)) for a in (MODES, np.log(SHARES))
-        )
+        means, prior = (a.astype(np.float32).reshape((1,) * x.ndim + (2,)) for a in (MODES, np.log(SHARES)))
         offset = x[..., None] - level.alpha * means
         share = jax.nn.softmax(prior - offset**2 / (2 * variance), axis=-1)
         posterior = means + level.alpha * SPREAD**2 / variance * offset
