@@ -6,6 +6,7 @@ OpenGL camera-to-world matrices and are turned to OpenCV here, once.
 """
 
 import dataclasses
+import hashlib
 import json
 import math
 import os
@@ -53,6 +54,14 @@ class Capture:
         """Whether this is the orbit of a run folder."""
         return self.source.name == "cameras.json"
 
+    def digest(self) -> str:
+        """SHA-256 of all cameras and pixels, held-out views included."""
+        value = hashlib.sha256()
+        for part in (self, *([] if self.test is None else [self.test])):
+            for array in (part.cameras.world_to_camera, part.cameras.intrinsics, part.images):
+                value.update(np.ascontiguousarray(array))
+        return value.hexdigest()
+
 
 def find_camera_file(folder: str | os.PathLike) -> pathlib.Path:
     """The camera file of a capture or run folder, the first of `TRAIN_FILES` that is there.
@@ -69,12 +78,15 @@ def find_camera_file(folder: str | os.PathLike) -> pathlib.Path:
     raise CaptureError(f"{folder}: no camera file; expected {' or '.join(TRAIN_FILES)}")
 
 
-def load_capture(folder: str | os.PathLike, downscale: int = 1) -> Capture:
+def load_capture(
+    folder: str | os.PathLike, downscale: int = 1, file_paths: list[str] | None = None
+) -> Capture:
     """Reads a capture or a run folder.
 
     Args:
         folder: with one of `TRAIN_FILES` and perhaps `transforms_test.json`.
         downscale: mean over so many pixels squared; a remainder of rows or columns is cut off.
+        file_paths: pictures to take instead of those that the camera file names, in its order.
 
     Raises:
         CaptureError: missing or wrong fields, singular poses, images of several sizes.
@@ -83,7 +95,7 @@ def load_capture(folder: str | os.PathLike, downscale: int = 1) -> Capture:
     if downscale < 1:
         raise CaptureError(f"downscale={downscale}: expected a whole number of at least 1")
     source = find_camera_file(folder)
-    capture = _load_split(source, downscale)
+    capture = _load_split(source, downscale, file_paths)
     test = source.with_name(TEST_FILE)
     if test.is_file() and not capture.generated:
         held_out = _load_split(test, downscale)
@@ -93,9 +105,15 @@ def load_capture(folder: str | os.PathLike, downscale: int = 1) -> Capture:
     return capture
 
 
-def _load_split(path: pathlib.Path, downscale: int) -> Capture:
+def _load_split(path: pathlib.Path, downscale: int, file_paths: list[str] | None = None) -> Capture:
     fields = _read_fields(path)
     frames = fields["frames"]
+    if file_paths is not None:
+        if len(file_paths) != len(frames):
+            raise CaptureError(
+                f"{path}: {len(frames)} views; expected {len(file_paths)}, one for each picture"
+            )
+        frames = [{**frame, "file_path": name} for frame, name in zip(frames, file_paths, strict=True)]
     poses = np.stack([_pose(frame, index, path) for index, frame in enumerate(frames)])
     files = [_image_file(frame, index, path) for index, frame in enumerate(frames)]
     images, size, size_from = [], _declared_size(fields, path), path.name

@@ -45,10 +45,16 @@ class StageFiles:
 
     folder: pathlib.Path
     written: list[str] = dataclasses.field(default_factory=list)
+    volatile: list[str] = dataclasses.field(default_factory=list)
 
-    def write(self, name: str, content: bytes) -> None:
-        """Writes `content` to the file `name`, relative to the run folder."""
+    def write(self, name: str, content: bytes, *, volatile: bool = False) -> None:
+        """Writes `content` to the file `name`, relative to the run folder.
+
+        A `volatile` file (one that holds seconds) differs between equal runs: its hash is not recorded.
+        """
         self.save(name, lambda path: path.write_bytes(content))
+        if volatile:
+            self.volatile.append(name)
 
     def save(self, name: str, save: Callable[[pathlib.Path], object]) -> None:
         """Lets `save(path)` write a temporary file (same suffix), then moves it to `name`."""
@@ -57,13 +63,12 @@ class StageFiles:
 
 
 class RunFolder:
-    """A folder with one run.
+    """A folder with one run. Making the object only checks; `start` is the first to change anything.
 
     Args:
         path: the folder; made if absent.
-        settings: all that decides the results, as JSON values. A folder with other settings is refused.
-        versions: package versions, recorded but not compared.
-        overwrite: remove the results that are there, whatever their settings, and start afresh.
+        settings: all that decides the results, as JSON values; results of other settings are refused.
+        overwrite: at the start, remove the results that are there, whatever their settings.
 
     Raises:
         RunFolderError: not writable, a file, damaged, or with other settings' results.
@@ -74,18 +79,34 @@ class RunFolder:
         path: str | os.PathLike,
         settings: Mapping[str, Any],
         *,
-        versions: Mapping[str, str] | None = None,
         overwrite: bool = False,
     ):
         self.path = pathlib.Path(path)
         self.settings = json.loads(to_json(dict(settings)))
-        self._versions = dict(versions or {})
+        self._overwrite = overwrite
+        self._versions: dict[str, str] = {}
+        self._facts: dict[str, Any] = {}
+        self._stages: dict[str, Any] = {}
+        self._timings: dict[str, float] = {}
         self._make_writable()
-        if overwrite:
+        if not overwrite:
+            self._check_settings()
+
+    def start(
+        self, versions: Mapping[str, str] | None = None, facts: Mapping[str, Any] | None = None
+    ) -> None:
+        """Begins or resumes the run.
+
+        Args:
+            versions: package versions, recorded but not compared.
+            facts: more to record in run.json, JSON values.
+        """
+        if self._overwrite:
             self._remove_results()
-        self._check_settings()
-        self._stages: dict[str, Any] = self._read_json(STAGES_FILE)
-        self._timings: dict[str, float] = self._read_json(TIMINGS_FILE)
+        self._versions = dict(versions or {})
+        self._facts = dict(facts or {})
+        self._stages = self._read_json(STAGES_FILE)
+        self._timings = self._read_json(TIMINGS_FILE)
         self._write_run_file()
 
     def __truediv__(self, name: str) -> pathlib.Path:
@@ -109,7 +130,7 @@ class RunFolder:
         if record is None or record["key"] != self._key(name, inputs, settings or {}):
             return False
         return all(
-            (self.path / file).is_file() and file_hash(self.path / file) == digest
+            (self.path / file).is_file() and digest in (None, file_hash(self.path / file))
             for file, digest in record["outputs"].items()
         )
 
@@ -142,7 +163,10 @@ class RunFolder:
         evaluations = work(files) or 0
         self._stages[name] = {
             "key": key,
-            "outputs": {file: file_hash(self.path / file) for file in files.written},
+            "outputs": {
+                file: None if file in files.volatile else file_hash(self.path / file)
+                for file in files.written
+            },
             "network_evaluations": int(evaluations),
         }
         self._timings[name] = round(time.monotonic() - started, 3)
@@ -165,6 +189,7 @@ class RunFolder:
             "versions": self._versions,
             "seed": self.settings.get("seed"),
             "network_evaluations": self.network_evaluations,
+            **self._facts,
         }
         self._write(RUN_FILE, to_json(run))
 
@@ -208,7 +233,7 @@ class RunFolder:
                     f"{self.path} holds {foreign[0]} of something else (no {RUN_FILE}); choose another --out "
                     "or replace it with --overwrite"
                 )
-        elif recorded != self.settings:
+        elif recorded != self.settings and self._read_json(STAGES_FILE):
             names = sorted(recorded.keys() | self.settings.keys())
             name = next(name for name in names if recorded.get(name) != self.settings.get(name))
             raise RunFolderError(

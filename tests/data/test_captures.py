@@ -23,7 +23,7 @@ def pose(azimuth, distance=4.0):
 
 @pytest.fixture
 def folder(tmp_path):
-    """A capture of three 40x30 views; returns (folder, write) with write(changes) rewriting the camera file."""
+    """Three 40x30 views: (folder, write, frames), where write(**changes) rewrites the camera file."""
     (tmp_path / "images").mkdir()
     for index in range(3):
         pixels = np.full((30, 40, 4), 60 * index, np.uint8)

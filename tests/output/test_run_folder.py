@@ -1,11 +1,12 @@
 """Run folders: what is refused, what is skipped, what is redone, and that files are whole or absent."""
 
+import functools
 import json
 import os
 
 import pytest
 
-from im3d_jax.output.run_folder import RunFolder, RunFolderError
+from im3d_jax.output.run_folder import RunFolder, RunFolderError, StageFiles
 
 
 def two_stages(folder, calls, *, fail=False):
@@ -23,6 +24,7 @@ def two_stages(folder, calls, *, fail=False):
             raise KeyboardInterrupt
         return 4
 
+    folder.start()
     folder.stage("first", first)
     folder.stage("second", second, inputs=["a.txt"], settings={"factor": 2})
 
@@ -72,8 +74,10 @@ def test_changed_and_missing_files_are_made_again(tmp_path, name):
 
 def test_changed_inputs_invalidate_what_follows(tmp_path):
     folder = RunFolder(tmp_path, {})
+    folder.start()
     for text in ("x", "y"):
-        folder.stage("first", lambda files, text=text: files.write("a", text.encode()), settings={"text": text})
+        first = functools.partial(lambda files, text: files.write("a", text.encode()), text=text)
+        folder.stage("first", first, settings={"text": text})
         copy = (tmp_path / "a").read_bytes()
         folder.stage("second", lambda files, copy=copy: files.write("b", copy), inputs=["a"])
     assert (tmp_path / "b").read_text() == "y"
@@ -86,6 +90,8 @@ def test_other_settings_are_refused_and_overwritten_on_demand(tmp_path):
     with pytest.raises(RunFolderError, match="other settings.*'x'.*'y'.*--overwrite"):
         RunFolder(tmp_path, {"text": "y"})
     folder = RunFolder(tmp_path, {"text": "y"}, overwrite=True)
+    assert (tmp_path / "a.txt").exists() and (tmp_path / "views").exists(), "nothing goes before the start"
+    folder.start()
     assert folder.network_evaluations == 0 and not (tmp_path / "views").exists()
     assert (tmp_path / "mine.txt").read_text() == "keep", "only a run's own results may go"
 
@@ -101,7 +107,8 @@ def test_damaged_run_file(tmp_path):
     (tmp_path / "run.json").write_text("{")
     with pytest.raises(RunFolderError, match="damaged"):
         RunFolder(tmp_path, {})
-    RunFolder(tmp_path, {}, overwrite=True)
+    RunFolder(tmp_path, {}, overwrite=True).start()
+    assert json.loads((tmp_path / "run.json").read_text())["settings"] == {}
 
 
 def test_unwritable(tmp_path):
@@ -118,6 +125,7 @@ def test_unwritable(tmp_path):
 
 def test_files_appear_whole_or_not_at_all(tmp_path):
     folder = RunFolder(tmp_path, {})
+    folder.start()
 
     def half(path):
         path.write_text("half")
@@ -127,3 +135,21 @@ def test_files_appear_whole_or_not_at_all(tmp_path):
         folder.stage("cut", lambda files: files.save("a.bin", half))
     assert not (tmp_path / "a.bin").exists() and not list(tmp_path.glob(".partial*"))
     assert not folder.finished("cut")
+
+
+def test_settings_without_results_may_change(tmp_path):
+    """A run that failed before its first result (a mistyped model, say) must not block its correction."""
+    RunFolder(tmp_path, {"model": "tyni"}).start()
+    RunFolder(tmp_path, {"model": "tiny"}).start()
+    assert json.loads((tmp_path / "run.json").read_text())["settings"] == {"model": "tiny"}
+
+
+def test_volatile_files_do_not_enter_the_record(tmp_path):
+    for name, seconds in (("a", b"1.0"), ("b", b"2.0")):
+        folder = RunFolder(tmp_path / name, {})
+        folder.start()
+        folder.stage("metrics", functools.partial(StageFiles.write, name="m", content=seconds, volatile=True))
+        assert folder.finished("metrics")
+    assert (tmp_path / "a/state/stages.json").read_bytes() == (tmp_path / "b/state/stages.json").read_bytes()
+    (tmp_path / "b/m").unlink()
+    assert not folder.finished("metrics")

@@ -1,0 +1,138 @@
+"""What the commands share: flags, checks that need no jax, and the start of jax itself."""
+
+import importlib.metadata
+import math
+import os
+import pathlib
+from typing import Any
+
+from absl import flags
+
+import im3d_jax
+from im3d_jax.cli.errors import UserError, user_errors
+from im3d_jax.output.run_folder import RunFolder, RunFolderError
+
+
+QUALITIES = ("draft", "standard", "best")
+_RECORDED_PACKAGES = ("jax", "jaxlib", "flax", "numpy", "pillow", "av")
+
+
+def register_run_flags(values: flags.FlagValues) -> None:
+    """Flags of every command that makes a run folder."""
+    flags.DEFINE_string("out", None, "run folder to write", flag_values=values)
+    flags.DEFINE_bool("overwrite", False, "replace the results that --out holds", flag_values=values)
+    largest = 2**32 - 1
+    flags.DEFINE_integer(
+        "seed", 0, "same seed, same files", lower_bound=0, upper_bound=largest, flag_values=values
+    )
+    flags.DEFINE_enum("quality", "standard", QUALITIES, "|".join(QUALITIES), flag_values=values)
+    register_model_flag(values)
+
+
+def register_model_flag(values: flags.FlagValues) -> None:
+    """The flag that chooses the weights."""
+    flags.DEFINE_string("model", "tiny", "`tiny`, which is bundled, or a folder", flag_values=values)
+
+
+def register_source_flags(values: flags.FlagValues) -> None:
+    """Flags that say what to draw."""
+    flags.DEFINE_string("prompt", None, "what to make, in words", flag_values=values)
+    flags.DEFINE_string(
+        "image", None, "picture of the object: with alpha, or on a plain background", flag_values=values
+    )
+    flags.DEFINE_float(
+        "elevation_deg", None, "elevation of the cameras, if known; estimated otherwise", lower_bound=-89.0,
+        upper_bound=89.0, flag_values=values,
+    )  # fmt: skip
+
+
+def source_settings(values: flags.FlagValues) -> dict[str, Any]:
+    """Settings of the flags of `register_source_flags`; the picture by its content, not by its path.
+
+    Raises:
+        UserError: neither prompt nor picture, an empty prompt, or a picture that cannot be used.
+    """
+    from im3d_jax.data.prepare import ImageError, cut_out, read_image
+    from im3d_jax.output.run_folder import file_hash
+
+    if values.prompt is not None and not values.prompt.strip():
+        raise UserError('--prompt is empty; say what to make, as in --prompt="a red mug", or leave it out')
+    if values.prompt is None and values.image is None:
+        raise UserError("neither --prompt nor --image is given; give one of them or both")
+    if values.elevation_deg is not None and not math.isfinite(values.elevation_deg):
+        raise UserError(f"--elevation_deg={values.elevation_deg}: expected degrees between -89 and 89")
+    image_hash = None
+    if values.image is not None:
+        with user_errors(ImageError):
+            cut_out(read_image(values.image))
+        image_hash = file_hash(values.image)
+    return {"prompt": values.prompt, "image_sha256": image_hash, "elevation_deg": values.elevation_deg}
+
+
+def run_settings(values: flags.FlagValues) -> dict[str, Any]:
+    """Settings of the flags of `register_run_flags`; a folder of weights by its full path.
+
+    Raises:
+        UserError: --model is empty.
+    """
+    if not values.model:
+        raise UserError("--model is empty; expected `tiny` or a folder of weights")
+    model = str(pathlib.Path(values.model).resolve()) if os.path.exists(values.model) else values.model
+    return {"model": model, "seed": values.seed, "quality": values.quality}
+
+
+def open_run(values: flags.FlagValues, settings: dict[str, Any]) -> RunFolder:
+    """Checks the run folder of `--out`, changing nothing in it.
+
+    Raises:
+        UserError: --out is missing, not writable, or holds results of other settings.
+    """
+    if not values.out:
+        raise UserError("--out is missing; give the folder to write, for instance --out=runs/mug")
+    with user_errors(RunFolderError):
+        return RunFolder(values.out, settings, overwrite=values.overwrite)
+
+
+def versions() -> dict[str, str]:
+    """Versions of the packages that decide the bytes of the results."""
+    recorded = {name: importlib.metadata.version(name) for name in _RECORDED_PACKAGES}
+    return {"im3d_jax": im3d_jax.__version__, **recorded}
+
+
+def compilation_cache() -> pathlib.Path:
+    """Folder of compiled programs: that of two environment variables, or one in the user's cache."""
+    for name in ("JAX_COMPILATION_CACHE_DIR", "IM3D_COMPILATION_CACHE_DIR"):
+        if os.environ.get(name):
+            return pathlib.Path(os.environ[name])
+    user_cache = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
+    return pathlib.Path(user_cache) / "im3d" / "compiled"
+
+
+def start_jax() -> None:
+    """Imports jax, turns the persistent compilation cache on, and finds the devices.
+
+    Raises:
+        UserError: the platform asked for by JAX_PLATFORMS is not there.
+    """
+    import jax
+
+    jax.config.update("jax_compilation_cache_dir", str(compilation_cache()))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
+    try:
+        jax.devices()
+    except RuntimeError as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"jax finds no device ({reason}); check JAX_PLATFORMS and the driver") from error
+
+
+def load_model(name: str):
+    """The pipeline of `--model`.
+
+    Raises:
+        UserError: there is no such model, or its files are damaged.
+    """
+    from im3d_jax import pipeline
+    from im3d_jax.weights import WeightsError
+
+    with user_errors(WeightsError):
+        return pipeline.load(name)

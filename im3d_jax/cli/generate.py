@@ -1,0 +1,34 @@
+"""Makes a 3D asset: first image, 16 views, gaussians fitted to them, and rounds of refinement.
+
+Beside what `views` writes: asset.ply, turntable.mp4, asset_sheet.png, metrics.json and, for each round of
+refinement, the views it drew. The same command goes on where an interrupted run stopped.
+"""
+
+from absl import flags
+
+from im3d_jax.cli import common
+
+
+def register(values: flags.FlagValues) -> None:
+    """Defines the command's flags."""
+    common.register_source_flags(values)
+    flags.DEFINE_integer(
+        "rounds", 2, "rounds of refinement, 0 to 2", lower_bound=0, upper_bound=2, flag_values=values
+    )
+    common.register_run_flags(values)
+
+
+def run(values: flags.FlagValues) -> None:
+    """Checks the flags, then makes the asset. Raises `UserError` for a wrong input."""
+    settings = {
+        "command": "generate",
+        **common.source_settings(values),
+        "rounds": values.rounds,
+        **common.run_settings(values),
+    }
+    folder = common.open_run(values, settings)
+    common.start_jax()
+    model = common.load_model(values.model)
+    from im3d_jax.cli import stages
+
+    stages.make_asset(folder, model, image_path=values.image)

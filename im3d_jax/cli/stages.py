@@ -1,0 +1,279 @@
+"""The stages of a run, from top to bottom. Each reads the files of those before it and nothing else.
+
+    input     the picture, prepared or drawn          input.png
+    views     the orbit                               views/00.png ...
+    cameras   its elevation, given or estimated       cameras.json
+    preview                                           views.mp4, sheet.png
+    fit0      gaussians, up to the first refinement   state/fit0.npz
+    refine1   their renders, drawn anew               views_round1/00.png ...
+    fit1 ...  the fit goes on with these as targets
+    asset                                             asset.ply
+    pictures                                          turntable.mp4, asset_sheet.png
+    metrics                                           metrics.json
+"""
+
+import dataclasses
+import functools
+import math
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from im3d_jax.cli import common
+from im3d_jax.cli.errors import user_errors
+from im3d_jax.data.captures import Capture, load_capture
+from im3d_jax.data.prepare import ImageError, prepare_image, read_image
+from im3d_jax.models.ssim import psnr, ssim
+from im3d_jax.output.cameras import encode_cameras
+from im3d_jax.output.images import encode_png, on_white, read_images
+from im3d_jax.output.progress import ProgressPrinter, Report
+from im3d_jax.output.renders import render_views, turntable_cameras
+from im3d_jax.output.run_folder import RunFolder, RunFolderError, StageFiles, to_json
+from im3d_jax.output.sheets import contact_sheet
+from im3d_jax.output.videos import encode_mp4
+from im3d_jax.reconstruction import fitting
+from splat import orbit_cameras
+from splat.io import load_ply, save_ply
+
+
+# Where in the fit the targets are drawn anew, in twelfths: every 500 of 1,200 steps in IM-3D, section 3.4.
+REFRESH_TWELFTHS = (5, 10)
+# Of the seed; the model's own streams are the numbers below.
+FIT_STREAM = 3
+TURNTABLE_FRAMES = 48
+TURNTABLE_SIDE = 256  # pixels, at least the views' own and at most twice that
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """A run under way.
+
+    Attributes:
+        folder: where its files are.
+        model: a `Pipeline`, or None where no network is needed.
+        progress: what the user sees.
+    """
+
+    folder: RunFolder
+    model: Any
+    progress: ProgressPrinter
+
+    @property
+    def sampling(self) -> dict[str, Any]:
+        """Arguments that every drawing of the model takes."""
+        return {"seed": self.folder.settings["seed"], "quality": self.folder.settings["quality"]}
+
+    def stage(
+        self,
+        name: str,
+        title: str,
+        work: Callable[[StageFiles, Report], int | None],
+        inputs: Iterable[str] = (),
+    ) -> None:
+        """Does `work` under a progress bar unless it is finished."""
+        inputs = list(inputs)
+        if self.folder.finished(name, inputs):
+            self.progress.line(f"{title}: finished before")
+            return
+        with self.progress.stage(title) as report:
+            self.folder.stage(name, lambda files: work(files, report), inputs=inputs)
+
+
+def make_views(
+    folder: RunFolder, model, image_path: str | None, progress: ProgressPrinter | None = None
+) -> None:
+    """The first half: input.png to sheet.png.
+
+    Raises:
+        UserError: the picture cannot be used, or the folder cannot be written.
+    """
+    run = _begin(folder, model, progress)
+    with user_errors(ImageError, RunFolderError):
+        _draw(run, image_path)
+    run.progress.line(f"views in {folder / 'views'}, all on one sheet: {folder / 'sheet.png'}")
+
+
+def make_asset(
+    folder: RunFolder, model, image_path: str | None, progress: ProgressPrinter | None = None
+) -> None:
+    """The whole way: input.png to metrics.json.
+
+    Raises:
+        UserError: the picture cannot be used, or the folder cannot be written.
+    """
+    run = _begin(folder, model, progress)
+    with user_errors(ImageError, RunFolderError):
+        names = _draw(run, image_path)
+        config = fitting.PRESETS[folder.settings["quality"]]
+        rounds = folder.settings["rounds"]
+        stops = [config.steps * part // 12 for part in REFRESH_TWELFTHS[:rounds]] + [config.steps]
+        for part, stop in enumerate(stops):
+            _fit(run, part, stop, config, functools.partial(_views, run, names), ["cameras.json", *names])
+            if part < rounds:
+                names = _refine(run, part + 1, config)
+        _finish(run, len(stops) - 1, config, functools.partial(_views, run, names), ["cameras.json", *names])
+
+
+def reconstruct(
+    folder: RunFolder, capture: Capture, model, progress: ProgressPrinter | None = None
+) -> None:
+    """The second half: views that are there, of a run folder (with `model`) or a capture, to metrics.json.
+
+    Raises:
+        UserError: the folder cannot be written.
+    """
+    run = _begin(folder, model, progress)
+    config = fitting.PRESETS[folder.settings["quality"] if capture.generated else "capture"]
+    with user_errors(RunFolderError):
+        _fit(run, 0, config.steps, config, lambda: capture, [])
+        _finish(run, 0, config, lambda: capture, [])
+
+
+def _begin(folder: RunFolder, model, progress: ProgressPrinter | None) -> Run:
+    progress = progress or ProgressPrinter()
+    prompt = folder.settings.get("prompt")
+    unknown = model.unknown_words(prompt) if model is not None and prompt else []
+    if unknown:
+        words = ", ".join(unknown)
+        progress.line(f"not in the model's vocabulary and ignored: {words}; see im3d doctor --vocabulary")
+    facts = {} if model is None else {"model": model.name, "perceptual_features": model.perceptual_name}
+    with user_errors(RunFolderError):
+        folder.start(common.versions(), facts)
+    return Run(folder, model, progress)
+
+
+def _draw(run: Run, image_path: str | None) -> list[str]:
+    """Stages `input` to `preview`; returns the names of the views."""
+    folder, model, prompt = run.folder, run.model, run.folder.settings["prompt"]
+
+    def take_input(files: StageFiles, report: Report) -> int:
+        if image_path is not None:
+            image = prepare_image(read_image(image_path), model.image_size, model.target_fraction)
+            evaluations = 0
+        else:
+            image, evaluations = model.draw_image(prompt, progress=report, **run.sampling)
+        files.write("input.png", encode_png(image))
+        return evaluations
+
+    def draw_views(files: StageFiles, report: Report) -> int:
+        image = read_image(folder / "input.png")
+        views, evaluations = model.draw_views(image, prompt, progress=report, **run.sampling)
+        return _write_views(files, names, views, image, evaluations)
+
+    def find_cameras(files: StageFiles, report: Report) -> None:
+        views = read_images([folder / name for name in names])
+        given = folder.settings["elevation_deg"]
+        elevation = model.estimate_elevation(views) if given is None else math.radians(given)
+        cameras = orbit_cameras(elevation, views=len(views), height=views.shape[1], width=views.shape[2])
+        files.write("cameras.json", encode_cameras(cameras, names, elevation))
+
+    def preview(files: StageFiles, report: Report) -> None:
+        views = on_white(read_images([folder / name for name in names]))
+        files.write("views.mp4", encode_mp4(views))
+        files.write("sheet.png", encode_png(contact_sheet(views)))
+
+    names = [f"views/{index:02d}.png" for index in range(model.num_views)]
+    run.stage("input", "picture" if image_path is None else "prepare the picture", take_input)
+    run.stage("views", "views", draw_views, ["input.png"])
+    run.stage("cameras", "elevation", find_cameras, names)
+    run.stage("preview", "video and sheet", preview, names)
+    return names
+
+
+def _write_views(files: StageFiles, names: list[str], views, image, evaluations: int) -> int:
+    # The conditioning view is known; drawing it again could only lose.
+    for name, view in zip(names, [image, *views[1:]], strict=True):
+        files.write(name, encode_png(view))
+    return evaluations
+
+
+def _views(run: Run, names: list[str]) -> Capture:
+    """The orbit of the run's cameras.json with these pictures."""
+    return load_capture(run.folder.path, file_paths=names)
+
+
+def _fit(run: Run, part: int, stop: int, config, views: Callable[[], Capture], inputs: list[str]) -> None:
+    """One segment of the fit, from state/fit{part-1}.npz or the start, up to step `stop`."""
+    before = [f"state/fit{part - 1}.npz"] if part else []
+
+    def work(files: StageFiles, report: Report) -> None:
+        capture = views()
+        if part:
+            state = fitting.load_state(run.folder / before[0], config)
+        else:
+            key = jax.random.fold_in(jax.random.key(run.folder.settings["seed"]), FIT_STREAM)
+            state = fitting.init_state(key, config, capture.cameras)
+        targets = fitting.Targets(jnp.asarray(capture.images))
+        features = None if run.model is None else run.model.features
+        state, _ = fitting.fit(
+            state, targets, capture.cameras, config, features=features, stop_step=stop, progress=report
+        )
+        files.save(f"state/fit{part}.npz", lambda path: fitting.save_state(path, state))
+
+    run.stage(f"fit{part}", f"fit to step {stop}", work, [*before, *inputs])
+
+
+def _refine(run: Run, number: int, config) -> list[str]:
+    """Renders the fit so far and lets the model draw it anew; returns the names of the new views."""
+    state_file = f"state/fit{number - 1}.npz"
+    names = [f"views_round{number}/{index:02d}.png" for index in range(run.model.num_views)]
+    first = [f"views/{index:02d}.png" for index in range(run.model.num_views)]
+
+    def work(files: StageFiles, report: Report) -> int:
+        gaussians = fitting.final_gaussians(fitting.load_state(run.folder / state_file, config))
+        renders = render_views(gaussians, _views(run, first).cameras)
+        image = read_image(run.folder / "input.png")
+        views, evaluations = run.model.refine(
+            renders, image, run.folder.settings["prompt"], round=number, progress=report, **run.sampling
+        )
+        return _write_views(files, names, views, image, evaluations)
+
+    inputs = ["input.png", "cameras.json", *first, state_file]
+    run.stage(f"refine{number}", f"refinement {number}", work, inputs)
+    return names
+
+
+def _finish(run: Run, part: int, config, views: Callable[[], Capture], inputs: list[str]) -> None:
+    """Stages `asset` to `metrics`, from state/fit{part}.npz and the views fitted last."""
+    folder, state_file = run.folder, f"state/fit{part}.npz"
+
+    def write_asset(files: StageFiles, report: Report) -> None:
+        gaussians = fitting.final_gaussians(fitting.load_state(folder / state_file, config))
+        files.save("asset.ply", lambda path: save_ply(path, gaussians))
+
+    def draw_pictures(files: StageFiles, report: Report) -> None:
+        gaussians, cameras = load_ply(folder / "asset.ply"), views().cameras
+        longest = max(cameras.width, cameras.height)
+        scale = min(2.0, max(1.0, TURNTABLE_SIDE / longest))
+        orbit = turntable_cameras(cameras, TURNTABLE_FRAMES, scale)
+        files.write("turntable.mp4", encode_mp4(on_white(render_views(gaussians, orbit))))
+        sheet = contact_sheet(render_views(gaussians, turntable_cameras(cameras, 16)))
+        files.write("asset_sheet.png", encode_png(sheet))
+
+    def measure(files: StageFiles, report: Report) -> None:
+        gaussians, capture = load_ply(folder / "asset.ply"), views()
+        # Of an orbit, the conditioning view was given and proves nothing.
+        compared = capture.cameras[1:] if capture.generated else capture.cameras
+        images = capture.images[1:] if capture.generated else capture.images
+        figures: dict[str, Any] = {"views": compare(render_views(gaussians, compared), images)}
+        if capture.test is not None:
+            figures["test"] = compare(render_views(gaussians, capture.test.cameras), capture.test.images)
+        figures |= {"seconds": round(folder.seconds, 1), "gaussians": len(gaussians)}
+        files.write("metrics.json", to_json(figures), volatile=True)
+
+    run.stage("asset", "asset", write_asset, [state_file])
+    run.stage("pictures", "turntable", draw_pictures, ["asset.ply", *inputs])
+    run.stage("metrics", "metrics", measure, ["asset.ply", *inputs])
+    run.progress.line(f"asset: {folder / 'asset.ply'}, turning: {folder / 'turntable.mp4'}")
+
+
+def compare(renders: np.ndarray, images: np.ndarray) -> dict[str, float]:
+    """Mean PSNR (dB) and SSIM of straight-alpha images `[V, H, W, 4]`, both composited on white."""
+    rendered, true = jnp.asarray(on_white(renders)), jnp.asarray(on_white(images))
+    return {
+        "psnr": round(float(jnp.mean(psnr(rendered, true))), 4),
+        "ssim": round(float(jnp.mean(ssim(rendered, true))), 5),
+    }
