@@ -7,6 +7,7 @@ from im3d_jax.data.toybox.palette import COLOURS, PATTERNS, SIZES
 from im3d_jax.data.toybox.render import render_object
 from im3d_jax.data.toybox.scenes import VOCABULARY, Part, Scene, build, describe, is_held_out
 
+
 __all__ = [
     "COLOURS",
     "LARGEST_RADIUS",

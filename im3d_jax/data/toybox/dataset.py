@@ -12,6 +12,7 @@ from im3d_jax.data.toybox.objects import ToyObject
 from im3d_jax.data.toybox.palette import COLOURS, PATTERN_COLOURS, PATTERNS
 from im3d_jax.data.toybox.scenes import WOODEN, Part, Scene, build, pairable
 
+
 # (number that seeds the split, nominal length)
 _SPLITS = {"train": (0, 1_000_000), "test": (1, 10_000)}
 _SEED = 2402_08682
@@ -24,9 +25,9 @@ _PLAIN = 0.35
 class Toybox:
     """Captioned objects by index.
 
-    The combinations noun × colour × pattern that `Part.held_out` names never occur in "train", and the main part of
-    every scene in "test" is one of them. Yaw is uniform over the circle, elevation over 0 to 45 degrees; both are
-    fixed by the index.
+    The combinations noun × colour × pattern that `Part.held_out` names never occur in "train", and the main
+    part of every scene in "test" is one of them. Yaw is uniform over the circle, elevation over 0 to 45 degrees;
+    both are fixed by the index.
 
     Args:
         split: "train" (1,000,000 objects) or "test" (10,000).

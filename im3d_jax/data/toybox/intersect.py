@@ -1,14 +1,15 @@
 """Exact ray intersections with the unit shapes of `primitives`, elementwise over rays.
 
-Rays come as separate coordinate arrays (x, y, z) so that everything fuses into one elementwise kernel. Each function
-returns (distance, x, y, z): the ray parameter of the nearest hit in front of the start, `MISS` where there is none, and
-the outward local normal there, not normalised.
+Rays come as separate coordinate arrays (x, y, z) so that everything fuses into one elementwise kernel. Each
+function returns (distance, x, y, z): the ray parameter of the nearest hit in front of the start, `MISS` where
+there is none, and the outward local normal there, not normalised.
 """
 
 from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
+
 
 Array = jax.Array
 Coordinates = tuple[Array, Array, Array]
@@ -43,8 +44,8 @@ def revolution(params: Array, origin: Coordinates, direction: Coordinates) -> Hi
     """
     c2, c1, c0, low, high, closed_low, closed_high = (params[i] for i in range(7))
     dx, dy, dz = direction
-    # The quadratic is solved from the ray's closest point to the local origin: from the camera, tens of local units
-    # away, b² − ac loses all its digits in float32.
+    # The quadratic is solved from the ray's closest point to the local origin: from the camera, tens of local
+    # units away, b² − ac loses all its digits in float32.
     nearest = -(origin[0] * dx + origin[1] * dy + origin[2] * dz) / (dx * dx + dy * dy + dz * dz)
     ox, oy, oz = origin[0] + nearest * dx, origin[1] + nearest * dy, origin[2] + nearest * dz
 
@@ -54,9 +55,9 @@ def revolution(params: Array, origin: Coordinates, direction: Coordinates) -> Hi
     discriminant = b * b - a * c
     root = jnp.sqrt(jnp.maximum(discriminant, 0.0))
     q = -(b + jnp.where(b >= 0.0, root, -root))
-    # Stable pair q/a, c/q; a vanishing denominator sends that root to infinity, out of the slab.
-    first = q / jnp.where(jnp.abs(a) < _TINY, _TINY, a)
-    second = c / jnp.where(jnp.abs(q) < _TINY, _TINY, q)
+    # Stable pair q/a, c/q; a vanishing denominator means that this root lies at infinity.
+    first = jnp.where(jnp.abs(a) < _TINY, MISS, q / jnp.where(a == 0.0, 1.0, a))
+    second = jnp.where(jnp.abs(q) < _TINY, MISS, c / jnp.where(q == 0.0, 1.0, q))
 
     best = jnp.full_like(root, MISS)
     for t in (first, second):

@@ -12,6 +12,7 @@ from im3d_jax.data.toybox import primitives as prim
 from im3d_jax.data.toybox.palette import COLOURS, PATTERNS, Colour
 from im3d_jax.data.toybox.primitives import SLOTS, Paint, Primitive
 
+
 # Radius of the bounding sphere of a "large" object: the rig's image just holds radius 1.
 LARGEST_RADIUS = 0.95
 # Pattern period in world units: about 17 pixels at 128² (61 pixels a unit), 4 latent pixels at f = 4.

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+
 Colour = tuple[float, float, float]
 
-# Albedos before shading. White stays clearly below the white background, black clearly above zero, so that shape
-# stays visible at both ends.
+# Albedos before shading. White stays clearly below the white background, black clearly above zero, so that
+# shape stays visible at both ends.
 COLOURS: dict[str, Colour] = {
     "red": (0.80, 0.11, 0.10),
     "orange": (0.90, 0.47, 0.08),
@@ -18,7 +19,7 @@ COLOURS: dict[str, Colour] = {
     "brown": (0.45, 0.27, 0.13),
     "black": (0.12, 0.12, 0.13),
     "gray": (0.48, 0.48, 0.50),
-    "white": (0.80, 0.80, 0.79),
+    "white": (0.84, 0.84, 0.83),
 }
 
 # The position in this tuple is the pattern's number in the evaluator.

@@ -2,9 +2,10 @@
 
 A primitive is a unit shape under an affine map `world = linear @ local + offset`. Two shapes cover all parts:
 
-`REVOLUTION`: x² + y² + c2·z² + c1·z + c0 = 0 cut to low <= z <= high, each cut open or closed by a disc. The unit
-sphere is (1, 0, −1); a frustum with radius m + k·z is (−k², −2mk, −m²).
-`BOX`: |x| <= 1 − tx·(z+1)/2, |y| <= 1 − ty·(z+1)/2, |z| <= 1. A taper of 1 in x gives a roof, in both a pyramid.
+`REVOLUTION`: x² + y² + c2·z² + c1·z + c0 = 0 cut to low <= z <= high, each cut open or closed by a disc. The
+unit sphere is (1, 0, −1); a frustum with radius m + k·z is (−k², −2mk, −m²).
+`BOX`: |x| <= 1 − tx·(z+1)/2, |y| <= 1 − ty·(z+1)/2, |z| <= 1. A taper of 1 in x gives a roof, in both a
+pyramid.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import numpy as np
 
 from im3d_jax.data.toybox.palette import Colour
 
+
 SLOTS = 24
 INACTIVE, REVOLUTION, BOX = -1, 0, 1
 
@@ -26,7 +28,7 @@ Matrix = tuple[Vector, Vector, Vector]
 
 
 class Paint(enum.Enum):
-    """Paint that depends on the caption: the named colour with its pattern, without it, or a darker shade of it."""
+    """Paint that depends on the caption: its colour with the pattern, without it, or a darker shade."""
 
     MAIN = "main"
     TRIM = "trim"
@@ -83,7 +85,7 @@ def ellipsoid(
     high: float = 1.0,
     closed: bool = False,
 ) -> Primitive:
-    """An ellipsoid, or the part of it with low <= z <= high in units of its own third axis (open, or closed by discs)."""
+    """An ellipsoid, or its part with low <= z <= high in units of its third axis, open or closed."""
     scale = (radii, radii, radii) if isinstance(radii, float | int) else radii
     cap = float(closed)
     params = (1.0, 0.0, -1.0, low, high, cap, cap)
@@ -106,7 +108,7 @@ def frustum(
     turn: Vector | None = None,
     closed: tuple[bool, bool] = (True, True),
 ) -> Primitive:
-    """A cylinder, cone or truncated cone along local z; `squash` scales x and y; open ends show the inside."""
+    """A cylinder or (truncated) cone along local z; `squash` scales x and y; open ends show the inside."""
     widest = max(bottom, top)
     params = _frustum_params(bottom / widest, top / widest, closed)
     scale = (widest * squash[0], widest * squash[1], half_height)
@@ -153,7 +155,7 @@ def arc(
     paint: Paint | Colour = MAIN,
     plane: str = "xz",
 ) -> list[Primitive]:
-    """`count` rods along an elliptic arc in the plane "xz", "yz" or "xy" through `centre`; 0° is the first axis."""
+    """`count` rods along an elliptic arc in plane "xz", "yz" or "xy" about `centre`; 0° is the first axis."""
     points = []
     for step in range(count + 1):
         angle = math.radians(degrees[0] + (degrees[1] - degrees[0]) * step / count)
@@ -171,7 +173,7 @@ def box(
     turn: Vector | None = None,
     taper: tuple[float, float] = (0.0, 0.0),
 ) -> Primitive:
-    """A box with half sizes `half`; `taper` shrinks the top in x and y (1: to a ridge; both 1: to a point)."""
+    """A box with half sizes `half`; `taper` shrinks the top in x and y (1: a ridge; both 1: a point)."""
     return Primitive(BOX, _scaled(turn, half), centre, (taper[0], taper[1], 0.0, 0.0, 0.0, 0.0, 0.0), paint)
 
 
@@ -233,8 +235,8 @@ def _fibonacci_sphere(count: int) -> np.ndarray:
 
 _AXES = np.concatenate([np.eye(3), -np.eye(3)])
 _DIRECTIONS = _fibonacci_sphere(128)
-# The farthest point lies at most this angle (radians) from a sampled direction; dividing by its cosine makes the
-# sampled maximum an upper bound.
+# The farthest point lies at most this angle (radians) from a sampled direction; dividing by its cosine makes
+# the sampled maximum an upper bound.
 _GAP = 0.21
 
 

@@ -1,4 +1,4 @@
-"""Draws Toybox objects in JAX: exact ray casting, patterns on an object-fixed lattice, light fixed to the rig's world."""
+"""Draws Toybox objects in JAX: exact ray casting, object-fixed patterns, rig-fixed light."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from im3d_jax.data.toybox import intersect
 from im3d_jax.data.toybox.objects import ToyObject
 from splat import Cameras
+
 
 Array = jax.Array
 Coordinates = tuple[Array, Array, Array]
@@ -38,7 +39,8 @@ def render_object(toy: ToyObject, cameras: Cameras, supersample: int = 2) -> Arr
         supersample: samples per pixel side; the pixel's coverage is known to 1/supersample².
 
     Returns:
-        [V,H,W,4] float32: straight (not premultiplied) colour in [0, 1], zero where nothing is covered, and coverage.
+        [V,H,W,4] float32: straight colour in [0, 1] (the mean over covered samples; 0 where nothing is
+        covered), and coverage.
     """
     origin, direction = _rays(cameras, supersample)
     distance, normal, index = _trace(toy, origin, direction)
@@ -53,7 +55,7 @@ def render_object(toy: ToyObject, cameras: Cameras, supersample: int = 2) -> Arr
 
 
 def _rays(cameras: Cameras, supersample: int) -> tuple[Coordinates, Coordinates]:
-    """World ray starts [V,1] and unnormalised directions [V, S²·H·W], sample-major so that averaging is a plain sum."""
+    """World ray starts [V,1] and unnormalised directions [V, S²·H·W], sample-major."""
     offsets = (jnp.arange(supersample, dtype=jnp.float32) + 0.5) / supersample
     columns = offsets[None, :, None, None] + jnp.arange(cameras.width, dtype=jnp.float32)[None, None, None, :]
     rows = offsets[:, None, None, None] + jnp.arange(cameras.height, dtype=jnp.float32)[None, None, :, None]
@@ -103,7 +105,12 @@ def _trace(toy: ToyObject, origin: Coordinates, direction: Coordinates) -> tuple
 
 
 def _shade(
-    toy: ToyObject, origin: Coordinates, direction: Coordinates, distance: Array, normal: Coordinates, index: Array
+    toy: ToyObject,
+    origin: Coordinates,
+    direction: Coordinates,
+    distance: Array,
+    normal: Coordinates,
+    index: Array,
 ) -> Coordinates:
     """Pattern, then ambient + hemisphere + two directional Lambert terms; three [V,R] channels."""
     nx, ny, nz = normal
@@ -114,10 +121,13 @@ def _shade(
 
     rotation = jnp.asarray(toy.object_from_world)
     point = tuple(o + jnp.minimum(distance, 100.0) * d for o, d in zip(origin, direction, strict=True))
-    p = tuple(rotation[i, 0] * point[0] + rotation[i, 1] * point[1] + rotation[i, 2] * point[2] for i in range(3))
+    p = tuple(
+        rotation[i, 0] * point[0] + rotation[i, 1] * point[1] + rotation[i, 2] * point[2] for i in range(3)
+    )
     n = tuple(rotation[i, 0] * nx + rotation[i, 1] * ny + rotation[i, 2] * nz for i in range(3))
     table = jnp.concatenate(
-        [jnp.asarray(toy.colour), jnp.asarray(toy.colour2), jnp.asarray(toy.pattern, jnp.float32)[:, None]], axis=-1
+        [jnp.asarray(toy.colour), jnp.asarray(toy.colour2), jnp.asarray(toy.pattern, jnp.float32)[:, None]],
+        axis=-1,
     )
     row = table[index]
     mark = pattern_mask(row[..., 6], p, n, toy.period)
@@ -155,5 +165,3 @@ def pattern_mask(pattern: Array, point: Coordinates, normal: Coordinates, period
     number = jnp.round(pattern)
     mark = (number == 1) & stripes | (number == 2) & dots | (number == 3) & (stripes ^ bands)
     return mark | (number == 4) & bands | (number == 5) & zigzags
-
-

@@ -17,6 +17,7 @@ from im3d_jax.data.toybox.objects import LARGEST_RADIUS, Coat, ToyObject, assemb
 from im3d_jax.data.toybox.palette import COLOURS, PATTERNS, SIZES, WOOD, Colour
 from im3d_jax.data.toybox.primitives import SLOTS, Paint, Primitive
 
+
 WOODEN = "wooden"
 
 
@@ -48,7 +49,7 @@ class Part:
 
     @property
     def held_out(self) -> bool:
-        """Whether the combination noun × colour × pattern is kept out of training: one in ten, by a stable hash."""
+        """Whether noun × colour × pattern is kept out of training: one in ten, by a stable hash."""
         return is_held_out(self.noun, self.colour, self.pattern)
 
 
@@ -74,7 +75,9 @@ class Scene:
             _check("support material", self.support[0], (*COLOURS, WOODEN))
             _check("support", self.support[1], SUPPORTS)
         if (self.support is not None) + (self.neighbour is not None) + bool(self.size) > 1:
-            raise ValueError("a scene has at most one of: a size, a support, a neighbour; leave the others out")
+            raise ValueError(
+                "a scene has at most one of: a size, a support, a neighbour; leave the others out"
+            )
 
     @property
     def parts(self) -> tuple[Part, ...]:
@@ -112,7 +115,10 @@ def is_held_out(noun: str, colour: str, pattern: str) -> bool:
 @functools.cache
 def pairable() -> tuple[str, ...]:
     """Nouns simple enough that any two of them, or one and a support, share an object's slots."""
-    most = {noun: max(len(build(np.random.default_rng(seed))) for seed in range(4)) for noun, build in NOUNS.items()}
+    most = {
+        noun: max(len(build(np.random.default_rng(seed))) for seed in range(4))
+        for noun, build in NOUNS.items()
+    }
     return tuple(noun for noun, count in most.items() if count <= SLOTS // 2)
 
 
@@ -159,7 +165,7 @@ def _coat(part: Part) -> Coat:
 
 
 def _standing(group: Group, radius: float) -> tuple[Group, np.ndarray]:
-    """Scales a group to a bounding radius with its box centred in x and y and its foot at z = 0; also its half size."""
+    """The group with the given bounding radius, centred in x and y, foot at z = 0; and its half size."""
     items, coat, _, _ = group
     parts = prim.as_arrays(items)
     lowest, highest = prim.bounding_box(parts)
@@ -178,7 +184,10 @@ def _on(group: Group, support: tuple[str, str], rng: np.random.Generator) -> lis
     standing, _ = _standing(group, rng.uniform(0.58, 0.66))
     # Round cushions sag: what stands on them sinks in a little.
     sink = np.array([0.0, 0.0, 0.02])
-    return [(standing[0], standing[1], standing[2] - sink, standing[3]), (SUPPORTS[name](), coat, np.zeros(3), 1.0)]
+    return [
+        (standing[0], standing[1], standing[2] - sink, standing[3]),
+        (SUPPORTS[name](), coat, np.zeros(3), 1.0),
+    ]
 
 
 def _beside(first: Group, second: Group, rng: np.random.Generator) -> list[Group]:

@@ -9,6 +9,7 @@ import numpy as np
 from im3d_jax.data.toybox.nouns import creatures, garden, household, places
 from im3d_jax.data.toybox.primitives import Primitive
 
+
 Builder = Callable[[np.random.Generator], list[Primitive]]
 
 _BUILDERS: tuple[Builder, ...] = (

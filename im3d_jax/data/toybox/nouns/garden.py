@@ -1,4 +1,4 @@
-"""Food and plants. Each builder takes a random generator and returns primitives, front towards +x, z up."""
+"""Food and plants. A builder takes a random generator and returns primitives, front towards +x, z up."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ from im3d_jax.data.toybox.primitives import (
     frustum,
     rod,
 )
+
 
 Random = np.random.Generator
 
@@ -51,7 +52,10 @@ def tree(rng: Random) -> list[Primitive]:
         rod((0.04, 0, -0.44), (0.46, -0.10, -0.14), 0.05, 0.035, DARK_WOOD),
         ellipsoid((0.50, -0.12, -0.10), 0.14, TRIM),
         ellipsoid((0.13, 0.0, -0.50), (0.05, 0.07, 0.09), INK),
-        *(ellipsoid(p, 0.075, (0.80, 0.14, 0.10)) for p in ((0.38, 0.12, 0.40), (0.30, -0.26, 0.28), (0.36, 0.42, 0.12))),
+        *(
+            ellipsoid(p, 0.075, (0.80, 0.14, 0.10))
+            for p in ((0.38, 0.12, 0.40), (0.30, -0.26, 0.28), (0.36, 0.42, 0.12))
+        ),
     ]
 
 
@@ -89,7 +93,9 @@ def cake(rng: Random) -> list[Primitive]:
         frustum((0, 0, -0.45 + 3.55 * h), 0.65 * r, 0.65 * r, 0.04, CREAM),
         rod((0.05, tilt * r, -0.45 + 3.5 * h), (0.05, tilt * r, 3.5 * h - 0.10), 0.04, 0.04, COLOURS["cyan"]),
         ellipsoid((0.05, tilt * r, 3.5 * h - 0.04), (0.045, 0.045, 0.08), BEAK),
-        rod((-0.1, -0.2 * r, -0.45 + 3.5 * h), (-0.1, -0.2 * r, 3.5 * h - 0.10), 0.04, 0.04, COLOURS["yellow"]),
+        rod(
+            (-0.1, -0.2 * r, -0.45 + 3.5 * h), (-0.1, -0.2 * r, 3.5 * h - 0.10), 0.04, 0.04, COLOURS["yellow"]
+        ),
         ellipsoid((-0.1, -0.2 * r, 3.5 * h - 0.04), (0.045, 0.045, 0.08), BEAK),
         ellipsoid((0.82 * r, 0, -0.42 + 2 * h), 0.10, COLOURS["red"]),
         ellipsoid((0.58 * r, -0.58 * r, -0.42 + 2 * h), 0.10, COLOURS["red"]),
@@ -152,14 +158,19 @@ def apple(rng: Random) -> list[Primitive]:
 def pumpkin(rng: Random) -> list[Primitive]:
     r, ribs = rng.uniform(0.40, 0.46), 7
     body = [
-        ellipsoid((0.28 * np.cos(a), 0.28 * np.sin(a), 0), (r, 0.6 * r, 0.50), turn=(0, 0, float(np.degrees(a))))
+        ellipsoid(
+            (0.28 * np.cos(a), 0.28 * np.sin(a), 0), (r, 0.6 * r, 0.50), turn=(0, 0, float(np.degrees(a)))
+        )
         for a in 2 * np.pi * np.arange(ribs) / ribs
     ]
     front = 0.28 + 0.88 * r
     return [
         *body,
         rod((0, 0, 0.36), (0.10, 0, 0.72), 0.10, 0.07, LEAF),
-        *(box((front, s * 0.20, 0.13), (0.09, 0.09, 0.09), INK, taper=(0, 1), turn=(0, 0, s * 16)) for s in (-1, 1)),
+        *(
+            box((front, s * 0.20, 0.13), (0.09, 0.09, 0.09), INK, taper=(0, 1), turn=(0, 0, s * 16))
+            for s in (-1, 1)
+        ),
         box((front + 0.03, 0, -0.02), (0.08, 0.05, 0.05), INK, taper=(0, 1)),
         box((front, 0, -0.18), (0.09, 0.24, 0.05), INK),
         *(box((front - 0.02, s * 0.23, -0.13), (0.09, 0.05, 0.06), INK) for s in (-1, 1)),
@@ -189,7 +200,11 @@ def flower(rng: Random) -> list[Primitive]:
     count, r = int(rng.integers(5, 8)), rng.uniform(0.20, 0.24)
     z = 0.40
     petals = [
-        ellipsoid((0.08, 0.30 * np.cos(a), z + 0.30 * np.sin(a)), (0.06, r, 0.70 * r), turn=(float(np.degrees(a)), 0, 0))
+        ellipsoid(
+            (0.08, 0.30 * np.cos(a), z + 0.30 * np.sin(a)),
+            (0.06, r, 0.70 * r),
+            turn=(float(np.degrees(a)), 0, 0),
+        )
         for a in 2 * np.pi * np.arange(count) / count
     ]
     return [
@@ -206,7 +221,8 @@ def flower(rng: Random) -> list[Primitive]:
 def carrot(rng: Random) -> list[Primitive]:
     r = rng.uniform(0.26, 0.32)
     leaves = [
-        rod((0, 0, 0.36), (0.24 * np.cos(a), 0.24 * np.sin(a), 0.92), 0.03, 0.09, LEAF) for a in (0.3, 1.6, 2.9, 4.2)
+        rod((0, 0, 0.36), (0.24 * np.cos(a), 0.24 * np.sin(a), 0.92), 0.03, 0.09, LEAF)
+        for a in (0.3, 1.6, 2.9, 4.2)
     ]
     return [
         frustum((0, 0, -0.26), 0.03, r, 0.58),

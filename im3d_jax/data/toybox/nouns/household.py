@@ -1,4 +1,4 @@
-"""Things of house and garden. Each builder takes a random generator and returns primitives, front towards +x, z up."""
+"""Things of the house. A builder takes a random generator and returns primitives, front towards +x, z up."""
 
 from __future__ import annotations
 
@@ -28,6 +28,7 @@ from im3d_jax.data.toybox.primitives import (
     path,
     rod,
 )
+
 
 Random = np.random.Generator
 
@@ -226,7 +227,11 @@ def cupboard(rng: Random) -> list[Primitive]:
     w, h, d = rng.uniform(0.44, 0.54), rng.uniform(0.66, 0.78), rng.uniform(0.26, 0.34)
     doors = [box((d + 0.02, s * 0.5 * w, 0), (0.03, 0.46 * w, 0.90 * h)) for s in (-1, 1)]
     knobs = [ellipsoid((d + 0.08, s * 0.10, 0.0), 0.05, GOLD) for s in (-1, 1)]
-    feet = [box((s * (d - 0.06), y * (w - 0.07), -h - 0.07), (0.06, 0.06, 0.08), DARK_WOOD) for s in (-1, 1) for y in (-1, 1)]
+    feet = [
+        box((s * (d - 0.06), y * (w - 0.07), -h - 0.07), (0.06, 0.06, 0.08), DARK_WOOD)
+        for s in (-1, 1)
+        for y in (-1, 1)
+    ]
     top = box((0.02, 0, h + 0.03), (d + 0.06, w + 0.06, 0.04), DARK_WOOD)
     return [box((0, 0, 0), (d, w, h), SHADE), *doors, *knobs, *feet, top]
 
@@ -240,9 +245,12 @@ def clock(rng: Random) -> list[Primitive]:
         return rod((front + 0.02, 0.0, 0.0), tip, 0.04, 0.03, INK)
 
     marks = [
-        box((front, 0.80 * r * c, 0.80 * r * s), (0.02, 0.045, 0.045), INK) for c, s in ((1, 0), (-1, 0), (0, 1), (0, -1))
+        box((front, 0.80 * r * c, 0.80 * r * s), (0.02, 0.045, 0.045), INK)
+        for c, s in ((1, 0), (-1, 0), (0, 1), (0, -1))
     ]
-    bells = [ellipsoid((0, s * 0.36, r + 0.06), (0.17, 0.20, 0.15), METAL, turn=(s * -35.0, 0, 0)) for s in (-1, 1)]
+    bells = [
+        ellipsoid((0, s * 0.36, r + 0.06), (0.17, 0.20, 0.15), METAL, turn=(s * -35.0, 0, 0)) for s in (-1, 1)
+    ]
     feet = [rod((0, s * 0.30, -0.6 * r), (0, s * 0.44, -r - 0.16), 0.06, 0.05, DARK_METAL) for s in (-1, 1)]
     return [
         rod((-0.18, 0, 0), (0.20, 0, 0), r),
@@ -261,8 +269,10 @@ def umbrella(rng: Random) -> list[Primitive]:
     return [
         ellipsoid((0, 0, 0.16), (r, r, h), low=0.05),
         rod((0, 0, -0.62), (0, 0, h + 0.28), 0.035, 0.035, WOOD),
-        *arc((0.14, 0, -0.62), (0.14, 0.16), (180, 360), 4, 0.05, DARK_WOOD),
+        *arc((0.17, 0, -0.62), (0.17, 0.18), (180, 360), 4, 0.06, DARK_WOOD),
         ellipsoid((0, 0, h + 0.30), 0.06, GOLD),
+        ellipsoid((0.72 * r, 0, 0.16 + 0.66 * h), (0.12, 0.16, 0.10), GOLD),
+        box((0.95 * r, 0, 0.10), (0.02, 0.08, 0.14), GOLD),
     ]
 
 
@@ -270,7 +280,10 @@ def telescope(rng: Random) -> list[Primitive]:
     tilt, r = np.radians(rng.uniform(18, 38)), rng.uniform(0.15, 0.19)
     c, s = float(np.cos(tilt)), float(np.sin(tilt))
     at = lambda d: (d * c, 0.0, 0.22 + d * s)  # noqa: E731
-    legs = [rod((0, 0, 0.16), (0.48 * np.cos(a), 0.48 * np.sin(a), -0.85), 0.05, 0.04, WOOD) for a in (0.0, 2.094, 4.189)]
+    legs = [
+        rod((0, 0, 0.16), (0.48 * np.cos(a), 0.48 * np.sin(a), -0.85), 0.05, 0.04, WOOD)
+        for a in (0.0, 2.094, 4.189)
+    ]
     return [
         rod(at(-0.35), at(0.62), r),
         rod(at(0.60), at(0.78), 1.25 * r, 1.25 * r, SHADE),
@@ -334,7 +347,9 @@ def hat(rng: Random) -> list[Primitive]:
         frustum((0, 0, -h - 0.02), brim, brim, 0.03, TRIM),
         frustum((0, 0, 0), r, 0.92 * r, h),
         frustum((0, 0, -0.72 * h), 1.03 * r, 1.02 * r, 0.08, INK),
-        ellipsoid((0.55 * r, -0.86 * r, -0.45 * h + 0.20), (0.06, 0.16, 0.36), (0.80, 0.24, 0.20), turn=(28, 0, -30)),
+        ellipsoid(
+            (0.55 * r, -0.86 * r, -0.45 * h + 0.20), (0.06, 0.16, 0.36), (0.80, 0.24, 0.20), turn=(28, 0, -30)
+        ),
         ellipsoid((1.02 * r, 0, -0.72 * h), (0.06, 0.10, 0.10), GOLD),
     ]
 
@@ -348,7 +363,13 @@ def shoe(rng: Random) -> list[Primitive]:
         box((-0.40, 0, -0.06), (0.40, w, 0.26), taper=(0.25, 0.15)),
         frustum((-0.46, 0, 0.28), 0.29, 0.31, 0.14, TRIM, squash=(1.0, 0.84), closed=(False, False)),
         *(
-            rod((0.02 + 0.13 * i, -0.17, 0.16 - 0.07 * i), (0.02 + 0.13 * i, 0.17, 0.16 - 0.07 * i), 0.04, 0.04, PAPER)
+            rod(
+                (0.02 + 0.13 * i, -0.17, 0.16 - 0.07 * i),
+                (0.02 + 0.13 * i, 0.17, 0.16 - 0.07 * i),
+                0.04,
+                0.04,
+                PAPER,
+            )
             for i in range(3)
         ),
         box((-0.80, 0, 0.0), (0.04, 0.10, 0.20), SHADE),

@@ -1,4 +1,4 @@
-"""Buildings and vehicles. Each builder takes a random generator and returns primitives, front towards +x, z up."""
+"""Buildings and vehicles. A builder takes a random generator, returns primitives, front towards +x, z up."""
 
 from __future__ import annotations
 
@@ -29,16 +29,26 @@ from im3d_jax.data.toybox.primitives import (
     rod,
 )
 
+
 Random = np.random.Generator
 
 
 def _wheels(xs: tuple[float, ...], y: float, z: float, radius: float, width: float = 0.1) -> list[Primitive]:
-    wheels = [rod((x, s * (y - width), z), (x, s * (y + width), z), radius, radius, RUBBER) for x in xs for s in (-1, 1)]
+    wheels = [
+        rod((x, s * (y - width), z), (x, s * (y + width), z), radius, radius, RUBBER)
+        for x in xs
+        for s in (-1, 1)
+    ]
     return wheels
 
 
 def house(rng: Random) -> list[Primitive]:
-    x, y, h, roof = rng.uniform(0.48, 0.56), rng.uniform(0.50, 0.62), rng.uniform(0.32, 0.40), rng.uniform(0.22, 0.30)
+    x, y, h, roof = (
+        rng.uniform(0.48, 0.56),
+        rng.uniform(0.50, 0.62),
+        rng.uniform(0.32, 0.40),
+        rng.uniform(0.22, 0.30),
+    )
     return [
         box((0, 0, -h), (x, y, h)),
         box((0, 0, roof), (x + 0.12, y + 0.12, roof), BRICK, taper=(1.0, 0.0)),
@@ -152,7 +162,13 @@ def rocket(rng: Random) -> list[Primitive]:
         a = 2.0944 * number + 3.1416
         c, s = float(np.cos(a)), float(np.sin(a))
         fins.append(
-            box((1.25 * r * c, 1.25 * r * s, -h + 0.02), (0.24, 0.03, 0.22), SHADE, turn=(0, 0, 120.0 * number + 180), taper=(0.7, 0.0))
+            box(
+                (1.25 * r * c, 1.25 * r * s, -h + 0.02),
+                (0.24, 0.03, 0.22),
+                SHADE,
+                turn=(0, 0, 120.0 * number + 180),
+                taper=(0.7, 0.0),
+            )
         )
     return [
         frustum((0, 0, -0.05), r, r, h),
@@ -316,7 +332,11 @@ def barrow(rng: Random) -> list[Primitive]:
 
 def basket(rng: Random) -> list[Primitive]:
     r, h = rng.uniform(0.54, 0.62), rng.uniform(0.24, 0.32)
-    fruit = ((0.20, 0.10, (0.78, 0.12, 0.10)), (-0.16, 0.22, (0.88, 0.74, 0.14)), (-0.08, -0.22, (0.30, 0.60, 0.16)))
+    fruit = (
+        (0.20, 0.10, (0.78, 0.12, 0.10)),
+        (-0.16, 0.22, (0.88, 0.74, 0.14)),
+        (-0.08, -0.22, (0.30, 0.60, 0.16)),
+    )
     return [
         frustum((0, 0, -0.30), 0.78 * r, r, h, closed=(True, False)),
         frustum((0, 0, h - 0.30), 1.05 * r, 1.05 * r, 0.045, SHADE, closed=(False, False)),
