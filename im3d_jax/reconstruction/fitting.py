@@ -55,6 +55,8 @@ def init_state(
         key = jax.random.key_data(key)
     extent = initial.camera_extent(cameras) if config.extent is None else config.extent
     gaussians, active = initial.initial_gaussians(jax.random.fold_in(key, 0), config, extent, points)
+    # Weakly typed leaves would come back strongly typed from the first segment and compile all of it again.
+    gaussians = jax.tree.map(lambda leaf: jax.lax.convert_element_type(leaf, jnp.dtype("float32")), gaussians)
     zeros = jax.tree.map(jnp.zeros_like, gaussians)
     views = min(config.views_per_step, len(cameras))
     pairs = count_pairs(gaussians, cameras[jnp.arange(views)], active=active)
