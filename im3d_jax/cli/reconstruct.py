@@ -1,7 +1,7 @@
 """Fits gaussians to pictures with known cameras.
 
---data is a run folder of `im3d views` or `im3d generate` (cameras.json), or a capture with NeRF-synthetic's or
-nerfstudio's fields (transforms_train.json or transforms.json, transforms_test.json for held-out metrics).
+--data is a run folder of `im3d views` or `im3d generate` (cameras.json), or a capture with NeRF-synthetic's
+or nerfstudio's fields (transforms_train.json or transforms.json; transforms_test.json for held-out metrics).
 Writes asset.ply, turntable.mp4, metrics.json and run.json into --out.
 """
 

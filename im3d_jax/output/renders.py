@@ -50,8 +50,8 @@ def _padded(gaussians: Gaussians) -> tuple[Gaussians, jax.Array]:
 def turntable_cameras(cameras: Cameras, frames: int, scale: float = 1.0) -> Cameras:
     """An orbit like the one that given cameras stand on.
 
-    They look at a common point (the nearest to all optical axes) from a mean distance and elevation, and the mean
-    of their upward directions is the axis. Frame 0 has the azimuth of the first camera; the orbit goes
+    The new cameras look at the point nearest to all optical axes from the mean distance and elevation, round
+    the mean of the upward directions. Frame 0 has the azimuth of the first camera; the orbit goes
     counter-clockwise seen from above, and for the project's own rig it is that rig.
 
     Args:
@@ -64,9 +64,11 @@ def turntable_cameras(cameras: Cameras, frames: int, scale: float = 1.0) -> Came
     positions = -np.einsum("vji,vj->vi", rotations, poses[:, :3, 3])
     forward = rotations[:, 2]
     across = np.eye(3)[None] - forward[:, :, None] * forward[:, None, :]
-    # The small term puts the point in front of parallel axes rather than nowhere.
+    # Parallel axes meet nowhere: a faint pull towards a point in front of the cameras decides then.
+    spread = np.linalg.norm(positions - positions.mean(0)[None], axis=1).mean()
+    ahead_of_all = positions.mean(0) + max(spread, 1.0) * forward.mean(0)
     centre = np.linalg.solve(
-        across.sum(0) + 1e-6 * np.eye(3), np.einsum("vij,vj->i", across, positions) + 1e-6 * positions.mean(0)
+        across.sum(0) + 1e-6 * np.eye(3), np.einsum("vij,vj->i", across, positions) + 1e-6 * ahead_of_all
     )
     up = -rotations[:, 1].mean(0)
     up /= np.linalg.norm(up)
@@ -75,6 +77,8 @@ def turntable_cameras(cameras: Cameras, frames: int, scale: float = 1.0) -> Came
     heights = offsets @ up
     elevation = np.arcsin(np.clip(heights / np.linalg.norm(offsets, axis=1), -0.99, 0.99)).mean()
     ahead = offsets[0] - heights[0] * up
+    if np.linalg.norm(ahead) < 1e-6 * distance:  # the first camera stands on the axis
+        ahead = rotations[0, 0] - (rotations[0, 0] @ up) * up
     ahead /= np.linalg.norm(ahead)
     left = np.cross(up, ahead)
     azimuth = 2.0 * np.pi * np.arange(frames)[:, None] / frames
