@@ -58,14 +58,14 @@ def draw(objects: Sequence[toybox.ToyObject], *, views: int, size: int) -> np.nd
 def contact_sheet(frames: np.ndarray, captions: Sequence[str], columns: int) -> Image.Image:
     """Tiles objects ([n,views,H,W,3] uint8), the views of one side by side, with the caption below."""
     count, views, height, width, _ = frames.shape
-    rows, label = math.ceil(count / columns), 26
+    rows, label = math.ceil(count / columns), 38
     sheet = Image.new("RGB", (columns * views * width, rows * (height + label)), "white")
     pen = ImageDraw.Draw(sheet)
     for number, (strip, caption) in enumerate(zip(frames, captions, strict=True)):
         x, y = number % columns * views * width, number // columns * (height + label)
         for view, frame in enumerate(strip):
             sheet.paste(Image.fromarray(frame), (x + view * width, y))
-        lines = textwrap.wrap(caption, max(views * width // 6, 8))[:2]
+        lines = textwrap.wrap(caption, max(views * width // 6, 8))[:3]
         pen.text((x + 2, y + height), "\n".join(lines), fill="black", font_size=10)
     return sheet
 

@@ -177,5 +177,5 @@ def test_contact_sheet_has_every_object():
     frames = sheet.draw([toy for _, toy in items], views=2, size=32)
     assert frames.shape == (3, 2, 32, 32, 3) and frames.dtype == np.uint8
     image = sheet.contact_sheet(frames, [caption for caption, _ in items], columns=2)
-    assert isinstance(image, Image.Image) and image.size == (2 * 2 * 32, 2 * (32 + 26))
+    assert isinstance(image, Image.Image) and image.size == (2 * 2 * 32, 2 * (32 + 38))
     assert all(frame.min() < 200 and frame[0, 0, 0, 0] == 255 for frame in frames)

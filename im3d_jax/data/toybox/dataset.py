@@ -26,8 +26,8 @@ class Toybox:
     """Captioned objects by index.
 
     The combinations noun × colour × pattern that `Part.held_out` names never occur in "train", and the main
-    part of every scene in "test" is one of them. Yaw is uniform over the circle, elevation over 0 to 45 degrees;
-    both are fixed by the index.
+    part of every scene in "test" is one of them. Yaw is uniform over the circle, elevation over 0 to 45
+    degrees; both are fixed by the index.
 
     Args:
         split: "train" (1,000,000 objects) or "test" (10,000).

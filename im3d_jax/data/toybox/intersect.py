@@ -12,7 +12,7 @@ import jax.numpy as jnp
 
 
 Array = jax.Array
-Coordinates = tuple[Array, Array, Array]
+Coordinates = tuple[Array, ...]  # x, y, z
 Hit = tuple[Array, Array, Array, Array]
 
 MISS = 1e6

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Sequence
+from typing import Any
 
+import jax
 import numpy as np
 from flax import struct
 
@@ -35,25 +38,26 @@ class ToyObject:
         elevation: scalar, radians, the orbit's elevation.
     """
 
-    kind: np.ndarray
-    local_from_world: np.ndarray
-    params: np.ndarray
-    colour: np.ndarray
-    colour2: np.ndarray
-    pattern: np.ndarray
-    object_from_world: np.ndarray
-    period: np.ndarray
-    elevation: np.ndarray
+    kind: jax.Array
+    local_from_world: jax.Array
+    params: jax.Array
+    colour: jax.Array
+    colour2: jax.Array
+    pattern: jax.Array
+    object_from_world: jax.Array
+    period: jax.Array
+    elevation: jax.Array
 
 
 def stack(objects: Sequence[ToyObject]) -> ToyObject:
     """Stacks objects along a new leading axis, for `jax.vmap` and `jax.lax.map`."""
     if not objects:
         raise ValueError("stack() got no objects; expected at least one ToyObject")
-    return ToyObject(**{name: np.stack([getattr(item, name) for item in objects]) for name in _FIELDS})
+    leaves: dict[str, Any] = {name: np.stack([getattr(item, name) for item in objects]) for name in _FIELDS}
+    return ToyObject(**leaves)
 
 
-_FIELDS = tuple(ToyObject.__dataclass_fields__)
+_FIELDS = tuple(field.name for field in dataclasses.fields(ToyObject))
 
 
 class Coat:
@@ -133,14 +137,15 @@ def assemble(
     params[:count] = parts.params
     looks = [coat.look(item.paint) for items, coat, _, _ in groups for item in items]
     colour[:count], colour2[:count], pattern[:count] = zip(*looks, strict=True)
-    return ToyObject(
-        kind=kind,
-        local_from_world=maps,
-        params=params,
-        colour=colour,
-        colour2=colour2,
-        pattern=pattern,
-        object_from_world=turn.T.astype(np.float32),
-        period=np.float32(PERIOD),
-        elevation=np.float32(elevation),
-    )
+    leaves: dict[str, Any] = {
+        "kind": kind,
+        "local_from_world": maps,
+        "params": params,
+        "colour": colour,
+        "colour2": colour2,
+        "pattern": pattern,
+        "object_from_world": turn.T.astype(np.float32),
+        "period": np.float32(PERIOD),
+        "elevation": np.float32(elevation),
+    }
+    return ToyObject(**leaves)

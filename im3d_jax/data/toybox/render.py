@@ -13,7 +13,7 @@ from splat import Cameras
 
 
 Array = jax.Array
-Coordinates = tuple[Array, Array, Array]
+Coordinates = tuple[Array, ...]  # x, y, z
 
 
 def _towards(azimuth_deg: float, elevation_deg: float) -> tuple[float, float, float]:
