@@ -22,6 +22,7 @@ class TileGrid:
       block: pairs in one block of a tile's list.
       slab: blocks that are evaluated together.
       capacity: most (tile, gaussian) pairs, over all views.
+      scan: walk through a block's splats instead of evaluating them all at once.
     """
 
     views: int
@@ -31,6 +32,7 @@ class TileGrid:
     block: int
     slab: int
     capacity: int
+    scan: bool = False
 
     @property
     def columns(self) -> int:
@@ -53,6 +55,29 @@ class TileGrid:
 
 
 @flax.struct.dataclass
+class BlockList:
+    """Blocks in the order of their tiles, each tile's from near to far; all int32.
+
+    Attributes:
+      tile: [blocks] tile of each block; 0 behind the last.
+      place: [blocks] place of each block in its tile's list, from 0.
+      start: [blocks] first pair of each block, sorted order.
+      count: [blocks] pairs in each block; 0 behind the last.
+      tile_first: [tiles] first block of each tile.
+      tile_blocks: [tiles] number of its blocks.
+      used: [] number of blocks.
+    """
+
+    tile: jax.Array
+    place: jax.Array
+    start: jax.Array
+    count: jax.Array
+    tile_first: jax.Array
+    tile_blocks: jax.Array
+    used: jax.Array
+
+
+@flax.struct.dataclass
 class Bins:
     """Pairs in two orders and the blocks cut from them; all int32.
 
@@ -62,22 +87,20 @@ class Bins:
     Attributes:
       pairs: [] true number of pairs, also where it exceeds the capacity (saturates at 2^31 - 1).
       splat_of_pair: [capacity] sorted order: row v * N + n of the gaussian.
-      block_tile: [blocks] tile of each block, ascending; `tiles` behind the last.
-      block_start: [blocks] first pair of each block, sorted order.
-      block_count: [blocks] pairs in each block.
-      row_of_pair: [capacity] emission order: where the pair stands in the blocks, block * size + place.
+      block_of_pair: [capacity] emission order: the block that holds the pair.
+      place_of_pair: [capacity] emission order: the pair's place in its block.
       run_start: [V * N] emission order: first pair of each gaussian.
       run_count: [V * N] number of its pairs inside the capacity.
+      blocks: the blocks.
     """
 
     pairs: jax.Array
     splat_of_pair: jax.Array
-    block_tile: jax.Array
-    block_start: jax.Array
-    block_count: jax.Array
-    row_of_pair: jax.Array
+    block_of_pair: jax.Array
+    place_of_pair: jax.Array
     run_start: jax.Array
     run_count: jax.Array
+    blocks: BlockList
 
 
 def tile_ranges(projected: Projected, grid: TileGrid) -> tuple[jax.Array, jax.Array, jax.Array]:
@@ -141,22 +164,55 @@ def build_bins(projected: Projected, grid: TileGrid) -> Bins:
     tile, emitted = _sort_by_tile(tile, slot, grid)
 
     offsets = jnp.searchsorted(tile, jnp.arange(grid.tiles + 1, dtype=tile.dtype)).astype(jnp.int32)
-    block_tile, block_start, block_count, first_block = _cut_blocks(offsets, grid)
+    blocks = _cut_blocks(offsets, grid)
     safe_tile = jnp.minimum(tile.astype(jnp.int32), grid.tiles - 1)
-    place = slot - offsets[safe_tile] + first_block[safe_tile] * grid.block
-    row_of_pair = jnp.zeros(grid.capacity, jnp.int32).at[emitted].set(place, unique_indices=True)
+    place = slot - offsets[safe_tile] + blocks.tile_first[safe_tile] * grid.block
+    place = jnp.zeros(grid.capacity, jnp.int32).at[emitted].set(place, unique_indices=True)
 
     rank = jnp.zeros(splats, jnp.int32).at[order].set(jnp.arange(splats, dtype=jnp.int32), unique_indices=True)
     return Bins(
         pairs=pairs,
         splat_of_pair=splat[emitted],
-        block_tile=block_tile,
-        block_start=block_start,
-        block_count=block_count,
-        row_of_pair=row_of_pair,
+        block_of_pair=jnp.minimum(place // grid.block, grid.blocks - 1),
+        place_of_pair=place % grid.block,
         run_start=run_start[rank],
         run_count=run_count[rank],
+        blocks=blocks,
     )
+
+
+def keep_blocks(blocks: BlockList, kept: jax.Array) -> tuple[BlockList, jax.Array, jax.Array]:
+    """Drops blocks from the ends of the tiles' lists.
+
+    Args:
+      blocks: the list.
+      kept: [blocks] bool; inside a tile everything before a kept block is kept too, unused blocks never.
+
+    Returns:
+      The shorter list, [blocks] the old place of each new block, and [blocks] the new place of each old block; dropped
+      ones get a place with count 0.
+    """
+    size = kept.shape[0]
+    rank = jnp.concatenate([jnp.zeros(1, jnp.int32), jnp.cumsum(kept, dtype=jnp.int32)])
+    used = rank[-1]
+    number = jnp.arange(size, dtype=jnp.int32)
+    source = jnp.zeros(size, jnp.int32).at[jnp.where(kept, rank[:-1], size)].set(number, mode="drop")
+    filled = number < used
+
+    def pick(values: jax.Array) -> jax.Array:
+        return jnp.where(filled, values[source], 0)
+
+    first, end = rank[blocks.tile_first], rank[blocks.tile_first + blocks.tile_blocks]
+    shorter = BlockList(
+        tile=pick(blocks.tile),
+        place=pick(blocks.place),
+        start=pick(blocks.start),
+        count=pick(blocks.count),
+        tile_first=first,
+        tile_blocks=end - first,
+        used=used,
+    )
+    return shorter, source, jnp.where(kept, rank[:-1], size - 1)
 
 
 def _expand(start: jax.Array, count: jax.Array, capacity: int) -> jax.Array:
@@ -178,14 +234,21 @@ def _sort_by_tile(tile: jax.Array, slot: jax.Array, grid: TileGrid) -> tuple[jax
     return key.astype(jnp.int32), slot
 
 
-def _cut_blocks(offsets: jax.Array, grid: TileGrid) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
+def _cut_blocks(offsets: jax.Array, grid: TileGrid) -> BlockList:
     counts = offsets[1:] - offsets[:-1]
     blocks = (counts + grid.block - 1) // grid.block
     last = jnp.cumsum(blocks)
     first = last - blocks
     tile = _expand(first, blocks, grid.blocks)
-    place = jnp.arange(grid.blocks, dtype=jnp.int32) - first[tile]
-    used = jnp.arange(grid.blocks, dtype=jnp.int32) < last[-1]
-    start = jnp.where(used, offsets[:-1][tile] + place * grid.block, 0)
-    count = jnp.where(used, jnp.minimum(counts[tile] - place * grid.block, grid.block), 0)
-    return jnp.where(used, tile, grid.tiles), start, count, first
+    number = jnp.arange(grid.blocks, dtype=jnp.int32)
+    used = number < last[-1]
+    place = number - first[tile]
+    return BlockList(
+        tile=jnp.where(used, tile, 0),
+        place=jnp.where(used, place, 0),
+        start=jnp.where(used, offsets[:-1][tile] + place * grid.block, 0),
+        count=jnp.where(used, jnp.minimum(counts[tile] - place * grid.block, grid.block), 0),
+        tile_first=first,
+        tile_blocks=blocks,
+        used=last[-1],
+    )

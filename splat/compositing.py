@@ -6,36 +6,35 @@ that would take its transmittance to 1e-4 or below. The stop takes two passes: t
 the transmittance at each block's start, then colours are summed over what lies before the stop. Blocks that no pixel
 reaches are dropped. The gradient recomputes alpha with the same masks.
 """
-import math
 from functools import partial
 
 import flax.struct
 import jax
 import jax.numpy as jnp
 
-from splat.binning import Bins, TileGrid
+from splat import blocks as kernels
+from splat.binning import Bins, BlockList, TileGrid, keep_blocks
 from splat.projection import MIN_ALPHA
 from splat.sums import segmented_scan, sum_runs
 
-MAX_ALPHA = 0.999
-LOG_STOP = math.log(1e-4)
-
 
 @flax.struct.dataclass
-class Blocks:
+class Passes:
     """What the two passes leave for the gradient.
 
     Attributes:
-      live: [blocks] block numbers, those that some pixel reaches first, in order.
-      live_count: [] how many.
-      log_start: [blocks, P] log transmittance at each block's start.
-      light: [blocks, P, C] features that each block adds to the image.
+      live: the blocks that some pixel reaches before its stop.
+      live_place: [blocks] where each of all blocks stands in `live`.
+      log_start: [blocks, P] log transmittance at each live block's start.
+      light: [blocks, P, C + 3] what each live block adds to the image, see `splat.blocks.light_matrix`.
+      transmittance: [tiles, P] behind the last splat.
     """
 
-    live: jax.Array
-    live_count: jax.Array
+    live: BlockList
+    live_place: jax.Array
     log_start: jax.Array
     light: jax.Array
+    transmittance: jax.Array
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(5,))
@@ -61,56 +60,61 @@ def composite(
 
 def _forward(means, conics, opacities, features, bins, grid):
     table = _table(means, conics, opacities, features)
-    log_sums = _map_slabs(
-        lambda number: _log_sum(*_read(table, bins, grid, number)), jnp.arange(grid.blocks, dtype=jnp.int32),
-        _slabs(bins.block_count, grid), grid, (grid.tile**2,),
-    )
-    first = _tile_starts(bins.block_tile)
-    log_start = segmented_scan(log_sums, first, exclusive=True)
-    reached = (bins.block_count > 0) & jnp.any(log_start > LOG_STOP, axis=1)
-    live = jnp.argsort(~reached, stable=True).astype(jnp.int32)
-    live_count = jnp.sum(reached, dtype=jnp.int32)
-    slabs = -(-live_count // grid.slab)
+    pixels, channels = grid.tile**2, features.shape[-1]
+    every, splats = bins.blocks, bins.splat_of_pair
 
-    def light_of(number):
-        return _light(*_read(table, bins, grid, number), log_start[number])
+    def log_sums(begin):
+        return kernels.log_sums(*_read(table, splats, every, grid, begin))
 
-    packed = _map_slabs(light_of, live, slabs, grid, (grid.tile**2, features.shape[-1] + 1), scatter=True)
-    light, log_kept = packed[..., :-1], packed[..., -1]
-    light_total = _tile_sums(light, bins, grid)
-    log_end = _tile_sums(log_kept, bins, grid)
-    return (light_total, jnp.exp(log_end), -jnp.expm1(log_end)), Blocks(live, live_count, log_start, light)
+    log_start = segmented_scan(_map_slabs(log_sums, every.used, grid, (pixels,)), every.place, exclusive=True)
+    reached = (every.count > 0) & jnp.any(log_start > kernels.LOG_STOP, axis=1)
+    live, source, live_place = keep_blocks(every, reached)
+    log_start = log_start[source]
+    kernel = kernels.light_scan if grid.scan else kernels.light_matrix
+
+    def light_of(begin):
+        return kernel(*_read(table, splats, live, grid, begin), _slab(log_start, grid, begin))
+
+    light = _map_slabs(light_of, live.used, grid, (pixels, channels + 3))
+    total = _tile_sums(light[..., : channels + 2], live)
+    transmittance = jnp.exp(total[..., -1])
+    outputs = total[..., :channels], transmittance, total[..., channels]
+    return outputs, Passes(live, live_place, log_start, light, transmittance)
 
 
 def _composite_fwd(means, conics, opacities, features, bins, grid):
-    outputs, blocks = _forward(means, conics, opacities, features, bins, grid)
-    return outputs, (means, conics, opacities, features, bins, blocks, outputs[1])
+    outputs, passes = _forward(means, conics, opacities, features, bins, grid)
+    return outputs, (means, conics, opacities, features, bins, passes)
 
 
 def _composite_bwd(grid, residuals, cotangents):
-    means, conics, opacities, features, bins, blocks, transmittance = residuals
+    means, conics, opacities, features, bins, passes = residuals
     light_bar, transmittance_bar, coverage_bar = cotangents
     views, count = opacities.shape
     channels = features.shape[-1]
+    width = 6 + channels
     table = _table(means, conics, opacities, features)
+    live = passes.live
 
     # Light that reaches the pixel from behind each block, as the scalar product with the incoming gradient.
-    tile = jnp.minimum(bins.block_tile, grid.tiles - 1)
-    own = jnp.sum(blocks.light * light_bar[tile], axis=-1)
-    first = _tile_starts(bins.block_tile)
-    last = jnp.concatenate([first[1:], jnp.ones(1, bool)])
-    behind = segmented_scan(own[::-1], last[::-1], exclusive=True)[::-1]
-    behind = behind + (transmittance * (transmittance_bar - coverage_bar))[tile]
+    own = jnp.sum(passes.light[..., :channels] * light_bar[live.tile], axis=-1)
+    from_end = jnp.where(live.count > 0, live.tile_blocks[live.tile] - 1 - live.place, 0)
+    behind = segmented_scan(own, from_end, exclusive=True, reverse=True)
+    behind = behind + (passes.transmittance * (transmittance_bar - coverage_bar))[live.tile]
+    kernel = kernels.gradients_scan if grid.scan else kernels.gradients_matrix
 
-    def rows_of(number):
-        where = tile[number]
-        return _gradient_rows(*_read(table, bins, grid, number), blocks.log_start[number], light_bar[where], behind[number])
+    def rows_of(begin):
+        rows, x, y = _read(table, bins.splat_of_pair, live, grid, begin)
+        ends = _slab(passes.light, grid, begin)
+        bar = light_bar[_slab(live.tile, grid, begin)]
+        log_start = _slab(passes.log_start, grid, begin)
+        out = kernel(rows, x, y, log_start, ends[..., -2], ends[..., -1], bar, _slab(behind, grid, begin))
+        centre = [jnp.mean(coordinate, axis=1, keepdims=True) for coordinate in (x, y)]
+        return _about_means(out, centre[0] - rows[..., 0], centre[1] - rows[..., 1])
 
-    slabs = -(-blocks.live_count // grid.slab)
-    rows = _map_slabs(rows_of, blocks.live, slabs, grid, (grid.block, 6 + channels), scatter=True)
-    rows = rows.reshape(grid.blocks * grid.block, 6 + channels)
-    sums = sum_runs(rows, bins.row_of_pair, bins.run_start, bins.run_count).reshape(views, count, 6 + channels)
-
+    rows = _map_slabs(rows_of, live.used, grid, (grid.block, width)).reshape(grid.blocks * grid.block, width)
+    row_of_pair = passes.live_place[bins.block_of_pair] * grid.block + bins.place_of_pair
+    sums = sum_runs(rows, row_of_pair, bins.run_start, bins.run_count).reshape(views, count, width)
     total, mx, my, mxx, mxy, myy = (sums[..., i] for i in range(6))
     xx, xy, yy = (conics[..., i] for i in range(3))
     means_bar = jnp.stack([-(xx * mx + xy * my), -(xy * mx + yy * my)], axis=-1)
@@ -127,95 +131,51 @@ def _table(means, conics, opacities, features):
     return jnp.concatenate(parts, axis=-1).reshape(-1, 6 + features.shape[-1])
 
 
-def _tile_starts(block_tile: jax.Array) -> jax.Array:
-    return jnp.concatenate([jnp.ones(1, bool), block_tile[1:] != block_tile[:-1]])
-
-
-def _slabs(block_count: jax.Array, grid: TileGrid) -> jax.Array:
-    return -(-jnp.sum(block_count > 0, dtype=jnp.int32) // grid.slab)
-
-
-def _map_slabs(function, numbers, slabs, grid: TileGrid, shape: tuple, scatter: bool = False) -> jax.Array:
-    """Fills [blocks, *shape] slab by slab; with `scatter` the results go to their block numbers, else in order."""
+def _map_slabs(function, used: jax.Array, grid: TileGrid, shape: tuple[int, ...]) -> jax.Array:
+    """[blocks, *shape] from function(first block of a slab) -> [slab, *shape], for the `used` first blocks; then zeros."""
 
     def body(i, out):
-        number = jax.lax.dynamic_slice(numbers, (i * grid.slab,), (grid.slab,))
-        values = function(number)
-        if scatter:
-            return out.at[number].set(values, unique_indices=True)
-        return jax.lax.dynamic_update_slice(out, values, (i * grid.slab,) + (0,) * len(shape))
+        begin = i * grid.slab
+        return jax.lax.dynamic_update_slice(out, function(begin), (begin,) + (0,) * len(shape))
 
+    slabs = (used + grid.slab - 1) // grid.slab
     return jax.lax.fori_loop(0, slabs, body, jnp.zeros((grid.blocks, *shape), jnp.float32))
 
 
-def _read(table: jax.Array, bins: Bins, grid: TileGrid, number: jax.Array):
-    """Rows [B, K, R] of the blocks' splats (opacity 0 behind a block's end) and pixel centres [B, P] twice."""
-    place = jnp.arange(grid.block, dtype=jnp.int32)
-    slot = jnp.minimum(bins.block_start[number][:, None] + place[None], grid.capacity - 1)
-    rows = table[bins.splat_of_pair[slot]]
-    filled = place[None] < bins.block_count[number][:, None]
+def _slab(values: jax.Array, grid: TileGrid, begin: jax.Array) -> jax.Array:
+    return jax.lax.dynamic_slice_in_dim(values, begin, grid.slab)
+
+
+def _read(table, splat_of_pair, blocks: BlockList, grid: TileGrid, begin: jax.Array):
+    """Rows [B, K, R] of a slab's splats (opacity 0 behind a block's end) and pixel centres [B, P] twice."""
+    place = jnp.arange(grid.block, dtype=jnp.int32)[None]
+    slot = jnp.minimum(_slab(blocks.start, grid, begin)[:, None] + place, grid.capacity - 1)
+    rows = table[splat_of_pair[slot]]
+    filled = place < _slab(blocks.count, grid, begin)[:, None]
     rows = rows.at[..., 5].set(jnp.where(filled, rows[..., 5], 0.0))
-    tile = jnp.minimum(bins.block_tile[number], grid.tiles - 1) % (grid.rows * grid.columns)
-    pixel = jnp.arange(grid.tile**2, dtype=jnp.int32)
-    x = (tile % grid.columns * grid.tile)[:, None] + (pixel % grid.tile)[None]
-    y = (tile // grid.columns * grid.tile)[:, None] + (pixel // grid.tile)[None]
+    tile = _slab(blocks.tile, grid, begin)[:, None] % (grid.rows * grid.columns)
+    pixel = jnp.arange(grid.tile**2, dtype=jnp.int32)[None]
+    x = tile % grid.columns * grid.tile + pixel % grid.tile
+    y = tile // grid.columns * grid.tile + pixel // grid.tile
     return rows, x + jnp.float32(0.5), y + jnp.float32(0.5)
 
 
-def _alpha(rows, x, y):
-    """alpha [B, K, P], the offsets from the mean and where alpha follows the gaussian (neither cut off nor clamped)."""
-    dx = x[:, None] - rows[..., 0, None]
-    dy = y[:, None] - rows[..., 1, None]
-    xx, xy, yy = (rows[..., i, None] for i in (2, 3, 4))
-    sigma = 0.5 * (xx * dx * dx + yy * dy * dy) + xy * dx * dy
-    raw = rows[..., 5, None] * jnp.exp(-sigma)
-    counts = (raw >= MIN_ALPHA) & (sigma >= 0.0)
-    return jnp.where(counts, jnp.minimum(raw, MAX_ALPHA), 0.0), dx, dy, counts & (raw <= MAX_ALPHA)
+def _about_means(rows: jax.Array, a: jax.Array, b: jax.Array) -> jax.Array:
+    """Moments of rows [B, K, 6 + C] about points that lie (-a, -b) [B, K] from the tile's centre."""
+    total, mu, mv, muu, muv, mvv = (rows[..., i] for i in range(6))
+    moved = [
+        total,
+        mu + a * total,
+        mv + b * total,
+        muu + 2.0 * a * mu + a * a * total,
+        muv + b * mu + a * mv + a * b * total,
+        mvv + 2.0 * b * mv + b * b * total,
+    ]
+    return jnp.concatenate([jnp.stack(moved, axis=-1), rows[..., 6:]], axis=-1)
 
 
-def _log_sum(rows, x, y):
-    return jnp.sum(jnp.log1p(-_alpha(rows, x, y)[0]), axis=1)
-
-
-def _transmittance(alpha, log_start):
-    """Log transmittance before each splat, log(1 - alpha), and which splats lie before the stop; all [B, K, P]."""
-    logs = jnp.log1p(-alpha)
-    size = alpha.shape[1]
-    below = jnp.tril(jnp.ones((size, size), jnp.float32), -1)
-    before = jnp.einsum("kj,bjp->bkp", below, logs, precision="highest") + log_start[:, None]
-    return before, logs, before + logs > LOG_STOP
-
-
-def _light(rows, x, y, log_start):
-    alpha = _alpha(rows, x, y)[0]
-    before, logs, kept = _transmittance(alpha, log_start)
-    weight = jnp.where(kept, alpha * jnp.exp(before), 0.0)
-    light = jnp.einsum("bkp,bkc->bpc", weight, rows[..., 6:], precision="highest")
-    return jnp.concatenate([light, jnp.sum(jnp.where(kept, logs, 0.0), axis=1)[..., None]], axis=-1)
-
-
-def _gradient_rows(rows, x, y, log_start, light_bar, behind):
-    """Moments (1, dx, dy, dx dx, dx dy, dy dy) of the gradient to sigma, then the gradient to features: [B, K, 6 + C]."""
-    alpha, dx, dy, smooth = _alpha(rows, x, y)
-    before, _, kept = _transmittance(alpha, log_start)
-    through = jnp.exp(before)
-    weight = jnp.where(kept, alpha * through, 0.0)
-    gain = jnp.einsum("bkc,bpc->bkp", rows[..., 6:], light_bar, precision="highest")
-    size = alpha.shape[1]
-    above = jnp.triu(jnp.ones((size, size), jnp.float32), 1)
-    later = jnp.einsum("kj,bjp->bkp", above, weight * gain, precision="highest") + behind[:, None]
-    alpha_bar = through * gain - later / (1.0 - alpha)
-    sigma_bar = jnp.where(kept & smooth, -alpha * alpha_bar, 0.0)
-    moments = [sigma_bar, sigma_bar * dx, sigma_bar * dy, sigma_bar * dx * dx, sigma_bar * dx * dy, sigma_bar * dy * dy]
-    moments = jnp.stack([jnp.sum(m, axis=-1) for m in moments], axis=-1)
-    features_bar = jnp.einsum("bkp,bpc->bkc", weight, light_bar, precision="highest")
-    return jnp.concatenate([moments, features_bar], axis=-1)
-
-
-def _tile_sums(values: jax.Array, bins: Bins, grid: TileGrid) -> jax.Array:
+def _tile_sums(values: jax.Array, blocks: BlockList) -> jax.Array:
     """Sums blocks [blocks, ...] into tiles [tiles, ...]."""
-    summed = segmented_scan(values, _tile_starts(bins.block_tile), exclusive=False)
-    end = jnp.searchsorted(bins.block_tile, jnp.arange(grid.tiles, dtype=jnp.int32), side="right") - 1
-    safe = jnp.maximum(end, 0)
-    present = (end >= 0) & (bins.block_tile[safe] == jnp.arange(grid.tiles))
-    return jnp.where(present.reshape((-1,) + (1,) * (values.ndim - 1)), summed[safe], 0.0)
+    summed = segmented_scan(values, blocks.place, exclusive=False)
+    last = jnp.maximum(blocks.tile_first + blocks.tile_blocks - 1, 0)
+    return jnp.where((blocks.tile_blocks > 0).reshape((-1,) + (1,) * (values.ndim - 1)), summed[last], 0.0)

@@ -116,7 +116,7 @@ def round_capacity(pairs: int, margin: float = 0.0) -> int:
 
 def _schedule(tile_size: int | None, slab: int | None) -> tuple[int, int]:
     on_cpu = jax.default_backend() == "cpu"
-    return tile_size or (8 if on_cpu else 16), slab or (32 if on_cpu else 2048)
+    return tile_size or (8 if on_cpu else 16), slab or (96 if on_cpu else 2048)
 
 
 def _check(gaussians, cameras, background, active, mean2d_offset) -> None:
@@ -171,7 +171,8 @@ def _count(gaussians, cameras, active, tile_size, slab):
 
 @partial(jax.jit, static_argnums=(5, 6, 7, 8))
 def _render(gaussians, cameras, background, active, offset, capacity, tile_size, block_size, slab):
-    grid = TileGrid(len(cameras), cameras.width, cameras.height, tile_size, block_size, slab, capacity)
+    scan = jax.default_backend() == "cpu"
+    grid = TileGrid(len(cameras), cameras.width, cameras.height, tile_size, block_size, slab, capacity, scan)
     used, invalid = _used(gaussians, active)
     background = jnp.asarray(background, jnp.float32)
     background = jnp.broadcast_to(background, (grid.views, 3)) if background.ndim != 1 else background[None]

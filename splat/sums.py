@@ -5,28 +5,33 @@ import jax.numpy as jnp
 CHUNK = 32
 
 
-def segmented_scan(values: jax.Array, first: jax.Array, *, exclusive: bool) -> jax.Array:
-    """Prefix sums along axis 0 that restart wherever `first` is True.
+def segmented_scan(values: jax.Array, place: jax.Array, *, exclusive: bool, reverse: bool = False) -> jax.Array:
+    """Prefix sums along axis 0 that restart at each segment (Hillis and Steele 1986).
+
+    The number of steps is the logarithm of the longest segment, known only when it runs.
 
     Args:
       values: [M, ...].
-      first: [M] bool, True at the first element of each segment.
+      place: [M] int32, place of each element inside its segment, counted from 0 (from its end with `reverse`).
       exclusive: leave out the element itself.
+      reverse: sum from the end of each segment.
 
     Returns:
       [M, ...].
     """
-    starts = first.reshape((-1,) + (1,) * (values.ndim - 1))
+    places = place.reshape((-1,) + (1,) * (values.ndim - 1))
 
-    def combine(left, right):
-        left_value, left_start = left
-        right_value, right_start = right
-        return jnp.where(right_start, right_value, left_value + right_value), left_start | right_start
+    def shifted(array: jax.Array, step: jax.Array) -> jax.Array:
+        # Rolled elements come from another segment or the other end; the comparison with `places` discards them.
+        return jnp.where(places >= step, jnp.roll(array, -step if reverse else step, axis=0), 0.0)
 
-    if exclusive:
-        shifted = jnp.concatenate([jnp.zeros_like(values[:1]), values[:-1]])
-        values = jnp.where(starts, 0.0, shifted)
-    return jax.lax.associative_scan(combine, (values, starts), axis=0)[0]
+    def double(state: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+        step, array = state
+        return 2 * step, array + shifted(array, step)
+
+    longest = jnp.max(place, initial=0)
+    start = shifted(values, jnp.int32(1)) if exclusive else values
+    return jax.lax.while_loop(lambda state: state[0] <= longest, double, (jnp.int32(1), start))[1]
 
 
 def sum_runs(rows: jax.Array, order: jax.Array, start: jax.Array, count: jax.Array) -> jax.Array:
@@ -55,8 +60,10 @@ def sum_runs(rows: jax.Array, order: jax.Array, start: jax.Array, count: jax.Arr
     same = (label[:, :, None] == label[:, None, :]) & jnp.tril(jnp.ones((CHUNK, CHUNK), bool))[None]
     prefix = jnp.einsum("cij,cjd->cid", same.astype(rows.dtype), chunked, precision="highest")
 
-    # A chunk's last prefix belongs to the run that is open at its end; that run started here if the chunk holds a mark.
-    open_run = segmented_scan(prefix[:, -1], jnp.any(marks, axis=1), exclusive=False)
+    # A chunk's last prefix belongs to the run that is open at its end, begun here if the chunk holds a mark.
+    chunk = jnp.arange(chunks, dtype=jnp.int32)
+    started = jax.lax.cummax(jnp.where(jnp.any(marks, axis=1), chunk, 0))
+    open_run = segmented_scan(prefix[:, -1], chunk - started, exclusive=False)
     last = jnp.maximum(start + count - 1, 0)
     last_chunk = last // CHUNK
     inside = prefix.reshape(chunks * CHUNK, -1)[last]

@@ -1,0 +1,168 @@
+"""What one slab of blocks of splats does to its pixels: two equal forms of the inner loops.
+
+The matrix form evaluates a block's splats all at once and gets transmittances from a small triangular product: right for
+GPUs and TPUs. The scan form walks through the splats and keeps everything in the cache: right for CPUs.
+
+Shapes: B blocks, K splats in each, P pixels of a tile, C features. `rows` [B, K, 6 + C] holds mean x, y, conic xx, xy,
+yy, opacity and the features; `x`, `y` [B, P] are pixel centres.
+"""
+import math
+
+import jax
+import jax.numpy as jnp
+
+from splat.projection import MIN_ALPHA
+
+MAX_ALPHA = 0.999
+STOP = 1e-4
+LOG_STOP = math.log(STOP)
+
+
+def alphas(rows: list[jax.Array], x: jax.Array, y: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """alpha, and where it follows the gaussian (neither cut off nor clamped); rows are broadcast against x and y."""
+    dx, dy = x - rows[0], y - rows[1]
+    sigma = 0.5 * (rows[2] * dx * dx + rows[4] * dy * dy) + rows[3] * dx * dy
+    raw = rows[5] * jnp.exp(-sigma)
+    counts = (raw >= MIN_ALPHA) & (sigma >= 0.0)
+    return jnp.where(counts, jnp.minimum(raw, MAX_ALPHA), 0.0), counts & (raw <= MAX_ALPHA)
+
+
+def log_sums(rows: jax.Array, x: jax.Array, y: jax.Array) -> jax.Array:
+    """Sum of log(1 - alpha) over each block, [B, P]."""
+    alpha, _ = alphas([rows[..., i, None] for i in range(6)], x[:, None], y[:, None])
+    return jnp.sum(jnp.log1p(-alpha), axis=1)
+
+
+def light_matrix(rows: jax.Array, x: jax.Array, y: jax.Array, log_start: jax.Array) -> jax.Array:
+    """Light of each block.
+
+    Args:
+      rows, x, y: see above.
+      log_start: [B, P] log transmittance at the block's start.
+
+    Returns:
+      [B, P, C + 3]: sums of weight * feature, sum of weights, log(1 - alpha) summed over the splats before the stop, and
+      the number of these splats.
+    """
+    alpha, _ = alphas([rows[..., i, None] for i in range(6)], x[:, None], y[:, None])
+    logs = jnp.log1p(-alpha)
+    before = _sum_along_block(logs, jnp.tril, -1) + log_start[:, None]
+    kept = before + logs > LOG_STOP
+    weight = jnp.where(kept, alpha * jnp.exp(before), 0.0)
+    features = jnp.concatenate([rows[..., 6:], jnp.ones_like(rows[..., :1])], axis=-1)
+    light = jnp.einsum("bkp,bkc->bpc", weight, features, precision="highest")
+    ends = [jnp.sum(jnp.where(kept, logs, 0.0), axis=1), jnp.sum(kept, axis=1, dtype=jnp.float32)]
+    return jnp.concatenate([light, jnp.stack(ends, axis=-1)], axis=-1)
+
+
+def light_scan(rows: jax.Array, x: jax.Array, y: jax.Array, log_start: jax.Array) -> jax.Array:
+    """The same as `light_matrix`, splat by splat."""
+    channels = rows.shape[-1] - 6
+    first = jnp.exp(log_start)
+    zero = jnp.zeros_like(x)
+
+    def step(state, row):
+        through, going, count, covered, light = state
+        row = [row[i, :, None] for i in range(6 + channels)]
+        alpha, _ = alphas(row, x, y)
+        after = through * (1.0 - alpha)
+        going = going & (first * after > STOP)
+        weight = jnp.where(going, alpha * through, 0.0)
+        light = tuple(sums + weight * row[6 + i] for i, sums in enumerate(light))
+        state = jnp.where(going, after, through), going, count + going, covered + weight, light
+        return state, None
+
+    start = (jnp.ones_like(x), jnp.ones(x.shape, bool), zero, zero, (zero,) * channels)
+    state, _ = jax.lax.scan(step, start, jnp.transpose(rows, (1, 2, 0)), unroll=2)
+    through, _, count, covered, light = state
+    light = [first * part for part in (*light, covered)]
+    return jnp.stack([*light, jnp.log(through), count], axis=-1)
+
+
+def gradients_matrix(
+    rows: jax.Array,
+    x: jax.Array,
+    y: jax.Array,
+    log_start: jax.Array,
+    log_kept: jax.Array,
+    count: jax.Array,
+    light_bar: jax.Array,
+    behind: jax.Array,
+) -> jax.Array:
+    """Gradients of each splat of each block, summed over the pixels.
+
+    Args:
+      rows, x, y: see above.
+      log_start, log_kept, count: [B, P] log transmittance at the start, what the block adds to it, splats before the
+        stop.
+      light_bar: [B, P, C] gradient to the summed features.
+      behind: [B, P] light from behind the block, as its product with the gradient.
+
+    Returns:
+      [B, K, 6 + C]: moments (1, u, v, u u, u v, v v) of the gradient to sigma, u and v counted from the centre of the
+      tile, then the gradient to the features.
+    """
+    del log_kept
+    alpha, smooth = alphas([rows[..., i, None] for i in range(6)], x[:, None], y[:, None])
+    before = _sum_along_block(jnp.log1p(-alpha), jnp.tril, -1) + log_start[:, None]
+    kept = jnp.arange(alpha.shape[1], dtype=jnp.float32)[None, :, None] < count[:, None]
+    through = jnp.where(kept, jnp.exp(before), 0.0)
+    weight = alpha * through
+    gain = jnp.einsum("bkc,bpc->bkp", rows[..., 6:], light_bar, precision="highest")
+    later = _sum_along_block(weight * gain, jnp.triu, 1) + behind[:, None]
+    alpha_bar = through * gain - later / (1.0 - alpha)
+    sigma_bar = jnp.where(kept & smooth, -alpha * alpha_bar, 0.0)
+    moments = jnp.einsum("bkp,pm->bkm", sigma_bar, _monomials(x.shape[1]), precision="highest")
+    features_bar = jnp.einsum("bkp,bpc->bkc", weight, light_bar, precision="highest")
+    return jnp.concatenate([moments, features_bar], axis=-1)
+
+
+def gradients_scan(
+    rows: jax.Array,
+    x: jax.Array,
+    y: jax.Array,
+    log_start: jax.Array,
+    log_kept: jax.Array,
+    count: jax.Array,
+    light_bar: jax.Array,
+    behind: jax.Array,
+) -> jax.Array:
+    """The same as `gradients_matrix`, from the last splat to the first."""
+    channels = rows.shape[-1] - 6
+    monomials = _monomials(x.shape[1])
+    bars = [light_bar[..., i] for i in range(channels)]
+
+    def step(state, inputs):
+        after, later = state
+        row, index = inputs
+        row = [row[i, :, None] for i in range(6 + channels)]
+        alpha, smooth = alphas(row, x, y)
+        alpha = jnp.where(index < count, alpha, 0.0)
+        inverse = 1.0 / (1.0 - alpha)
+        through = after * inverse
+        weight = alpha * through
+        gain = sum(bar * feature for bar, feature in zip(bars, row[6:], strict=True))
+        sigma_bar = jnp.where(smooth, -alpha * (through * gain - later * inverse), 0.0)
+        moments = jnp.dot(sigma_bar, monomials, precision="highest")
+        features_bar = jnp.stack([jnp.sum(weight * bar, axis=1) for bar in bars], axis=-1)
+        return (through, later + weight * gain), (moments, features_bar)
+
+    index = jnp.arange(rows.shape[1], dtype=jnp.float32)
+    start = (jnp.exp(log_start + log_kept), behind)
+    inputs = (jnp.transpose(rows, (1, 2, 0)), index)
+    _, (moments, features_bar) = jax.lax.scan(step, start, inputs, reverse=True, unroll=2)
+    return jnp.swapaxes(jnp.concatenate([moments, features_bar], axis=-1), 0, 1)
+
+
+def _sum_along_block(values: jax.Array, triangle, offset: int) -> jax.Array:
+    size = values.shape[1]
+    ones = triangle(jnp.ones((size, size), jnp.float32), offset)
+    return jnp.einsum("kj,bjp->bkp", ones, values, precision="highest")
+
+
+def _monomials(pixels: int) -> jax.Array:
+    """(1, u, v, u u, u v, v v) of the pixels of a tile, counted from its centre: [P, 6]."""
+    tile = math.isqrt(pixels)
+    u = (jnp.arange(pixels) % tile).astype(jnp.float32) - 0.5 * (tile - 1)
+    v = (jnp.arange(pixels) // tile).astype(jnp.float32) - 0.5 * (tile - 1)
+    return jnp.stack([jnp.ones_like(u), u, v, u * u, u * v, v * v], axis=-1)
