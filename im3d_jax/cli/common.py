@@ -77,7 +77,9 @@ def run_settings(values: flags.FlagValues) -> dict[str, Any]:
     """
     if not values.model:
         raise UserError("--model is empty; expected `tiny` or a folder of weights")
-    model = str(pathlib.Path(values.model).resolve()) if os.path.exists(values.model) else values.model
+    model = values.model
+    if model != "tiny" and os.path.exists(model):
+        model = str(pathlib.Path(model).resolve())
     return {"model": model, "seed": values.seed, "quality": values.quality}
 
 

@@ -13,6 +13,7 @@ import os
 import pathlib
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 
 from im3d_jax.data.prepare import block_mean, read_image
@@ -59,7 +60,7 @@ class Capture:
         value = hashlib.sha256()
         for part in (self, *([] if self.test is None else [self.test])):
             for array in (part.cameras.world_to_camera, part.cameras.intrinsics, part.images):
-                value.update(np.ascontiguousarray(array))
+                value.update(np.asarray(array).tobytes())
         return value.hexdigest()
 
 
@@ -137,8 +138,8 @@ def _load_split(path: pathlib.Path, downscale: int, file_paths: list[str] | None
     elevation = fields.get("elevation_deg")
     return Capture(
         cameras=Cameras(
-            from_opengl(np.asarray(poses, np.float32)),
-            np.asarray(intrinsics, np.float32),
+            from_opengl(jnp.asarray(poses, jnp.float32)),
+            jnp.asarray(intrinsics, jnp.float32),
             out_width,
             out_height,
         ),

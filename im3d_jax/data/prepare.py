@@ -94,24 +94,31 @@ def _plain_background(rgb: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
             "object out and give a PNG with alpha, or photograph it before a plain background"
         )
     difference = np.abs(rgb - background[None, None]).max(-1)
-    regions, count = ndimage.label(difference < _BACKGROUND_BELOW)
+    regions, count = _connected(difference < _BACKGROUND_BELOW)
     outside = np.zeros(count + 1, bool)
     outside[np.concatenate([regions[0], regions[-1], regions[:, 0], regions[:, -1]])] = True
     outside[0] = False
     behind = outside[regions]
-    holes, count = ndimage.label((difference < 0.01) & ~behind)
+    holes, count = _connected((difference < 0.01) & ~behind)
     large = np.bincount(holes.ravel(), minlength=count + 1) >= max(4, 1e-3 * difference.size)
     large[0] = False
     behind |= large[holes]
 
     # Specks (dust, compression) would enlarge the object's box.
-    parts, count = ndimage.label(~behind)
+    parts, count = _connected(~behind)
     sizes = np.bincount(parts.ravel(), minlength=count + 1)
     sizes[0] = 0
     front = (sizes >= max(4, 0.01 * sizes.max()))[parts] & ~behind
     if not front.any():
         raise ImageError("the picture shows nothing before its plain background: expected one object")
     return _soften_edge(rgb, front, background)
+
+
+def _connected(mask: np.ndarray) -> tuple[np.ndarray, int]:
+    """Connected regions of a mask, numbered from 1 (0 outside), and how many they are."""
+    regions = np.zeros(mask.shape, np.int32)
+    ndimage.label(mask, output=regions)
+    return regions, int(regions.max(initial=0))
 
 
 def _soften_edge(rgb: np.ndarray, front: np.ndarray, background: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -121,10 +128,11 @@ def _soften_edge(rgb: np.ndarray, front: np.ndarray, background: np.ndarray) -> 
     alpha = (C-B).(F-B) / |F-B|^2.
     """
     alpha = front.astype(np.float32)
-    core = ndimage.distance_transform_edt(front) > 2.0
+    core = np.asarray(ndimage.distance_transform_edt(front)) > 2.0
     if not core.any():
         return alpha, rgb
-    distance, nearest = ndimage.distance_transform_edt(~core, return_indices=True)
+    distance = np.asarray(ndimage.distance_transform_edt(~core))
+    nearest = np.asarray(ndimage.distance_transform_edt(~core, return_distances=False, return_indices=True))
     inside = rgb[nearest[0], nearest[1]]
     contrast = inside - background[None, None]
     strength = np.square(contrast).sum(-1)

@@ -153,3 +153,11 @@ def test_volatile_files_do_not_enter_the_record(tmp_path):
     assert (tmp_path / "a/state/stages.json").read_bytes() == (tmp_path / "b/state/stages.json").read_bytes()
     (tmp_path / "b/m").unlink()
     assert not folder.finished("metrics")
+
+
+def test_leftovers_of_a_killed_process_go(tmp_path):
+    (tmp_path / "views").mkdir()
+    (tmp_path / "views/.partial-03.png").write_text("ha")
+    (tmp_path / "run.json").write_text('{"settings": {}}')
+    RunFolder(tmp_path, {}).start()
+    assert not list((tmp_path / "views").iterdir())
