@@ -26,83 +26,87 @@ def test_golden_images_of_gsplat(shared_data, case, tile):
     w2c = np.eye(4, dtype=np.float32)
     w2c[:3, 3] = [-0.123, -0.456, 8.0]
     k = np.array([[width / 2, 0, width / 2], [0, width / 2, height / 2], [0, 0, 1]], np.float32)
-    gaussians = splat.Gaussians(*(jnp.asarray(z[n]) for n in ("means", "quats", "scales", "opacities", "coeffs")))
-    out = splat.render(gaussians, splat.Cameras(jnp.asarray(w2c)[None], jnp.asarray(k)[None], width, height),
-                       tile_size=tile)
+    fields = [z[name] for name in ("means", "quats", "scales", "opacities", "coeffs")]
+    active = jnp.arange(16) < len(fields[0])
+    fields = [np.concatenate([f, np.full((16 - len(f), *f.shape[1:]), np.nan, f.dtype)]) for f in fields]
+    cameras = splat.Cameras(jnp.asarray(w2c)[None], jnp.asarray(k)[None], width, height)
+    out = splat.render(splat.Gaussians(*map(jnp.asarray, fields)), cameras, tile_size=tile, capacity=512, active=active)
+    assert int(out.pairs) <= 512 and int(out.invalid) == 0
     image = np.concatenate([out.rgb[0], out.alpha[0][..., None]], -1)
     np.testing.assert_allclose(image, z["out_img"], atol=2e-6, rtol=0)
 
 
 def scene(kind):
-    """Numpy float64 parameters (means, quats, log_scales, logits, sh), cameras' elevation and distance."""
+    """Numpy float32 parameters (means, quats, log_scales, logits, sh) of 90 gaussians and the cameras' distance."""
+    n = 90  # one size for all scenes: one compilation
     rng = np.random.default_rng({"torus": 1, "stack": 2, "inside": 3}[kind])
+    sh = rng.normal(0, 0.15, (n, 16, 3))
     if kind == "torus":
-        means, quats, scales, opacities, colors = reference.torus(300, seed=1)
-        logits = np.log(opacities / (1 - opacities))
-        sh = np.concatenate([((colors - 0.5) / 0.2820948)[:, None], rng.normal(0, 0.15, (300, 15, 3))], 1)
-        return (means, quats, np.log(scales), logits, sh), 3.44
-    if kind == "stack":  # layer behind layer of nearly opaque gaussians: most pixels stop
-        n = 80
-        means = np.stack([rng.normal(0, 0.15, n), rng.normal(0, 0.15, n), np.linspace(-0.6, 0.6, n)], -1)[:, [2, 0, 1]]
-        return (means, rng.normal(size=(n, 4)), rng.normal(math.log(0.25), 0.3, (n, 3)), rng.normal(3.0, 2.0, n),
-                rng.normal(0, 1.0, (n, 4, 3))), 3.44
-    n = 60  # cameras among the gaussians: some behind, some beside, one over everything
-    means = rng.uniform(-1.5, 1.5, (n, 3))
-    log_scales = rng.normal(math.log(0.08), 0.5, (n, 3))
-    log_scales[0] = math.log(2.0)
-    return (means, rng.normal(size=(n, 4)), log_scales, rng.normal(0, 1.5, n), rng.normal(0, 0.6, (n, 1, 3))), 1.0
+        means, quats, scales, opacities, colors = reference.torus(n, seed=1)
+        sh[:, 0] = (colors - 0.5) / 0.2820948
+        params, distance = (means, quats, np.log(scales), np.log(opacities / (1 - opacities)), sh), 3.44
+    elif kind == "stack":  # layer behind layer of nearly opaque gaussians: most pixels stop
+        means = np.stack([np.linspace(-0.6, 0.6, n), rng.normal(0, 0.15, n), rng.normal(0, 0.15, n)], -1)
+        log_scales = rng.normal(math.log(0.25), 0.3, (n, 3))
+        params, distance = (means, rng.normal(size=(n, 4)), log_scales, rng.normal(3.0, 2.0, n), sh), 3.44
+    else:  # cameras among the gaussians: some behind, some beside, one over everything
+        log_scales = rng.normal(math.log(0.08), 0.5, (n, 3))
+        log_scales[0] = math.log(2.0)
+        means = rng.uniform(-1.5, 1.5, (n, 3))
+        params, distance = (means, rng.normal(size=(n, 4)), log_scales, rng.normal(0, 1.5, n), sh), 1.0
+    return tuple(np.asarray(p, np.float32) for p in params), distance
+
+
+@jax.jit
+def true_images(params, w2c, k, background, offset):
+    def view(*camera):
+        return reference.render_view(params, *camera[:3], WIDTH, HEIGHT, camera[3])
+
+    return jax.vmap(view)(w2c, k, background, offset)
+
+
+@jax.jit
+def true_gradients(weights, inputs):
+    def loss(inputs):
+        return sum(jnp.sum(w * image) for w, image in zip(weights, true_images(*inputs)[:3], strict=True))
+
+    return jax.grad(loss)(inputs)
+
+
+@jax.jit
+def our_gradients(weights, inputs):
+    def loss(inputs):
+        params, w2c, k, background, offset = inputs
+        cameras = splat.Cameras(w2c, k, WIDTH, HEIGHT)
+        out = splat.render(splat.Gaussians(*params), cameras, background=background, mean2d_offset=offset,
+                           capacity=4096)
+        images = (out.rgb, out.alpha, out.depth)
+        return sum(jnp.sum(w * image) for w, image in zip(weights, images, strict=True)), out
+
+    return jax.grad(loss, has_aux=True)(inputs)
 
 
 @pytest.fixture(scope="module", params=["torus", "stack", "inside"])
 def both(request):
-    """Values and gradients of a fixed random loss, ours in float32 and the reference's in float64."""
+    """Images and gradients of a fixed random loss, ours in float32 and the reference's in float64."""
     params, distance = scene(request.param)
-    params = tuple(np.asarray(p, np.float32) for p in params)
     cameras = splat.orbit_cameras(0.3, views=VIEWS, distance=distance, fov=0.7, width=WIDTH, height=HEIGHT,
                                   azimuth_offset=0.1)
     background = np.array([[0.2, 0.5, 0.9], [1.0, 1.0, 0.3]], np.float32)
     offset = np.zeros((VIEWS, len(params[0]), 2), np.float32)
+    inputs = (params, np.asarray(cameras.world_to_camera), np.asarray(cameras.intrinsics), background, offset)
     rng = np.random.default_rng(0)
-    inputs = (params, cameras.world_to_camera, cameras.intrinsics, background, offset)
-
     with jax.enable_x64(True):
-        wide = jax.tree.map(lambda a: jnp.asarray(np.asarray(a), jnp.float64), inputs)
-
-        def images(params, w2c, k, background, offset):
-            view = [reference.render_view(params, w2c[v], k[v], background[v], WIDTH, HEIGHT, offset[v])
-                    for v in range(VIEWS)]
-            return tuple(jnp.stack(part) for part in zip(*view, strict=True))
-
-        rgb, alpha, depth, margin = jax.jit(images)(*wide)
-        clear = np.asarray(margin) > NEAR_CUT
-        weights = [rng.normal(size=np.shape(a)) for a in (rgb, alpha, depth)]
-        weights = [w * clear.reshape(clear.shape + (1,) * (w.ndim - 3)) for w in weights]
-        weights[2] *= np.asarray(alpha) > 0.05  # a depth is a quotient by alpha: float32 has no digits to spare there
-
-        def loss(*inputs):
-            return sum(jnp.sum(jnp.asarray(w) * image) for w, image in zip(weights, images(*inputs)[:3], strict=True))
-
-        expected_grads = jax.tree.map(np.asarray, jax.jit(jax.grad(loss, argnums=(0, 1, 2, 3, 4)))(*wide))
-        expected = [np.asarray(a) for a in (rgb, alpha, depth)]
-
-    def ours(params, w2c, k, background, offset):
-        return splat.render(splat.Gaussians(*params), cameras.replace(world_to_camera=w2c, intrinsics=k),
-                            background=background, mean2d_offset=offset, capacity=4096)
-
-    small = [jnp.asarray(w, jnp.float32) for w in weights]
-
-    @jax.jit
-    def value_and_grads(*inputs):
-        def loss(*inputs):
-            out = ours(*inputs)
-            parts = zip(small, (out.rgb, out.alpha, out.depth), strict=True)
-            return sum(jnp.sum(w * image) for w, image in parts), out
-
-        return jax.grad(loss, argnums=(0, 1, 2, 3, 4), has_aux=True)(*inputs)
-
+        wide = jax.tree.map(lambda a: jnp.asarray(a, jnp.float64), inputs)
+        *expected, margin = (np.asarray(a) for a in true_images(*wide))
+        clear = margin > NEAR_CUT
+        weights = [rng.normal(size=a.shape) * clear.reshape(clear.shape + (1,) * (a.ndim - 3)) for a in expected]
+        weights[2] *= expected[1] > 0.05  # a depth is a quotient by alpha: float32 has no digits to spare there
+        expected_grads = jax.tree.map(np.asarray, true_gradients(weights, wide))
+    weights = [jnp.asarray(w, jnp.float32) for w in weights]
     inputs = jax.tree.map(jnp.asarray, inputs)
-    grads, out = value_and_grads(*inputs)
-    return request.param, expected, expected_grads, clear, out, grads, lambda: value_and_grads(*inputs)
+    grads, out = our_gradients(weights, inputs)
+    return request.param, expected, expected_grads, clear, out, grads, lambda: our_gradients(weights, inputs)
 
 
 def test_images_match_the_reference(both):

@@ -1,0 +1,136 @@
+"""PLY files: round trips, the fixed layout, variants of other writers, and malformed input."""
+import pathlib
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import splat
+
+
+def random_gaussians(n=7, k=1, seed=0):
+    rng = np.random.default_rng(seed)
+    shapes = [(n, 3), (n, 4), (n, 3), (n,), (n, k, 3)]
+    return splat.Gaussians(*(jnp.asarray(rng.normal(size=s), jnp.float32) for s in shapes))
+
+
+def assert_same(a, b):
+    for name in ("means", "quats", "log_scales", "opacity_logits", "sh"):
+        np.testing.assert_array_equal(getattr(a, name), getattr(b, name), err_msg=name)
+
+
+@pytest.mark.parametrize("k", [1, 4, 9, 16, 25])
+@pytest.mark.parametrize("lean", [False, True])
+def test_round_trip(tmp_path, k, lean):
+    gaussians = random_gaussians(k=k)
+    splat.save_ply(tmp_path / "a.ply", gaussians, lean=lean)
+    assert_same(splat.load_ply(tmp_path / "a.ply"), gaussians)
+    assert [p.name for p in tmp_path.iterdir()] == ["a.ply"]
+
+
+def test_default_layout_is_62_floats_with_channel_major_rest(tmp_path):
+    gaussians = random_gaussians(n=3, k=4)
+    splat.save_ply(tmp_path / "a.ply", gaussians)
+    header, _, body = (tmp_path / "a.ply").read_bytes().partition(b"end_header\n")
+    names = [line.split()[2].decode() for line in header.splitlines() if line.startswith(b"property float")]
+    assert len(names) == 62 and names[:9] == ["x", "y", "z", "nx", "ny", "nz", "f_dc_0", "f_dc_1", "f_dc_2"]
+    assert names[54:] == ["opacity", "scale_0", "scale_1", "scale_2", "rot_0", "rot_1", "rot_2", "rot_3"]
+    table = np.frombuffer(body, "<f4").reshape(3, 62)
+    np.testing.assert_array_equal(table[:, 9:12], gaussians.sh[:, 1:, 0])  # red of degree 1
+    np.testing.assert_array_equal(table[:, 24:27], gaussians.sh[:, 1:, 1])  # green
+    assert not table[:, 12:24].any()
+    np.testing.assert_array_equal(table[:, 58:], gaussians.quats)
+
+
+def test_only_active_rows_are_written(tmp_path):
+    gaussians = random_gaussians(n=5)
+    splat.save_ply(tmp_path / "a.ply", gaussians, active=np.array([1, 0, 1, 0, 0], bool))
+    np.testing.assert_array_equal(splat.load_ply(tmp_path / "a.ply").means, gaussians.means[::2][:2])
+
+
+def test_no_gaussians(tmp_path):
+    splat.save_ply(tmp_path / "a.ply", random_gaussians(n=0))
+    assert len(splat.load_ply(tmp_path / "a.ply")) == 0
+
+
+NAMES = ["opacity", "x", "y", "z", "extra", "rot_0", "rot_1", "rot_2", "rot_3", "scale_0", "scale_1", "scale_2",
+         "f_dc_0", "f_dc_1", "f_dc_2"]
+
+
+def foreign(encoding, first=b""):
+    """Two rows 0..14 and 100..114 in another order of properties, with doubles and a stray property."""
+    rows = np.arange(15)[None] + np.array([[0.0], [100.0]])
+    header = f"ply\r\nformat {encoding} 1.0\ncomment by someone\n".encode() + first + b"element vertex 2\n"
+    header += b"".join(f"property double {n}\n".encode() for n in NAMES) + b"end_header\n"
+    if encoding == "ascii":
+        return header + "\n".join(" ".join(map(str, r)) for r in rows).encode() + b"\n"
+    return header + rows.astype("<f8" if "little" in encoding else ">f8").tobytes()
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "binary_little_endian", "binary_big_endian"])
+def test_other_writers(tmp_path, encoding):
+    (tmp_path / "a.ply").write_bytes(foreign(encoding))
+    read = splat.load_ply(tmp_path / "a.ply")
+    np.testing.assert_array_equal(read.means, [[1, 2, 3], [101, 102, 103]])
+    np.testing.assert_array_equal(read.quats[1], [105, 106, 107, 108])
+    np.testing.assert_array_equal(read.sh[0, 0], [12, 13, 14])
+    np.testing.assert_array_equal(read.opacity_logits, [0, 100])
+
+
+good = foreign("binary_little_endian")
+MALFORMED = {
+    "empty": (b"", "does not start"),
+    "other file": (b"\x89PNG\r\n\x1a\n" + b"0" * 100, "does not start"),
+    "no end": (good[:60], "end_header"),
+    "truncated": (good[:-1], "truncated"),
+    "truncated ascii": (foreign("ascii")[:-40], "does not hold"),
+    "letters": (foreign("ascii").replace(b"102.0", b"a"), "not a number"),
+    "format": (good.replace(b"binary_little_endian", b"zip"), "format"),
+    "huge count": (good.replace(b"vertex 2", b"vertex 99999999999"), "truncated"),
+    "absurd count": (good.replace(b"vertex 2", b"vertex " + b"9" * 40), "claims"),
+    "negative count": (good.replace(b"vertex 2", b"vertex -2"), "not understood"),
+    "type": (good.replace(b"double x", b"quad x"), "not understood"),
+    "missing property": (good.replace(b"double rot_2", b"double rod_2"), "rot_2"),
+    "twice": (good.replace(b"double extra", b"double x"), "twice"),
+    "mesh": (good.replace(b"element vertex", b"element face"), "vertex"),
+    "list": (good.replace(b"property double extra", b"property list uchar int extra"), "list"),
+    "rest": (good.replace(b"double extra", b"double f_rest_0"), "f_rest"),
+}
+
+
+@pytest.mark.parametrize("name", MALFORMED)
+def test_malformed_files_are_rejected_with_one_line(tmp_path, name):
+    content, message = MALFORMED[name]
+    path = tmp_path / "bad.ply"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=message) as error:
+        splat.load_ply(path)
+    assert "\n" not in str(error.value) and "bad.ply" in str(error.value)
+
+
+def test_random_damage_never_escapes_as_another_error(tmp_path):
+    rng = np.random.default_rng(0)
+    path = tmp_path / "a.ply"
+    for content in (good, foreign("ascii")):
+        for _ in range(150):
+            damaged = bytearray(content)
+            for place in rng.integers(0, len(damaged), rng.integers(1, 6)):
+                damaged[place] = rng.integers(0, 256)
+            path.write_bytes(bytes(damaged[: rng.integers(1, len(damaged) + 1)]))
+            try:
+                splat.load_ply(path)
+            except ValueError as error:
+                assert "\n" not in str(error)
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
+    path = tmp_path / "a.ply"
+    splat.save_ply(path, random_gaussians(n=2))
+    before = path.read_bytes()
+
+    def fail(*_):
+        raise OSError("disk full")
+
+    monkeypatch.setattr("os.fsync", fail)
+    with pytest.raises(OSError, match="disk full"):
+        splat.save_ply(path, random_gaussians(n=5))
+    assert path.read_bytes() == before and list(pathlib.Path(tmp_path).iterdir()) == [path]
