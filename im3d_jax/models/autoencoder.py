@@ -130,6 +130,11 @@ class Autoencoder(nn.Module):
     def decode(self, latents: jax.Array) -> jax.Array:
         return self.decoder(latents * self.latent_std[None, None, None] + self.latent_mean[None, None, None])
 
+    def reconstruct(self, images: jax.Array, noise: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """(reconstruction, mean, log variance) of images; noise [B, h, w, z] ~ N(0, 1) draws from the posterior."""
+        mean, log_variance = self.moments(images)
+        return self.decoder(mean + jnp.exp(0.5 * log_variance) * noise), mean, log_variance
+
     def features(self, images: jax.Array) -> list[jax.Array]:
         return self.encoder(images, features_only=True)
 

@@ -1,0 +1,1 @@
+"""Experiments: configurations and absl programs on top of the packages."""

@@ -1,0 +1,224 @@
+"""Trains one stage of a model bundle.
+
+    python -m experiments.train --config=tiny_autoencoder --workdir=runs/tiny
+    python -m experiments.train --config=tiny_images      --workdir=runs/tiny
+    python -m experiments.train --config=tiny_video       --workdir=runs/tiny
+    python -m experiments.train --config=tiny_elevation   --workdir=runs/tiny
+
+A stage reads WORKDIR/bundle (made new if absent, or copied from --init), trains its part and writes the averaged
+parameters back; its own checkpoints and metrics are in WORKDIR/STAGE, and a rerun continues them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import importlib
+import json
+import math
+import pathlib
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from absl import app, flags, logging
+
+from experiments.configs.training import TrainConfig
+from experiments.overrides import apply_overrides
+from experiments.validation import validate
+from im3d_jax import parallel
+from im3d_jax.data import orbits
+from im3d_jax.data.toybox import VOCABULARY
+from im3d_jax.models import composite_on_white, is_temporal
+from im3d_jax.training import create_state, losses, make_train_steps, train
+from im3d_jax.training.state import merge, split
+from im3d_jax.weights import (
+    Bundle,
+    WordTokenizer,
+    build_tokenizer,
+    flatten,
+    load_bundle,
+    networks,
+    parameter_shapes,
+    save_bundle,
+    unflatten,
+)
+from im3d_jax.weights.bundle import example_inputs
+
+_CONFIG = flags.DEFINE_string("config", None, "A module of experiments/configs, e.g. tiny_video.", required=True)
+_WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run.", required=True)
+_INIT = flags.DEFINE_string("init", None, "Bundle to start from when WORKDIR/bundle is absent: 'tiny' or a folder.")
+_SEED = flags.DEFINE_integer("seed", 0, "Seed of the run.")
+_SET = flags.DEFINE_multi_string("set", [], "Typed override, e.g. --set batch=64 (repeatable).")
+_MAX_SECONDS = flags.DEFINE_float("max_seconds", math.inf, "Stop after so long; a rerun continues.")
+_FSDP = flags.DEFINE_integer("fsdp", 1, "Devices over which parameters are split.")
+
+
+def open_bundle(folder: pathlib.Path, config: TrainConfig, init: str | None, seed: int) -> Bundle:
+    """The bundle in `folder`, or a copy of `init`, or a new one with random weights (written to `folder`)."""
+    if folder.is_dir():
+        return load_bundle(str(folder))
+    if init is not None:
+        source = load_bundle(init)
+        save_bundle(folder, source.config, source.tokenizer, source.params, dtype=jnp.float32)
+        return load_bundle(str(folder))
+    tokenizer = WordTokenizer(build_tokenizer(VOCABULARY), config.model.text.length)
+    if len(tokenizer.words()) + 3 > config.model.text.vocabulary:
+        raise ValueError(f"{len(tokenizer.words())} words do not fit into model.text.vocabulary={config.model.text.vocabulary}")
+    inputs, params = example_inputs(config.model), {}
+    for i, (part, module) in enumerate(networks(config.model).items()):
+        key = jax.random.fold_in(jax.random.key(seed), i)
+        params[part] = jax.jit(module.init)(key, *inputs[part])["params"]
+    save_bundle(folder, config.model, tokenizer, params, dtype=jnp.float32)
+    return load_bundle(str(folder))
+
+
+def make_optimizer(config: TrainConfig, names) -> optax.GradientTransformation:
+    """AdamW under a warm-up / constant / linear-decay schedule; spatial layers at their own share of the rate."""
+    hold = max(config.warmup, int(config.steps * (1 - config.decay)))
+    pieces = [
+        optax.linear_schedule(0.0, 1.0, config.warmup),
+        optax.constant_schedule(1.0),
+        optax.linear_schedule(1.0, 0.0, max(1, config.steps - hold)),
+    ]
+    shape = optax.join_schedules(pieces, [config.warmup, hold])
+
+    def adamw(rate: float):
+        # Decay acts on matrices only: pulling norms and biases to zero hurts.
+        mask = lambda tree: {k: k.endswith(("kernel", "token_embedding")) for k in tree}  # noqa: E731
+        return optax.adamw(lambda step: rate * shape(step), b1=0.9, b2=0.99, eps=1e-8, weight_decay=config.weight_decay, mask=mask)
+
+    kinds = {name: "temporal" if is_temporal(name) else "spatial" for name in names}
+    spatial = config.learning_rate * (config.spatial_rate if config.stage == "video" else 1.0)
+    rates = {"temporal": adamw(config.learning_rate), "spatial": adamw(spatial)}
+    return optax.chain(optax.clip_by_global_norm(1.0), optax.partition(rates, kinds))
+
+
+def make_data(config: TrainConfig, bundle: Bundle, split_name: str, count: int) -> dict[str, jax.Array]:
+    """Renders (and, but for the autoencoder, encodes) the stage's set; arrays on the device."""
+    encoder = networks(bundle.config)["autoencoder"]
+    params = jax.tree.map(jnp.asarray, bundle.params["autoencoder"])
+
+    def encode(rgba):
+        flat = composite_on_white(rgba.reshape(-1, *rgba.shape[2:]))
+        latents = encoder.apply({"params": params}, flat, method="encode")
+        return latents.reshape(*rgba.shape[:2], *latents.shape[1:]).astype(jnp.bfloat16)
+
+    started = time.monotonic()
+
+    def progress(done, total):
+        if done == total or (done // 32) % 100 == 0:
+            logging.info("%s: %d of %d objects, %.1f s", split_name, done, total, time.monotonic() - started)
+
+    transform = orbits.to_bytes if config.stage == "autoencoder" else encode
+    values, captions, elevation = orbits.map_orbits(
+        split_name, range(count), size=bundle.config.image_size, frames=config.frames, transform=transform, progress=progress
+    )
+    if config.stage == "autoencoder":
+        return {"rgba": values.reshape(-1, *values.shape[2:])}
+    tokens = jnp.asarray(bundle.tokenizer(captions))
+    if config.stage == "images":
+        return {"latents": values[:, 0], "tokens": tokens}
+    if config.stage == "video":
+        return {"latents": values, "tokens": tokens}
+    return {"latents": values, "elevation": jnp.asarray(elevation, jnp.float32)}
+
+
+def make_loss(config: TrainConfig, bundle: Bundle):
+    """(loss, names of the parts it trains)."""
+    dtype = jnp.dtype(config.dtype)
+    nets, shapes = networks(bundle.config, dtype), parameter_shapes(bundle.config)
+
+    def unpack(part):
+        prefix = part + "."
+        return lambda flat: unflatten({k.removeprefix(prefix): v for k, v in flat.items() if k.startswith(prefix)}, shapes[part])
+
+    process = bundle.config.process
+    if config.stage == "autoencoder":
+        return losses.autoencoder_loss(nets["autoencoder"], unpack("autoencoder"), config.kl_weight), ("autoencoder",)
+    if config.stage == "elevation":
+        return losses.elevation_loss(nets["elevation"], unpack("elevation")), ("elevation",)
+    both = lambda flat: (unpack("unet")(flat), unpack("text_encoder")(flat))  # noqa: E731
+    if config.stage == "images":
+        return losses.image_loss(nets["unet"], nets["text_encoder"], both, process, config.drop), ("unet", "text_encoder")
+    if config.stage == "video":
+        loss = losses.video_loss(
+            nets["unet"], nets["text_encoder"], both, process,
+            drop=config.drop, condition_noise=config.condition_noise, image_weight=config.image_weight,
+        )  # fmt: skip
+        return loss, ("unet", "text_encoder")
+    raise ValueError(f"stage={config.stage}: expected autoencoder, images, video or elevation")
+
+
+def trained(config: TrainConfig, name: str) -> bool:
+    """Whether the stage trains a parameter, by its name ``part.dotted.name``."""
+    if config.stage == "images":
+        return not is_temporal(name)
+    if config.stage == "video":
+        return is_temporal(name) or (config.spatial_rate > 0 and name.startswith("unet."))
+    return not name.endswith(("latent_mean", "latent_std"))
+
+
+def measure_set(bundle: Bundle, params: dict, data: dict):
+    """(params, bundle's config) once the autoencoder is trained: its latents' spread, and the objects' usual size."""
+    model = networks(bundle.config)["autoencoder"]
+    moments = jax.jit(lambda rgba: model.apply({"params": params["autoencoder"]}, rgba, method="moments")[0])
+    rows = data["rgba"][:: max(1, len(data["rgba"]) // 4096)][:4096].astype(jnp.float32) / 255.0
+    means = jnp.concatenate([moments(composite_on_white(rows[i : i + 256])) for i in range(0, len(rows), 256)])
+    spread = {"latent_mean": means.mean((0, 1, 2)), "latent_std": means.std((0, 1, 2))}
+    fractions = [orbits.box_fraction(picture) for picture in np.asarray(data["rgba"][:2048]) / 255.0]
+    bundle_config = dataclasses.replace(bundle.config, target_fraction=round(float(np.nanmedian(fractions)), 4))
+    return {**params, "autoencoder": {**params["autoencoder"], **spread}}, bundle_config
+
+
+def main(argv):
+    if len(argv) > 1:
+        raise app.UsageError(f"unexpected arguments {argv[1:]}")
+    config = importlib.import_module(f"experiments.configs.{_CONFIG.value}").get_config()
+    config = apply_overrides(config, _SET.value)
+    workdir = pathlib.Path(_WORKDIR.value)
+    bundle = open_bundle(workdir / "bundle", config, _INIT.value, _SEED.value)
+    mesh = parallel.make_mesh(fsdp=_FSDP.value)
+    logging.info("%s on %d x %s", config.stage, mesh.size, jax.devices()[0].device_kind)
+
+    loss, parts = make_loss(config, bundle)
+    flat = {f"{part}.{name}": value for part in parts for name, value in flatten(bundle.params[part]).items()}
+    optimized, held = split(flat, functools.partial(trained, config))
+    optimizer = make_optimizer(config, optimized)
+    state = create_state(jax.random.key(_SEED.value), optimized, optimizer)
+    state = jax.device_put(state, parallel.fsdp_sharding(mesh, state))
+    held = jax.device_put(held, parallel.fsdp_sharding(mesh, held))
+    data = jax.device_put(make_data(config, bundle, "train", config.objects), parallel.replicated(mesh))
+    test = make_data(config, bundle, "test", config.evaluate_objects) if config.evaluate_objects else None
+    steps = make_train_steps(loss, optimizer, config.batch, config.ema, mesh)
+
+    def assemble(values: dict) -> dict:
+        params = dict(bundle.params)
+        for part in parts:
+            own = {k.removeprefix(part + "."): v for k, v in values.items() if k.startswith(part + ".")}
+            params[part] = unflatten(own, parameter_shapes(bundle.config)[part])
+        return params
+
+    def evaluate(state) -> dict[str, float]:
+        params = assemble(merge(state.ema, held))
+        return validate(config, dataclasses.replace(bundle, params=params), test)
+
+    settings = json.loads(json.dumps(dataclasses.asdict(config)))
+    with jax.set_mesh(mesh):
+        state, done = train(
+            steps, state, held, data, total=config.steps, workdir=workdir / config.stage, settings=settings,
+            log_every=config.log_every, evaluate_every=config.evaluate_every,
+            evaluate=evaluate if test is not None else None, max_seconds=_MAX_SECONDS.value,
+        )  # fmt: skip
+    params, bundle_config = assemble(jax.device_get(merge(state.ema, held))), bundle.config
+    if config.stage == "autoencoder":
+        params, bundle_config = measure_set(bundle, params, data)
+    save_bundle(workdir / "bundle", bundle_config, bundle.tokenizer, params, dtype=jnp.float32)
+    (workdir / config.stage / "config.json").write_text(json.dumps(settings, indent=1) + "\n")
+    logging.info("%s at step %d of %d; wrote %s", "finished" if done else "stopped", int(state.step), config.steps, workdir / "bundle")
+
+
+if __name__ == "__main__":
+    app.run(main)

@@ -1,0 +1,42 @@
+"""Elevation of an orbit from its views: a small head on the autoencoder's latents.
+
+IM-3D (arXiv 2402.08682, appendix A.1) averages image features of four evenly spaced frames and regresses radians with
+an MLP; here the features are the autoencoder's latents, looked at by three strided convolutions.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from im3d_jax.models.layers import Conv, Dense
+
+
+@dataclasses.dataclass(frozen=True)
+class ElevationConfig:
+    """Sizes of the head; `limit` is the largest elevation in radians (45 degrees)."""
+
+    frames: int = 4
+    channels: tuple[int, ...] = (32, 48, 64)
+    hidden: int = 64
+    limit: float = 0.7853981633974483
+
+
+class ElevationHead(nn.Module):
+    """Latents of a whole orbit [B, T, h, w, z] to elevations [B] in radians, between 0 and the limit."""
+
+    config: ElevationConfig
+
+    @nn.compact
+    def __call__(self, latents: jax.Array) -> jax.Array:
+        c = self.config
+        x = latents[:, :: latents.shape[1] // c.frames][:, : c.frames]
+        for i, width in enumerate(c.channels):
+            x = jax.nn.silu(Conv(width, stride=2, name=f"conv.{i}")(x))
+        x = x.reshape(*x.shape[:2], -1)
+        x = jax.nn.silu(Dense(c.hidden, name="linear_1")(x)).mean(1)
+        x = jax.nn.silu(Dense(c.hidden, name="linear_2")(x))
+        return c.limit * jax.nn.sigmoid(Dense(1, name="linear_3")(x)[..., 0])

@@ -1,0 +1,66 @@
+"""The loop around the jitted steps: progress, metrics, evaluation, checkpoints, a time limit."""
+
+from __future__ import annotations
+
+import json
+import math
+import pathlib
+import time
+from collections.abc import Callable
+
+import jax
+from absl import logging
+
+from im3d_jax.training.checkpoints import Checkpoints
+from im3d_jax.training.state import TrainState
+
+
+def train(
+    steps_fn: Callable,
+    state: TrainState,
+    held: dict,
+    data: dict,
+    *,
+    total: int,
+    workdir: pathlib.Path,
+    settings: dict,
+    log_every: int = 100,
+    evaluate_every: int = 0,
+    evaluate: Callable[[TrainState], dict[str, float]] | None = None,
+    max_seconds: float = math.inf,
+) -> tuple[TrainState, bool]:
+    """Runs from the newest checkpoint (or `state`) to step `total`, or until the time is up.
+
+    Metrics go to `workdir/metrics.jsonl`, one line every `log_every` steps; the state is checkpointed at the end in
+    either case, so that the next call continues it.
+
+    Returns:
+        The state and whether `total` was reached.
+
+    Raises:
+        FloatingPointError: If the loss is no longer finite; the last checkpoint is kept.
+    """
+    started = time.monotonic()
+    workdir.mkdir(parents=True, exist_ok=True)
+    with Checkpoints(workdir / "checkpoints") as checkpoints, (workdir / "metrics.jsonl").open("a") as log:
+        restored = checkpoints.restore(state, settings)
+        if restored is not None:
+            state = restored
+            logging.info("continuing at step %d of %d", int(state.step), total)
+        step = int(state.step)
+        while step < total and time.monotonic() - started < max_seconds:
+            begun = time.monotonic()
+            count = min(log_every - step % log_every, total - step)
+            state, metrics = steps_fn(state, held, data, count)
+            metrics = {name: float(value) for name, value in jax.device_get(metrics).items()}
+            step += count
+            if not math.isfinite(metrics["loss"]):
+                raise FloatingPointError(f"the loss is {metrics['loss']} at step {step}: lower the learning rate")
+            if evaluate is not None and evaluate_every and (step % evaluate_every == 0 or step == total):
+                metrics |= evaluate(state)
+            metrics |= {"step": step, "seconds": time.monotonic() - started, "ms_per_step": 1e3 * (time.monotonic() - begun) / count}
+            log.write(json.dumps(metrics) + "\n")
+            log.flush()
+            logging.info(" ".join(f"{k}={v:.5g}" for k, v in metrics.items()))
+        checkpoints.save(state, settings)
+    return state, step >= total

@@ -1,0 +1,59 @@
+"""The train step: draw a batch, differentiate the loss, update, average.
+
+Data live on the devices (a run renders and encodes its set once), so that a step is one program with no host in it, and
+many steps are one `lax.scan`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import lax
+from jax.sharding import Mesh
+
+from im3d_jax.parallel import batch_sharding
+from im3d_jax.training.state import TrainState
+
+Loss = Callable[[dict, dict, dict, jax.Array], tuple[jax.Array, dict[str, jax.Array]]]
+"""loss(params, held, batch, key) -> (scalar, {name: scalar})."""
+
+
+def make_train_steps(loss: Loss, optimizer: optax.GradientTransformation, batch_size: int, ema: float, mesh: Mesh | None = None):
+    """Builds `steps(state, held, data, count) -> (state, metrics)`, jitted, `state` donated, `count` static.
+
+    Args:
+        loss: Of a batch: rows of `data` drawn with replacement.
+        optimizer: Any optax transformation.
+        batch_size: Rows a step.
+        ema: Decay of the average in [0, 1); it warms up as (1 + step) / (10 + step), so that a young average is not
+            dominated by the initialisation.
+        mesh: Splits the batch over its devices when given.
+
+    Metrics are means over the `count` steps; `loss` and `gradient_norm` are always among them.
+    """
+
+    def one(state: TrainState, held: dict, data: dict) -> tuple[TrainState, dict]:
+        key = jax.random.fold_in(state.key, state.step)
+        draw, key = jax.random.split(key)
+        rows = jax.random.randint(draw, (batch_size,), 0, jax.tree.leaves(data)[0].shape[0])
+        if mesh is not None:
+            rows = lax.with_sharding_constraint(rows, batch_sharding(mesh))
+        batch = jax.tree.map(lambda a: a[rows], data)
+        if mesh is not None:
+            batch = lax.with_sharding_constraint(batch, batch_sharding(mesh))
+        (value, metrics), gradients = jax.value_and_grad(loss, has_aux=True)(state.params, held, batch, key)
+        updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        decay = jnp.minimum(ema, (1.0 + state.step) / (10.0 + state.step))
+        average = optax.incremental_update(params, state.ema, 1.0 - decay)
+        metrics = {**metrics, "loss": value, "gradient_norm": optax.global_norm(gradients)}
+        return TrainState(state.step + 1, params, average, opt_state, state.key), metrics
+
+    def steps(state: TrainState, held: dict, data: dict, count: int) -> tuple[TrainState, dict]:
+        state, metrics = lax.scan(lambda s, _: one(s, held, data), state, None, length=count)
+        return state, jax.tree.map(jnp.mean, metrics)
+
+    return jax.jit(steps, static_argnames="count", donate_argnames="state")

@@ -1,0 +1,168 @@
+"""A model bundle: one folder with everything that turns a prompt or picture into views.
+
+    config.json                 sizes, noise process, prediction, metadata (JSON of `BundleConfig`)
+    tokenizer.json              word-level tokenizer
+    autoencoder.safetensors     four-channel autoencoder
+    text_encoder.safetensors    text encoder
+    unet.safetensors            spatio-temporal UNet (its spatial part is the text-to-image model)
+    elevation.safetensors       elevation head
+
+The bundle that ships with the project is the folder `tiny` beside this file; its tensors are bfloat16 and are cast to
+float32 on reading.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import pathlib
+
+import jax
+import jax.numpy as jnp
+
+from im3d_jax.diffusion import Cosine
+from im3d_jax.models import Autoencoder, AutoencoderConfig, TextConfig, TextEncoder, VideoUNet, VideoUNetConfig
+from im3d_jax.models.elevation import ElevationConfig, ElevationHead
+from im3d_jax.weights.tokenizer import WordTokenizer
+from im3d_jax.weights.trees import WeightsError, flatten, load_safetensors, save_safetensors, unflatten
+
+PARTS = ("autoencoder", "text_encoder", "unet", "elevation")
+BUNDLED = pathlib.Path(__file__).parent / "tiny"
+
+
+@dataclasses.dataclass(frozen=True)
+class BundleConfig:
+    """What a bundle's config.json holds.
+
+    Attributes:
+        image_size: Side of the square images, pixels.
+        target_fraction: Median of the longer side of the object's box over the image's side, in the training frames.
+        log_snr_shift: The cosine process's shift of lambda; networks predict the velocity.
+    """
+
+    image_size: int = 128
+    target_fraction: float = 0.6
+    log_snr_shift: float = 0.0
+    autoencoder: AutoencoderConfig = AutoencoderConfig()
+    text: TextConfig = TextConfig()
+    unet: VideoUNetConfig = VideoUNetConfig()
+    elevation: ElevationConfig = ElevationConfig()
+
+    @property
+    def process(self) -> Cosine:
+        return Cosine(self.log_snr_shift)
+
+    @property
+    def latent_size(self) -> int:
+        return self.image_size // self.autoencoder.factor
+
+
+@dataclasses.dataclass(frozen=True)
+class Bundle:
+    """A loaded bundle. `params` has one nested dictionary per entry of `PARTS`."""
+
+    name: str
+    config: BundleConfig
+    tokenizer: WordTokenizer
+    params: dict
+
+
+def config_from_json(data: dict) -> BundleConfig:
+    """Builds the nested dataclasses; unknown or missing fields are errors.
+
+    Raises:
+        WeightsError: Names the field.
+    """
+
+    def build(kind, values, where):
+        known = {field.name: field for field in dataclasses.fields(kind)}
+        if not isinstance(values, dict) or set(values) != set(known):
+            got = sorted(values) if isinstance(values, dict) else values
+            raise WeightsError(f"{where} of config.json must have the fields {sorted(known)}, found {got}")
+        made = {}
+        for name, value in values.items():
+            default = getattr(kind(), name)
+            if dataclasses.is_dataclass(default):
+                value = build(type(default), value, f"{where}.{name}")
+            made[name] = tuple(value) if isinstance(value, list) else value
+        return kind(**made)
+
+    return build(BundleConfig, data, "the root")
+
+
+def networks(config: BundleConfig, dtype=jnp.float32) -> dict:
+    """The linen modules of a bundle by part name."""
+    return {
+        "autoencoder": Autoencoder(config.autoencoder, dtype),
+        "text_encoder": TextEncoder(config.text, dtype),
+        "unet": VideoUNet(config.unet, dtype),
+        "elevation": ElevationHead(config.elevation),
+    }
+
+
+def example_inputs(config: BundleConfig) -> dict[str, tuple]:
+    """Arguments with which each part's module is initialised."""
+    image, latent, z = config.image_size, config.latent_size, config.autoencoder.latent_channels
+    frames = config.unet.frames
+    return {
+        "autoencoder": (jnp.zeros((1, image, image, config.autoencoder.image_channels)),),
+        "text_encoder": (jnp.zeros((1, config.text.length), jnp.int32),),
+        "unet": (
+            jnp.zeros((1, frames, latent, latent, z)),
+            jnp.zeros((1,)),
+            jnp.zeros((1, config.text.length, config.text.width)),
+            jnp.ones((1, config.text.length), bool),
+            jnp.zeros((1, latent, latent, z)),
+            jnp.ones((1,)),
+        ),
+        "elevation": (jnp.zeros((1, frames, latent, latent, z)),),
+    }
+
+
+def parameter_shapes(config: BundleConfig) -> dict:
+    """{part: nested `jax.ShapeDtypeStruct`s}, without computing anything."""
+    inputs = example_inputs(config)
+    return {
+        part: jax.eval_shape(module.init, jax.random.key(0), *inputs[part])["params"]
+        for part, module in networks(config).items()
+    }
+
+
+def save_bundle(folder, config: BundleConfig, tokenizer: WordTokenizer, params: dict, dtype=jnp.bfloat16) -> None:
+    """Writes a bundle; tensors are rounded to `dtype`."""
+    folder = pathlib.Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.json").write_text(json.dumps(dataclasses.asdict(config), indent=1) + "\n")
+    (folder / "tokenizer.json").write_text(tokenizer.json + "\n")
+    for part in PARTS:
+        save_safetensors(folder / f"{part}.safetensors", flatten(params[part]), dtype=dtype)
+
+
+def load_bundle(model: str = "tiny") -> Bundle:
+    """Loads the bundled model (``tiny``) or a bundle's folder.
+
+    Raises:
+        WeightsError: One line: what is missing or damaged and what to do.
+    """
+    folder = BUNDLED if model == "tiny" else pathlib.Path(model)
+    if not folder.is_dir():
+        raise WeightsError(f"--model={model}: no such folder; give 'tiny' or a folder with config.json and safetensors files")
+    text = {}
+    for name in ("config.json", "tokenizer.json"):
+        if not (folder / name).is_file():
+            raise WeightsError(f"{folder} holds no {name}: it is not a model folder")
+        text[name] = (folder / name).read_text()
+    try:
+        config = config_from_json(json.loads(text["config.json"]))
+        tokenizer = WordTokenizer(text["tokenizer.json"], config.text.length)
+    except ValueError as error:
+        raise WeightsError(f"{folder}: {error}") from error
+    params = {}
+    for part, shapes in parameter_shapes(config).items():
+        path = folder / f"{part}.safetensors"
+        flat = {name: value.astype("float32") for name, value in load_safetensors(path).items()}
+        try:
+            params[part] = unflatten(flat, shapes)
+        except WeightsError as error:
+            raise WeightsError(f"{path}: {error}") from error
+    return Bundle(model, config, tokenizer, params)

@@ -1,0 +1,74 @@
+"""Parameter trees as flat dictionaries of dotted names, and safetensors files of them."""
+
+from __future__ import annotations
+
+import os
+import pathlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import safetensors
+import safetensors.numpy
+
+
+class WeightsError(ValueError):
+    """Weights that are missing, damaged or of another shape; the message is one line for the user."""
+
+
+def flatten(tree: dict) -> dict[str, jax.Array]:
+    """Nested parameters to {dotted name: array}, sorted by name."""
+    leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
+    return dict(sorted((".".join(str(key.key) for key in path), leaf) for path, leaf in leaves))
+
+
+def unflatten(flat: dict[str, jax.Array], template: dict) -> dict:
+    """The inverse of `flatten`; `template` (arrays or shapes) says where dots nest and where they are part of a name.
+
+    Raises:
+        WeightsError: If names or shapes differ from the template's.
+    """
+    wanted = {name: tuple(leaf.shape) for name, leaf in flatten(template).items()}
+    missing, unknown = sorted(wanted.keys() - flat.keys()), sorted(flat.keys() - wanted.keys())
+    if missing or unknown:
+        raise WeightsError(
+            f"the weights do not fit the network: {len(missing)} tensors missing ({', '.join(missing[:3])}), "
+            f"{len(unknown)} unknown ({', '.join(unknown[:3])})"
+        )
+    for name, shape in wanted.items():
+        if tuple(flat[name].shape) != shape:
+            raise WeightsError(f"tensor {name} has shape {tuple(flat[name].shape)}, expected {shape}")
+    leaves, structure = jax.tree_util.tree_flatten_with_path(template)
+    return jax.tree.unflatten(structure, [flat[".".join(str(k.key) for k in path)] for path, _ in leaves])
+
+
+def save_safetensors(path: str | os.PathLike, flat: dict, metadata: dict[str, str] | None = None, dtype=None) -> None:
+    """Writes {name: array} atomically, optionally cast to `dtype` (bfloat16 for what is shipped)."""
+    path = pathlib.Path(path)
+    arrays = {k: np.asarray(v if dtype is None else jnp.asarray(v, dtype)) for k, v in flat.items()}
+    arrays = {k: np.ascontiguousarray(v).reshape(v.shape) for k, v in arrays.items()}
+    temporary = path.with_name(path.name + ".partial")
+    safetensors.numpy.save_file(arrays, temporary, metadata)
+    os.replace(temporary, path)
+
+
+def load_safetensors(path: str | os.PathLike) -> dict[str, np.ndarray]:
+    """Reads {name: array} in the stored dtypes.
+
+    Raises:
+        WeightsError: If the file is missing, is a pickle, or is damaged.
+    """
+    path = pathlib.Path(path)
+    if not path.is_file():
+        raise WeightsError(f"no weights at {path}: the file is missing")
+    with path.open("rb") as file:
+        head = file.read(4)
+    if head[:2] in (b"PK", b"\x80\x02", b"\x80\x04"):
+        raise WeightsError(
+            f"{path} is a pickle, which can run code when read: convert it once with "
+            "safetensors.torch.save_file(torch.load(path, weights_only=True), 'model.safetensors')"
+        )
+    try:
+        return safetensors.numpy.load_file(path)
+    except (safetensors.SafetensorError, ValueError, OSError) as error:
+        raise WeightsError(f"{path} is not a whole safetensors file ({error}): copy or download it again") from error
