@@ -1,4 +1,4 @@
-"""Direct fitting of gaussians to views: Adam on image losses with density control, a segment per dispatch.
+"""Direct fitting of gaussians to views: Adam on image losses with density control.
 
 A fit is a pure function of its state: the random numbers and the view of every step follow from the state's
 key and the step's number, so that a fit that was stopped, saved and resumed equals an uninterrupted one.
@@ -35,7 +35,9 @@ __all__ = [
 
 ADAM_DECAY = (0.9, 0.999)
 ADAM_EPS = 1e-15
-PAIR_MARGIN = 0.15
+# Surplus room costs little beside a second compilation, and gaussians grow and multiply.
+INITIAL_PAIR_MARGIN = 1.0
+PAIR_MARGIN = 0.25
 
 Progress = Callable[[int, int, str], Any]
 
@@ -69,8 +71,7 @@ def init_state(
         key=key,
         step=jnp.int32(0),
         extent=jnp.float32(extent),
-        # Surplus room is cheap beside a second compilation, and gaussians grow and multiply.
-        pair_capacity=round_capacity(pairs * config.views_per_step // views, margin=0.6),
+        pair_capacity=round_capacity(pairs * config.views_per_step // views, margin=INITIAL_PAIR_MARGIN),
     )
 
 
@@ -131,14 +132,24 @@ def fit(
 
 
 def _segment(state, targets, cameras, network, kept, config, length) -> tuple[FitState, dict[str, float]]:
-    """Some steps in one dispatch, repeated from the same state with more room while pairs were left out."""
+    """Some steps without a host synchronisation, repeated with more room while pairs were left out."""
     while True:
-        new, sums, pairs = _run(state, targets, cameras, network, kept, config, jnp.int32(length))
-        pairs = int(pairs)
+        # One dispatch per step: inside a device loop XLA runs CPU convolutions seven times slower.
+        # Steps consume their state; the copy keeps the caller's for a repetition.
+        carry = jax.tree.map(jnp.copy, state), _no_figures(config, network)
+        for _ in range(length):
+            carry = _step(*carry, targets, cameras, network, kept, config)
+        new, figures = carry
+        pairs = int(figures["pairs"])
         if pairs <= state.pair_capacity:
-            info = {name: float(total) / length for name, total in sums.items()}
-            return new, info | {"gaussians": int(jnp.sum(new.active)), "pairs": pairs}
+            terms = {name: float(total) / length for name, total in figures["terms"].items()}
+            return new, terms | {"gaussians": int(jnp.sum(new.active)), "pairs": pairs}
         state = state.replace(pair_capacity=round_capacity(pairs, margin=PAIR_MARGIN))
+
+
+def _no_figures(config: FitConfig, network: perceptual.Perceptual | None) -> dict[str, Any]:
+    names = [*losses.term_weights(config, network is not None), "loss"]
+    return {"terms": {name: jnp.zeros((), jnp.float32) for name in names}, "pairs": jnp.int32(0)}
 
 
 def _densifies(step: int, config: FitConfig) -> bool:
@@ -181,21 +192,8 @@ def _reset_opacities(state: FitState) -> FitState:
     )
 
 
-@partial(jax.jit, static_argnames="config")
-def _run(state, targets, cameras, network, kept, config, length):
-    """`length` steps (traced, so that segments of all lengths share one program)."""
-
-    def body(_, carry):
-        state, sums, most = carry
-        state, terms, pairs = _step(state, targets, cameras, network, kept, config)
-        return state, jax.tree.map(jnp.add, sums, terms), jnp.maximum(most, pairs)
-
-    shapes = jax.eval_shape(lambda s: _step(s, targets, cameras, network, kept, config)[1], state)
-    sums = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
-    return jax.lax.fori_loop(0, length, body, (state, sums, jnp.int32(0)))
-
-
-def _step(state: FitState, targets, cameras, network, kept, config):
+@partial(jax.jit, static_argnames="config", donate_argnames=("state", "figures"))
+def _step(state: FitState, figures, targets, cameras, network, kept, config):
     chosen = views_of_step(state.key, state.step, len(cameras), config.views_per_step)
     some = cameras[chosen]
     target = targets.rgba[chosen]
@@ -225,14 +223,19 @@ def _step(state: FitState, targets, cameras, network, kept, config):
     )
     state = _adam(state, gradient, config)
     statistics = density.accumulate(state.statistics, screen, visible, cameras.width, cameras.height)
-    return state.replace(statistics=statistics), terms | {"loss": value}, pairs
+    terms = terms | {"loss": value}
+    figures = {
+        "terms": {name: total + terms[name] for name, total in figures["terms"].items()},
+        "pairs": jnp.maximum(figures["pairs"], pairs),
+    }
+    return state.replace(statistics=statistics), figures
 
 
 def views_of_step(key: jax.Array, step: jax.Array, views: int, count: int) -> jax.Array:
     """Views [count] of a step: shuffled cycles through all of them, as a function of the key and the step."""
     draw = step * count + jnp.arange(count)
     cycles = jax.vmap(lambda cycle: jax.random.fold_in(jax.random.fold_in(key, 3), cycle))(draw // views)
-    orders = jax.vmap(lambda cycle: jax.random.permutation(cycle, views))(cycles)
+    orders = jax.vmap(lambda cycle: jnp.argsort(jax.random.uniform(cycle, (views,))))(cycles)
     return jnp.take_along_axis(orders, (draw % views)[:, None], axis=1)[:, 0]
 
 

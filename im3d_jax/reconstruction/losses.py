@@ -43,6 +43,18 @@ def block_means(images: jax.Array, block: int) -> jax.Array:
     return images.reshape(batch, rows, block, columns, block, channels).mean(axis=(2, 4))
 
 
+def term_weights(config: FitConfig, perceptual_network: bool) -> dict[str, float]:
+    """The terms in use, by name, and their weights."""
+    weights = {
+        "perceptual": config.perceptual_weight if perceptual_network else 0.0,
+        "ssim": config.ssim_weight,
+        "mask": config.mask_weight,
+        "l1": config.l1_weight,
+        "colour": config.colour_weight,
+    }
+    return {name: weight for name, weight in weights.items() if weight > 0}
+
+
 def view_loss(
     rgb: jax.Array,
     alpha: jax.Array,
@@ -70,13 +82,7 @@ def view_loss(
     shift = (1.0 - alpha)[..., None] * (background - 1.0)[None, None, None]
     shown = rgb + shift
     wanted = ssim.composite(target, background[None, None, None])
-    weights = {
-        "perceptual": 0.0 if network is None else config.perceptual_weight,
-        "ssim": config.ssim_weight,
-        "mask": config.mask_weight,
-        "l1": config.l1_weight,
-        "colour": config.colour_weight,
-    }
+    weights = term_weights(config, network is not None)
 
     def term(name: str) -> jax.Array:
         if name == "perceptual":
@@ -93,5 +99,5 @@ def view_loss(
         difference = rgb - ssim.composite(target)
         return jnp.mean(jnp.square(block_means(difference, config.colour_block)))
 
-    terms = {name: term(name) for name, weight in weights.items() if weight > 0}
+    terms = {name: term(name) for name in weights}
     return sum(weights[name] * value for name, value in terms.items()), terms

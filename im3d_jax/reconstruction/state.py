@@ -1,6 +1,7 @@
 """The state of a fit, and its npz files: every number of a stopped fit, so that it resumes bit for bit."""
 
 import os
+import zipfile
 from pathlib import Path
 
 import flax.struct
@@ -91,7 +92,7 @@ def load_state(path: str | os.PathLike, config: FitConfig) -> FitState:
     try:
         with np.load(path, allow_pickle=False) as archive:
             arrays = {name: archive[name] for name in _LAYOUT}
-    except (KeyError, ValueError, EOFError, OSError) as error:
+    except (KeyError, ValueError, EOFError, OSError, zipfile.BadZipFile) as error:
         if isinstance(error, FileNotFoundError):
             raise
         raise ValueError(f"{path} is not a saved fit ({error}); delete it and fit again") from error
