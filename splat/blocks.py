@@ -57,26 +57,24 @@ def light_matrix(rows: jax.Array, x: jax.Array, y: jax.Array, log_start: jax.Arr
 
 def light_scan(rows: jax.Array, x: jax.Array, y: jax.Array, log_start: jax.Array) -> jax.Array:
     """The same as `light_matrix`, splat by splat."""
-    channels = rows.shape[-1] - 6
     first = jnp.exp(log_start)
-    zero = jnp.zeros_like(x)
+    limit = STOP / first
 
     def step(state, row):
-        through, going, count, covered, light = state
-        row = [row[i, :, None] for i in range(6 + channels)]
-        alpha, _ = alphas(row, x, y)
+        # The sign of `through` remembers the stop: one array less to carry.
+        through, count, light = state
+        alpha, _ = alphas([row[i, :, None] for i in range(6)], x, y)
         after = through * (1.0 - alpha)
-        going = going & (first * after > STOP)
+        going = after > limit
         weight = jnp.where(going, alpha * through, 0.0)
-        light = tuple(sums + weight * row[6 + i] for i, sums in enumerate(light))
-        state = jnp.where(going, after, through), going, count + going, covered + weight, light
-        return state, None
+        features = jnp.concatenate([row[6:], jnp.ones_like(row[:1])])
+        light = light + weight[None] * features[:, :, None]
+        return (jnp.where(going, after, -jnp.abs(through)), count + going, light), None
 
-    start = (jnp.ones_like(x), jnp.ones(x.shape, bool), zero, zero, (zero,) * channels)
-    state, _ = jax.lax.scan(step, start, jnp.transpose(rows, (1, 2, 0)), unroll=2)
-    through, _, count, covered, light = state
-    light = [first * part for part in (*light, covered)]
-    return jnp.stack([*light, jnp.log(through), count], axis=-1)
+    start = (jnp.ones_like(x), jnp.zeros_like(x), jnp.zeros((rows.shape[-1] - 5, *x.shape), x.dtype))
+    (through, count, light), _ = jax.lax.scan(step, start, jnp.transpose(rows, (1, 2, 0)))
+    light = jnp.concatenate([first[None] * light, jnp.log(jnp.abs(through))[None], count[None]])
+    return jnp.moveaxis(light, 0, -1)
 
 
 def gradients_matrix(
@@ -130,7 +128,7 @@ def gradients_scan(
     """The same as `gradients_matrix`, from the last splat to the first."""
     channels = rows.shape[-1] - 6
     monomials = _monomials(x.shape[1])
-    bars = [light_bar[..., i] for i in range(channels)]
+    bars = jnp.moveaxis(light_bar, -1, 0)
 
     def step(state, inputs):
         after, later = state
@@ -141,16 +139,16 @@ def gradients_scan(
         inverse = 1.0 / (1.0 - alpha)
         through = after * inverse
         weight = alpha * through
-        gain = sum(bar * feature for bar, feature in zip(bars, row[6:], strict=True))
+        gain = sum(bars[i] * row[6 + i] for i in range(channels))
         sigma_bar = jnp.where(smooth, -alpha * (through * gain - later * inverse), 0.0)
         moments = jnp.dot(sigma_bar, monomials, precision="highest")
-        features_bar = jnp.stack([jnp.sum(weight * bar, axis=1) for bar in bars], axis=-1)
+        features_bar = jnp.stack([jnp.sum(weight * bars[i], axis=1) for i in range(channels)], axis=-1)
         return (through, later + weight * gain), (moments, features_bar)
 
     index = jnp.arange(rows.shape[1], dtype=jnp.float32)
     start = (jnp.exp(log_start + log_kept), behind)
     inputs = (jnp.transpose(rows, (1, 2, 0)), index)
-    _, (moments, features_bar) = jax.lax.scan(step, start, inputs, reverse=True, unroll=2)
+    _, (moments, features_bar) = jax.lax.scan(step, start, inputs, reverse=True)
     return jnp.swapaxes(jnp.concatenate([moments, features_bar], axis=-1), 0, 1)
 
 

@@ -1,0 +1,44 @@
+"""Contiguous sums against float64 loops."""
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from splat.sums import segmented_scan, sum_runs
+
+
+@pytest.mark.parametrize("exclusive", [False, True])
+@pytest.mark.parametrize("reverse", [False, True])
+def test_segmented_scan(exclusive, reverse):
+    rng = np.random.default_rng(0)
+    lengths = np.array([1, 7, 2, 33, 1, 5])
+    values = rng.normal(size=(lengths.sum(), 3)).astype(np.float32)
+    expected, place = [], []
+    for part, n in zip(np.split(values, np.cumsum(lengths)[:-1]), lengths, strict=True):
+        part = part[::-1] if reverse else part
+        sums = np.cumsum(part.astype(np.float64), axis=0) - (part if exclusive else 0)
+        expected.append(sums[::-1] if reverse else sums)
+        place.append(np.arange(n)[::-1] if reverse else np.arange(n))
+    place = jnp.asarray(np.concatenate(place), jnp.int32)
+    ours = jax.jit(segmented_scan, static_argnames=("exclusive", "reverse"))(
+        jnp.asarray(values), place, exclusive=exclusive, reverse=reverse)
+    np.testing.assert_allclose(ours, np.concatenate(expected), atol=2e-6)
+
+
+@pytest.mark.parametrize("biggest", [3, 40, 900])
+def test_sum_runs(biggest):
+    """Runs shorter than, about and far above one chunk; a large value in one run leaves its neighbours' digits alone."""
+    rng = np.random.default_rng(biggest)
+    count = rng.integers(0, biggest + 1, 60)
+    start = np.concatenate([[0], np.cumsum(count)[:-1]])
+    total = int(count.sum())
+    rows = rng.normal(size=(total + 11, 4)).astype(np.float32)
+    order = rng.permutation(total + 11)[: total + 5].astype(np.int32)  # five places behind the last run
+    heavy = int(np.argmax(count))
+    rows[order[start[heavy]]] = 1e8
+    shuffled = rng.permutation(60)
+    ours = jax.jit(sum_runs)(*(jnp.asarray(a) for a in (rows, order, start[shuffled].astype(np.int32),
+                                                        count[shuffled].astype(np.int32))))
+    expected = np.stack([rows[order[s : s + n]].astype(np.float64).sum(0) for s, n in zip(start, count, strict=True)])
+    others = shuffled != heavy
+    np.testing.assert_allclose(np.asarray(ours)[others], expected[shuffled][others], atol=1e-4, rtol=0)
+    np.testing.assert_allclose(np.asarray(ours)[~others], expected[shuffled][~others], rtol=1e-6)
