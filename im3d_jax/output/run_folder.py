@@ -250,7 +250,11 @@ def _write_atomically(path: pathlib.Path, save: Callable[[pathlib.Path], object]
     partial = path.with_name(f".partial-{path.name}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        partial.touch()
+        mode = partial.stat().st_mode
         save(partial)
+        # Writers that use a private temporary file of their own leave it unreadable to everybody else.
+        partial.chmod(mode)
         os.replace(partial, path)
     except OSError as error:
         reason = error.strerror or error

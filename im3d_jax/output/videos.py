@@ -30,7 +30,14 @@ def encode_mp4(frames: np.ndarray, frames_per_second: int = 16, quality: int = 1
         stream = file.add_stream("libx264", rate=frames_per_second)
         stream.height, stream.width = pixels.shape[1:3]
         stream.pix_fmt = "yuv420p"
-        stream.options = {"crf": str(quality), "preset": "medium", "threads": "1", "flags": "+bitexact"}
+        stream.options = {
+            "crf": str(quality),
+            "preset": "medium",
+            "threads": "1",
+            "flags": "+bitexact",
+            # The lookahead reads memory outside of the picture: what hangs on it changed from call to call.
+            "x264-params": "rc-lookahead=0:mbtree=0:b-adapt=0:scenecut=0",
+        }
         for frame in pixels:
             picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")
             file.mux(stream.encode(picture))

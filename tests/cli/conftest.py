@@ -5,6 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 
+from im3d_jax.cli import stages
 from im3d_jax.reconstruction import fitting
 
 
@@ -61,20 +62,21 @@ def model():
 
 @pytest.fixture
 def short_fits(monkeypatch):
-    """Presets of a few steps on a few gaussians; SSIM of one scale."""
+    """One preset of a few steps on a few gaussians for everything, and small turntables: few compilations."""
+    config = dataclasses.replace(
+        fitting.PRESETS["draft"],
+        steps=12,
+        capacity=192,
+        initial=128,
+        densify_every=6,
+        densify_from=6,
+        densify_until=11,
+        multiscale=False,
+    )
     for name in ("draft", "standard", "capture"):
-        config = dataclasses.replace(
-            fitting.PRESETS[name],
-            steps=12,
-            capacity=192,
-            initial=128,
-            densify_every=6,
-            densify_from=6,
-            densify_until=11,
-            multiscale=False,
-            sh_degree=0,
-        )
         monkeypatch.setitem(fitting.PRESETS, name, config)
+    monkeypatch.setattr(stages, "TURNTABLE_SIDE", 24)
+    monkeypatch.setattr(stages, "TURNTABLE_FRAMES", 8)
 
 
 @pytest.fixture

@@ -7,11 +7,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from im3d_jax.cli import stages
+from im3d_jax.cli import common, stages
 from im3d_jax.cli.main import main
-from im3d_jax.output.images import read_image
+from im3d_jax.output.cameras import encode_cameras
+from im3d_jax.output.images import encode_png, read_image
 from im3d_jax.output.run_folder import RunFolder
 from im3d_jax.reconstruction import fitting
+from splat import orbit_cameras
 
 
 GENERATED = [
@@ -51,6 +53,7 @@ def test_generate(by_hand, tmp_path, capsys, monkeypatch):
     out = tmp_path / "whole"
     assert generate(out) == 0
     assert sorted(path.name for path in out.iterdir()) == GENERATED
+    assert (out / "asset.ply").stat().st_mode == (out / "run.json").stat().st_mode
     assert by_hand.calls == ["image", "views", "elevation", "refine 1", "refine 2"]
     run = json.loads((out / "run.json").read_text())
     assert run["network_evaluations"] == 8 + 24 + 2 * 9
@@ -138,20 +141,14 @@ def test_views_from_a_picture(by_hand, tmp_path, capsys):
 
 
 def test_reconstruct_a_capture_with_held_out_views(short_fits, tmp_path, monkeypatch):
-    from im3d_jax.cli import common
-
     monkeypatch.setattr(common, "start_jax", lambda: None)
     monkeypatch.setattr(common, "load_model", lambda name: pytest.fail("a capture needs no model"))
-    from im3d_jax.output.cameras import encode_cameras
-    from im3d_jax.output.images import encode_png
-    from splat import orbit_cameras
-
     data = tmp_path / "capture"
     data.mkdir()
     image = np.zeros((24, 24, 4), np.float32)
     image[6:18, 6:18] = 0.7, 0.4, 0.2, 1.0
     (data / "a.png").write_bytes(encode_png(image))
-    for name, views in (("train", 6), ("test", 3)):
+    for name, views in (("train", 16), ("test", 3)):
         cameras = orbit_cameras(0.3, views=views, width=24, height=24, azimuth_offset=0.1 * views)
         (data / f"transforms_{name}.json").write_bytes(encode_cameras(cameras, ["a"] * views))
     assert main(["reconstruct", f"--data={data}", f"--out={tmp_path / 'out'}"]) == 0
