@@ -5,8 +5,11 @@ import re
 
 from setuptools import find_packages, setup
 
+
 ROOT = pathlib.Path(__file__).parent
 VERSION = re.search(r'__version__ = "([^"]+)"', (ROOT / "im3d_jax" / "__init__.py").read_text()).group(1)
+
+PACKAGES = ["im3d_jax", "splat", "experiments"]
 
 REQUIREMENTS = [
     "jax>=0.10,<0.13",
@@ -33,11 +36,24 @@ EXTRAS = {
     "gpu": ["jax[cuda12]>=0.10,<0.13"],
     "tpu": ["jax[tpu]>=0.10,<0.13"],
     "data": ["trimesh>=4.5", "moderngl>=5.12"],
-    "mesh": ["trimesh>=4.5", "scikit-image>=0.25", "scipy>=1.14", "fast-simplification>=0.1.9", "xatlas>=0.0.9"],
+    "mesh": [
+        "trimesh>=4.5",
+        "scikit-image>=0.25",
+        "scipy>=1.14",
+        "fast-simplification>=0.1.9",
+        "xatlas>=0.0.9",
+    ],
     "view": ["viser>=1.0"],
     "colmap": ["pycolmap>=3.11"],
     "hub": ["huggingface_hub>=0.30"],
-    "test": ["pytest>=8", "pytest-xdist>=3.6", "hypothesis>=6.100", "beartype>=0.20", "ruff>=0.9", "pyright>=1.1.390"],
+    "test": [
+        "pytest>=8",
+        "pytest-xdist>=3.6",
+        "hypothesis>=6.100",
+        "beartype>=0.20",
+        "ruff>=0.9",
+        "pyright>=1.1.390",
+    ],
     # `lpips` is compared with too, but it asks for torchvision, which it needs only for its pretrained
     # weights: install it with `pip install --no-deps lpips`. scipy and tqdm are what it really imports.
     "parity": ["torch==2.13.0", "pytorch-msssim>=1.0", "h5py>=3.12", "scipy>=1.14", "tqdm>=4.66"],
@@ -51,7 +67,7 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     python_requires=">=3.11",
-    packages=find_packages(include=["im3d_jax", "im3d_jax.*", "splat", "splat.*", "experiments", "experiments.*"]),
+    packages=find_packages(include=[pattern for name in PACKAGES for pattern in (name, f"{name}.*")]),
     package_data={"im3d_jax.weights": ["tiny/*.safetensors", "tiny/*.json"]},
     install_requires=REQUIREMENTS,
     extras_require=EXTRAS,
