@@ -36,6 +36,7 @@ from im3d_jax.training import create_state, losses, make_train_steps, train
 from im3d_jax.training.state import merge, split
 from im3d_jax.weights import (
     Bundle,
+    BundleConfig,
     WordTokenizer,
     build_tokenizer,
     flatten,
@@ -53,6 +54,7 @@ _INIT = flags.DEFINE_string("init", None, "Bundle to start from when WORKDIR/bun
 _SEED = flags.DEFINE_integer("seed", 0, "Seed of the run.")
 _SET = flags.DEFINE_multi_string("set", [], "Typed override, e.g. --set batch=64 (repeatable).")
 _MAX_SECONDS = flags.DEFINE_float("max_seconds", math.inf, "Stop after so long; a rerun continues.")
+_COMPILE_ONLY = flags.DEFINE_bool("compile_only", False, "Compile the step into JAX_COMPILATION_CACHE_DIR and stop.")
 _FSDP = flags.DEFINE_integer("fsdp", 1, "Devices over which parameters are split.")
 
 
@@ -109,13 +111,14 @@ def make_data(config: TrainConfig, bundle: Bundle, split_name: str, count: int) 
     started = time.monotonic()
 
     def progress(done, total):
-        if done == total or (done // 32) % 100 == 0:
+        if done == total:
             logging.info("%s: %d of %d objects, %.1f s", split_name, done, total, time.monotonic() - started)
 
     transform = orbits.to_bytes if config.stage == "autoencoder" else encode
     values, captions, elevation = orbits.map_orbits(
-        split_name, range(count), size=bundle.config.image_size, frames=config.frames, transform=transform, progress=progress
-    )
+        split_name, range(count), size=bundle.config.image_size, frames=config.frames, transform=transform,
+        chunk=max(1, 512 // len(config.frames)), progress=progress,
+    )  # fmt: skip
     if config.stage == "autoencoder":
         return {"rgba": values.reshape(-1, *values.shape[2:])}
     tokens = jnp.asarray(bundle.tokenizer(captions))
@@ -126,10 +129,24 @@ def make_data(config: TrainConfig, bundle: Bundle, split_name: str, count: int) 
     return {"latents": values, "elevation": jnp.asarray(elevation, jnp.float32)}
 
 
+def data_shapes(config: TrainConfig, model: BundleConfig) -> dict[str, jax.ShapeDtypeStruct]:
+    """Shapes and dtypes of what `make_data` returns for the training split."""
+    count, frames, side = config.objects, len(config.frames), model.latent_size
+    if config.stage == "autoencoder":
+        return {"rgba": jax.ShapeDtypeStruct((count * frames, model.image_size, model.image_size, 4), jnp.uint8)}
+    lead = (count,) if config.stage == "images" else (count, frames)
+    latents = jax.ShapeDtypeStruct((*lead, side, side, model.autoencoder.latent_channels), jnp.bfloat16)
+    if config.stage == "elevation":
+        return {"latents": latents, "elevation": jax.ShapeDtypeStruct((count,), jnp.float32)}
+    return {"latents": latents, "tokens": jax.ShapeDtypeStruct((count, model.text.length), jnp.int32)}
+
+
 def make_loss(config: TrainConfig, bundle: Bundle):
     """(loss, names of the parts it trains)."""
     dtype = jnp.dtype(config.dtype)
-    nets, shapes = networks(bundle.config, dtype), parameter_shapes(bundle.config)
+    unet = dataclasses.replace(bundle.config.unet, attention_implementation=config.attention)
+    nets = networks(dataclasses.replace(bundle.config, unet=unet), dtype)
+    shapes = parameter_shapes(bundle.config)
 
     def unpack(part):
         prefix = part + "."
@@ -190,9 +207,19 @@ def main(argv):
     state = create_state(jax.random.key(_SEED.value), optimized, optimizer)
     state = jax.device_put(state, parallel.fsdp_sharding(mesh, state))
     held = jax.device_put(held, parallel.fsdp_sharding(mesh, held))
+    steps = make_train_steps(loss, optimizer, config.batch, config.ema, mesh)
+    if _COMPILE_ONLY.value:
+        started = time.monotonic()
+        shapes = jax.tree.map(
+            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=parallel.replicated(mesh)),
+            data_shapes(config, bundle.config),
+        )
+        with jax.set_mesh(mesh):
+            steps.lower(state, held, shapes, config.log_every).compile()
+        logging.info("compiled the step of %s in %.1f s", config.stage, time.monotonic() - started)
+        return
     data = jax.device_put(make_data(config, bundle, "train", config.objects), parallel.replicated(mesh))
     test = make_data(config, bundle, "test", config.evaluate_objects) if config.evaluate_objects else None
-    steps = make_train_steps(loss, optimizer, config.batch, config.ema, mesh)
 
     def assemble(values: dict) -> dict:
         params = dict(bundle.params)

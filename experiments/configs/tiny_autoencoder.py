@@ -11,7 +11,7 @@ def get_config() -> TrainConfig:
         stage="autoencoder",
         objects=12_000,
         frames=(0, 3, 6, 9, 13),
-        steps=10_000,
+        steps=8_000,
         batch=128,
         learning_rate=1e-3,
         ema=0.999,

@@ -11,7 +11,7 @@ def get_config() -> TrainConfig:
         stage="images",
         objects=100_000,
         frames=(0,),
-        steps=20_000,
+        steps=22_000,
         batch=256,
         learning_rate=6e-4,
         ema=0.9995,

@@ -10,8 +10,8 @@ def get_config() -> TrainConfig:
     return TrainConfig(
         stage="video",
         objects=16_000,
-        steps=15_000,
+        steps=12_000,
         batch=32,
-        learning_rate=1e-3,
+        learning_rate=8e-4,
         ema=0.9995,
     )

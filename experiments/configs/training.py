@@ -20,6 +20,7 @@ class TrainConfig:
         spatial_rate: In the video stage, the share of the learning rate that spatial layers get; 0 holds them.
         image_weight: In the video stage, weight of the single-frame loss.
         dtype: Of the computation; parameters are float32.
+        attention: ``xla``, or ``cudnn`` for flash attention on NVIDIA devices.
     """
 
     stage: str = "video"
@@ -38,6 +39,7 @@ class TrainConfig:
     spatial_rate: float = 0.0
     image_weight: float = 0.0
     dtype: str = "bfloat16"
+    attention: str = "xla"
     log_every: int = 250
     evaluate_every: int = 2_500
     evaluate_objects: int = 32

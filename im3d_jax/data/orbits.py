@@ -47,8 +47,8 @@ def build_objects(split: str, indices: Sequence[int], chunk: int, workers: int =
 
 
 def default_workers(objects: int) -> int:
-    """Processes worth starting for so many objects: none below a few thousand, else all cores but two (at most 14)."""
-    return 0 if objects < 4000 else max(0, min(14, (os.cpu_count() or 1) - 2))
+    """Processes worth starting for so many objects: none below a few thousand, else all cores but two (at most 28)."""
+    return 0 if objects < 4000 else max(0, min(28, (os.cpu_count() or 1) - 2))
 
 
 def render_orbit(toy: ToyObject, size: int, frames: Sequence[int] = range(ORBIT_FRAMES), azimuth_offset: float = 0.0):

@@ -157,7 +157,8 @@ class TemporalTransformer(nn.Module):
         if c.temporal_attention[self.level]:
             z = LayerNorm(name="norm1")(y) + place
             z = z.reshape(batch, frames, pixels, features).swapaxes(1, 2).reshape(-1, frames, features)
-            z = Attention(**kind, name="attn_frames")(z)
+            # Sequences of 16 are too short for flash attention to pay.
+            z = Attention(**{**kind, "implementation": "xla"}, name="attn_frames")(z)
             y = y + z.reshape(batch, pixels, frames, features).swapaxes(1, 2).reshape(y.shape)
         if c.first_frame_attention[self.level]:
             z = LayerNorm(name="norm2")(y) + place
