@@ -4,6 +4,7 @@ from splat.gaussians import Gaussians
 from splat.io import load_ply, save_ply
 from splat.render import Rendering, count_pairs, render, round_capacity
 
+
 __all__ = [
     "Cameras",
     "Gaussians",

@@ -1,7 +1,7 @@
-"""Which gaussian touches which tile: (tile, gaussian) pairs by two sorts, then equal blocks of each tile's list.
+"""Which gaussian touches which tile: pairs of both by two sorts, then blocks of each tile's list.
 
-Two sorts with 32-bit keys instead of one with 64 bits: depth order inside each view, pairs emitted in that order, then
-one stable sort by tile.
+Two sorts with 32-bit keys instead of one with 64 bits: depth order inside each view, pairs emitted in that
+order, then one stable sort by tile.
 """
 from dataclasses import dataclass
 
@@ -81,8 +81,8 @@ class BlockList:
 class Bins:
     """Pairs in two orders and the blocks cut from them; all int32.
 
-    "Emission order" runs view by view from near to far and tile by tile inside one gaussian; "sorted order" runs tile by
-    tile, near to far inside each.
+    "Emission order" runs view by view from near to far and tile by tile inside one gaussian; "sorted order"
+    runs tile by tile, near to far inside each.
 
     Attributes:
       pairs: [] true number of pairs, also where it exceeds the capacity (saturates at 2^31 - 1).
@@ -107,7 +107,8 @@ def tile_ranges(projected: Projected, grid: TileGrid) -> tuple[jax.Array, jax.Ar
     """The rectangle of tiles under each gaussian.
 
     Returns:
-      first column, first row and (columns, rows) as int32 [V, N], [V, N], [V, N, 2]; zero sizes where nothing is seen.
+      first column, first row and (columns, rows) as int32 [V, N], [V, N], [V, N, 2]; zero sizes where nothing
+      is seen.
     """
     size = jnp.asarray([grid.width, grid.height], jnp.float32)[None, None]
     # Pixel i has its centre at i + 0.5; clamping before the cast keeps far-away means inside int32.
@@ -169,7 +170,8 @@ def build_bins(projected: Projected, grid: TileGrid) -> Bins:
     place = slot - offsets[safe_tile] + blocks.tile_first[safe_tile] * grid.block
     place = jnp.zeros(grid.capacity, jnp.int32).at[emitted].set(place, unique_indices=True)
 
-    rank = jnp.zeros(splats, jnp.int32).at[order].set(jnp.arange(splats, dtype=jnp.int32), unique_indices=True)
+    every = jnp.arange(splats, dtype=jnp.int32)
+    rank = jnp.zeros(splats, jnp.int32).at[order].set(every, unique_indices=True)
     return Bins(
         pairs=pairs,
         splat_of_pair=splat[emitted],
@@ -189,8 +191,8 @@ def keep_blocks(blocks: BlockList, kept: jax.Array) -> tuple[BlockList, jax.Arra
       kept: [blocks] bool; inside a tile everything before a kept block is kept too, unused blocks never.
 
     Returns:
-      The shorter list, [blocks] the old place of each new block, and [blocks] the new place of each old block; dropped
-      ones get a place with count 0.
+      The shorter list, [blocks] the old place of each new block, and [blocks] the new place of each old
+      block; dropped ones get a place with count 0.
     """
     size = kept.shape[0]
     rank = jnp.concatenate([jnp.zeros(1, jnp.int32), jnp.cumsum(kept, dtype=jnp.int32)])
@@ -217,7 +219,7 @@ def keep_blocks(blocks: BlockList, kept: jax.Array) -> tuple[BlockList, jax.Arra
 
 def _expand(start: jax.Array, count: jax.Array, capacity: int) -> jax.Array:
     """Index of the run that covers each of `capacity` slots, for runs that lie one behind the other."""
-    # Scattering run starts and taking a running maximum: a binary search for each slot is several times slower on GPUs.
+    # Run starts and a running maximum: a binary search for each slot is several times slower on GPUs.
     runs = jnp.arange(start.shape[0], dtype=jnp.int32)
     target = jnp.where(count > 0, start, capacity)
     return jax.lax.cummax(jnp.zeros(capacity, jnp.int32).at[target].max(runs, mode="drop"))

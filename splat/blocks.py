@@ -1,10 +1,11 @@
 """What one slab of blocks of splats does to its pixels: two equal forms of the inner loops.
 
-The matrix form evaluates a block's splats all at once and gets transmittances from a small triangular product: right for
-GPUs and TPUs. The scan form walks through the splats and keeps everything in the cache: right for CPUs.
+The matrix form evaluates a block's splats all at once and gets transmittances from a small triangular
+product: right for GPUs and TPUs. The scan form walks through the splats and keeps everything in the cache:
+right for CPUs.
 
-Shapes: B blocks, K splats in each, P pixels of a tile, C features. `rows` [B, K, 6 + C] holds mean x, y, conic xx, xy,
-yy, opacity and the features; `x`, `y` [B, P] are pixel centres.
+Shapes: B blocks, K splats in each, P pixels of a tile, C features. `rows` [B, K, 6 + C] holds mean x, y,
+conic xx, xy, yy, opacity and the features; `x`, `y` [B, P] are pixel centres.
 """
 import math
 
@@ -13,13 +14,14 @@ import jax.numpy as jnp
 
 from splat.projection import MIN_ALPHA
 
+
 MAX_ALPHA = 0.999
 STOP = 1e-4
 LOG_STOP = math.log(STOP)
 
 
 def alphas(rows: list[jax.Array], x: jax.Array, y: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """alpha, and where it follows the gaussian (neither cut off nor clamped); rows are broadcast against x and y."""
+    """alpha, and where it follows the gaussian (neither cut off nor clamped); rows broadcast to x, y."""
     dx, dy = x - rows[0], y - rows[1]
     sigma = 0.5 * (rows[2] * dx * dx + rows[4] * dy * dy) + rows[3] * dx * dy
     raw = rows[5] * jnp.exp(-sigma)
@@ -41,8 +43,8 @@ def light_matrix(rows: jax.Array, x: jax.Array, y: jax.Array, log_start: jax.Arr
       log_start: [B, P] log transmittance at the block's start.
 
     Returns:
-      [B, P, C + 3]: sums of weight * feature, sum of weights, log(1 - alpha) summed over the splats before the stop, and
-      the number of these splats.
+      [B, P, C + 3]: sums of weight * feature, sum of weights, log(1 - alpha) summed over the splats before
+      the stop, and the number of these splats.
     """
     alpha, _ = alphas([rows[..., i, None] for i in range(6)], x[:, None], y[:, None])
     logs = jnp.log1p(-alpha)
@@ -91,14 +93,14 @@ def gradients_matrix(
 
     Args:
       rows, x, y: see above.
-      log_start, log_kept, count: [B, P] log transmittance at the start, what the block adds to it, splats before the
-        stop.
+      log_start, log_kept, count: [B, P] log transmittance at the start, what the block adds to it, splats
+        before the stop.
       light_bar: [B, P, C] gradient to the summed features.
       behind: [B, P] light from behind the block, as its product with the gradient.
 
     Returns:
-      [B, K, 6 + C]: moments (1, u, v, u u, u v, v v) of the gradient to sigma, u and v counted from the centre of the
-      tile, then the gradient to the features.
+      [B, K, 6 + C]: moments (1, u, v, u u, u v, v v) of the gradient to sigma, u and v counted from the
+      centre of the tile, then the gradient to the features.
     """
     del log_kept
     alpha, smooth = alphas([rows[..., i, None] for i in range(6)], x[:, None], y[:, None])

@@ -1,6 +1,7 @@
 """Pinhole cameras and the turntable rig.
 
-Cameras follow OpenCV (x right, y down, z forward); pixel (column i, row j) has its centre at (i + 0.5, j + 0.5).
+Cameras follow OpenCV (x right, y down, z forward); pixel (column i, row j) has its centre at (i + 0.5, j +
+0.5).
 """
 import math
 
@@ -9,6 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from splat.math import inverse_3x3, safe_normalize
+
 
 DEFAULT_DISTANCE = 3.44
 DEFAULT_FOV = math.radians(33.8)
@@ -68,7 +70,7 @@ def look_at(eye: jax.Array, target: jax.Array | None = None, up: jax.Array | Non
 
 
 def pinhole_intrinsics(fov: float | jax.Array, width: int, height: int) -> jax.Array:
-    """Intrinsics [3, 3] with square pixels, a centred principal point and horizontal field of view `fov` (radians)."""
+    """Intrinsics [3, 3]: square pixels, centred principal point, horizontal field of view `fov` (radians)."""
     focal = 0.5 * width / jnp.tan(0.5 * jnp.asarray(fov, jnp.float32))
     zero, one = jnp.zeros_like(focal), jnp.ones_like(focal)
     return jnp.stack([
@@ -117,13 +119,13 @@ def orbit_cameras(
 
 
 def from_opengl(camera_to_world: jax.Array) -> jax.Array:
-    """OpenCV world-to-camera [..., 4, 4] of OpenGL/nerfstudio camera-to-world matrices (x right, y up, z backward)."""
+    """OpenCV world-to-camera [..., 4, 4] of OpenGL/nerfstudio camera-to-world (x right, y up, z backward)."""
     flipped = camera_to_world * jnp.asarray([1.0, -1.0, -1.0, 1.0])[(None,) * (camera_to_world.ndim - 1)]
     return _inverse_affine(flipped)
 
 
 def to_opengl(world_to_camera: jax.Array) -> jax.Array:
-    """OpenGL/nerfstudio camera-to-world [..., 4, 4] of OpenCV world-to-camera matrices; inverse of `from_opengl`."""
+    """OpenGL/nerfstudio camera-to-world [..., 4, 4] of OpenCV world-to-camera; inverse of `from_opengl`."""
     inverse = _inverse_affine(world_to_camera)
     return inverse * jnp.asarray([1.0, -1.0, -1.0, 1.0])[(None,) * (inverse.ndim - 1)]
 

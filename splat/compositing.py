@@ -1,10 +1,10 @@
 """Front-to-back alpha compositing over blocks of tile lists, with a hand-written gradient.
 
-Compositing is associative, so every tile's list is cut into equal blocks that are evaluated side by side. Rules
-(gsplat 1.5.3): alpha = min(0.999, o exp(-sigma)); alpha < 1/255 counts for nothing; a pixel stops *before* the splat
-that would take its transmittance to 1e-4 or below. The stop takes two passes: the blocks' sums of log(1 - alpha) give
-the transmittance at each block's start, then colours are summed over what lies before the stop. Blocks that no pixel
-reaches are dropped. The gradient recomputes alpha with the same masks.
+Compositing is associative, so every tile's list is cut into equal blocks that are evaluated side by side.
+Rules (gsplat 1.5.3): alpha = min(0.999, o exp(-sigma)); alpha < 1/255 counts for nothing; a pixel stops
+*before* the splat that would take its transmittance to 1e-4 or below. The stop takes two passes: the blocks'
+sums of log(1 - alpha) give the transmittance at each block's start, then colours are summed over what lies
+before the stop. Blocks that no pixel reaches are dropped. The gradient recomputes alpha with the same masks.
 """
 from functools import partial
 
@@ -52,8 +52,8 @@ def composite(
       grid: static sizes.
 
     Returns:
-      [tiles, P, C] sums of weight * feature, [tiles, P] transmittance behind the last splat and [tiles, P] its
-      complement, exact where it is small; P = tile^2. Differentiable in the four float arguments.
+      [tiles, P, C] sums of weight * feature, [tiles, P] transmittance behind the last splat and [tiles, P]
+      its complement, exact where it is small; P = tile^2. Differentiable in the four float arguments.
     """
     return _forward(means, conics, opacities, features, bins, grid)[0]
 
@@ -132,7 +132,7 @@ def _table(means, conics, opacities, features):
 
 
 def _map_slabs(function, used: jax.Array, grid: TileGrid, shape: tuple[int, ...]) -> jax.Array:
-    """[blocks, *shape] from function(first block of a slab) -> [slab, *shape], for the `used` first blocks; then zeros."""
+    """[blocks, *shape]: function(first block of a slab) -> [slab, *shape] for `used` blocks, then zeros."""
 
     def body(i, out):
         begin = i * grid.slab

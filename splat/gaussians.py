@@ -44,14 +44,14 @@ class Gaussians:
 
 def usable(gaussians: Gaussians) -> jax.Array:
     """[N] bool: every number finite and the quaternion not zero."""
-    finite = jnp.isfinite(gaussians.opacity_logits)
-    for leaf in (gaussians.means, gaussians.quats, gaussians.log_scales, gaussians.sh.reshape(len(gaussians), -1)):
+    finite = jnp.isfinite(gaussians.opacity_logits) & jnp.all(jnp.isfinite(gaussians.sh), axis=(1, 2))
+    for leaf in (gaussians.means, gaussians.quats, gaussians.log_scales):
         finite &= jnp.all(jnp.isfinite(leaf), axis=-1)
     return finite & jnp.any(gaussians.quats != 0.0, axis=-1)
 
 
 def replace_unused(gaussians: Gaussians, used: jax.Array) -> Gaussians:
-    """Puts harmless numbers into the rows where `used` [N] is False, so that nothing there reaches a gradient."""
+    """Puts harmless numbers into rows where `used` [N] is False, so that nothing there reaches a gradient."""
 
     def pick(leaf: jax.Array, filler: float) -> jax.Array:
         mask = used.reshape((-1,) + (1,) * (leaf.ndim - 1))

@@ -1,10 +1,11 @@
 """Real spherical harmonics up to degree 4, in the sign and order conventions of 3D Gaussian splatting.
 
-The constants are those of Sloan, "Efficient Spherical Harmonic Evaluation" (JCGT 2013), with the Condon-Shortley phase,
-as every splat file uses them.
+The constants are those of Sloan, "Efficient Spherical Harmonic Evaluation" (JCGT 2013), with the
+Condon-Shortley phase, as every splat file uses them.
 """
 import jax
 import jax.numpy as jnp
+
 
 SH_C0 = 0.28209479177387814
 

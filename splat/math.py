@@ -38,7 +38,7 @@ def quaternion_to_rotation(quats: jax.Array) -> jax.Array:
 
 
 def inverse_3x3(matrix: jax.Array) -> jax.Array:
-    """Inverse of [..., 3, 3] in closed form (cofactors), differentiable; a singular matrix gives inf or NaN."""
+    """Inverse of [..., 3, 3] by cofactors, differentiable; a singular matrix gives inf or NaN."""
     a, b, c = jnp.moveaxis(matrix, -2, 0)
     cofactors = jnp.stack([jnp.cross(b, c), jnp.cross(c, a), jnp.cross(a, b)], axis=-1)
     determinant = jnp.sum(a * jnp.cross(b, c), axis=-1)

@@ -1,7 +1,7 @@
 """Perspective projection of gaussians to screen-space ellipses (EWA splatting, Zwicker et al. 2001).
 
-Every rule is gsplat 1.5.3's "classic" mode: near plane 0.01, low-pass of 0.3 square pixels, x/z and y/z clamped inside
-the Jacobian only.
+Every rule is gsplat 1.5.3's "classic" mode: near plane 0.01, low-pass of 0.3 square pixels, x/z and y/z
+clamped inside the Jacobian only.
 """
 import flax.struct
 import jax
@@ -11,6 +11,7 @@ from splat.cameras import Cameras
 from splat.gaussians import Gaussians
 from splat.harmonics import sh_colors
 from splat.math import quaternion_to_rotation, safe_normalize
+
 
 NEAR_PLANE = 0.01
 FAR_PLANE = 1e10
@@ -29,7 +30,8 @@ class Projected:
       depths: [V, N] camera z.
       colors: [V, N, 3], at least 0.
       opacities: [V, N] in [0, 1].
-      extents: [V, N, 2] half sizes in pixels of the box outside which alpha < 1/255; 0 where nothing can be seen.
+      extents: [V, N, 2] half sizes in pixels of the box outside which alpha < 1/255; 0 where nothing can be
+        seen.
     """
 
     means: jax.Array
@@ -68,7 +70,8 @@ def project(gaussians: Gaussians, cameras: Cameras, mean2d_offset: jax.Array | N
     # Rows of (Jacobian x camera rotation x principal axes): the 2D covariance is their Gram matrix.
     slope_x = _clamp_slope(u, fx, cx, cameras.width)
     slope_y = _clamp_slope(v, fy, cy, cameras.height)
-    axes = quaternion_to_rotation(gaussians.quats) * jnp.exp(jnp.minimum(gaussians.log_scales, MAX_LOG_SCALE))[:, None]
+    scales = jnp.exp(jnp.minimum(gaussians.log_scales, MAX_LOG_SCALE))
+    axes = quaternion_to_rotation(gaussians.quats) * scales[:, None]
     row_x = _jacobian_row(fx * inverse_z, slope_x, rotation[:, 0], rotation[:, 2], axes)
     row_y = _jacobian_row(fy * inverse_z, slope_y, rotation[:, 1], rotation[:, 2], axes)
     covariance_xx = _dot(row_x, row_x) + LOW_PASS
@@ -107,7 +110,8 @@ def _dot(a: list[jax.Array], b: list[jax.Array]) -> jax.Array:
 def _conics(row_x: list, row_y: list, covariance_xx: jax.Array, covariance_yy: jax.Array) -> jax.Array:
     """Inverse of the 2D covariance, [V, N, 3].
 
-    The determinant is a sum of squares (Cauchy-Binet), so needle-shaped ellipses lose no digits to cancellation.
+    The determinant is a sum of squares (Cauchy-Binet), so needle-shaped ellipses lose no digits to
+    cancellation.
     """
     # The largest entry is divided out: it keeps huge gaussians inside float32 and cancels in the result.
     unit = jax.lax.stop_gradient(jax.lax.rsqrt(jnp.maximum(covariance_xx, covariance_yy)))
@@ -120,7 +124,7 @@ def _conics(row_x: list, row_y: list, covariance_xx: jax.Array, covariance_yy: j
 
 
 def _extents(covariance_xx: jax.Array, covariance_yy: jax.Array, opacities: jax.Array) -> jax.Array:
-    """Half sizes [V, N, 2] of the box that holds alpha >= 1/255: sqrt(2 ln(255 opacity)) standard deviations."""
+    """Half sizes [V, N, 2] of the box of alpha >= 1/255: sqrt(2 ln(255 opacity)) standard deviations."""
     visible = opacities >= MIN_ALPHA
     reach = jnp.sqrt(2.0 * jnp.log(jnp.where(visible, opacities * 255.0, 1.0)))
     sizes = jnp.sqrt(jnp.stack([covariance_xx, covariance_yy], axis=-1)) * reach[..., None]

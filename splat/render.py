@@ -6,12 +6,14 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 
-from splat.binning import TileGrid, build_bins, count_pairs as count_projected_pairs
+from splat.binning import TileGrid, build_bins
+from splat.binning import count_pairs as count_projected_pairs
 from splat.cameras import Cameras
 from splat.compositing import composite
 from splat.gaussians import Gaussians, replace_unused, usable
 from splat.math import safe_divide
 from splat.projection import project
+
 
 DEFAULT_BLOCK = 32
 
@@ -24,7 +26,8 @@ class Rendering:
       rgb: [V, H, W, 3] colour over the background.
       alpha: [V, H, W] coverage in [0, 1].
       depth: [V, H, W] expected camera z over the covered part; 0 where nothing covers the pixel.
-      pairs: [] int32, true number of (tile, gaussian) pairs; more than `capacity` means that the image lacks some.
+      pairs: [] int32, true number of (tile, gaussian) pairs; more than `capacity` means that the image lacks
+        some.
       invalid: [] int32, gaussians ignored for non-finite numbers or a zero quaternion.
       radii: [V, N, 2] half sizes in pixels of each gaussian's box, 0 where it touches no pixel.
       capacity: pairs that there was room for (static).
@@ -61,14 +64,16 @@ def render(
     block_size: int = DEFAULT_BLOCK,
     slab: int | None = None,
 ) -> Rendering:
-    """Renders gaussians into every camera; differentiable in gaussians, cameras, background and mean2d_offset.
+    """Renders gaussians into every camera.
+
+    Differentiable in gaussians, cameras, background and mean2d_offset.
 
     Args:
       gaussians: N gaussians.
       cameras: V cameras with one image size.
       background: colour behind everything: a scalar, [3] or [V, 3].
-      capacity: room for (tile, gaussian) pairs over all views. Under jit or grad it must be given (see `count_pairs`)
-        and the caller checks `Rendering.pairs`; otherwise `render` sizes it itself.
+      capacity: room for (tile, gaussian) pairs over all views. Under jit or grad it must be given (see
+        `count_pairs`) and the caller checks `Rendering.pairs`; otherwise `render` sizes it itself.
       active: [N] bool; inactive gaussians are not drawn and get zero gradients.
       mean2d_offset: [V, N, 2] pixels added to the projected means; its gradient is the screen-space gradient.
       tile_size: edge of a tile in pixels; the default depends on the backend.
@@ -92,8 +97,8 @@ def render(
                 "splat.count_pairs(gaussians, cameras), pad it, and check Rendering.pairs against it"
             )
         capacity = round_capacity(count_pairs(gaussians, cameras, active=active, tile_size=tile_size))
-    offset = mean2d_offset
-    out = _render(gaussians, cameras, background, active, offset, max(int(capacity), 1), tile_size, block_size, slab)
+    sizes = max(int(capacity), 1), tile_size, block_size, slab
+    out = _render(gaussians, cameras, background, active, mean2d_offset, *sizes)
     if not traced:
         _warn(out)
     return out
@@ -108,7 +113,7 @@ def count_pairs(
 
 
 def round_capacity(pairs: int, margin: float = 0.0) -> int:
-    """`pairs` plus a margin, rounded up to one of eight sizes an octave, so that few sizes are ever compiled."""
+    """`pairs` plus a margin, rounded up to one of eight sizes an octave: few sizes are ever compiled."""
     needed = max(256, int(pairs * (1.0 + margin)) + 1)
     step = 1 << max(0, needed.bit_length() - 4)
     return -(-needed // step) * step
@@ -121,8 +126,9 @@ def _schedule(tile_size: int | None, slab: int | None) -> tuple[int, int]:
 
 def _check(gaussians, cameras, background, active, mean2d_offset) -> None:
     count, views = len(gaussians), len(cameras)
-    expected = {"means": (count, 3), "quats": (count, 4), "log_scales": (count, 3), "opacity_logits": (count,)}
-    for name, shape in expected.items():
+    widths = {"means": (3,), "quats": (4,), "log_scales": (3,), "opacity_logits": ()}
+    for name, width in widths.items():
+        shape = (count, *width)
         if getattr(gaussians, name).shape != shape:
             raise ValueError(f"gaussians.{name} has shape {getattr(gaussians, name).shape}; expected {shape}")
     sh = gaussians.sh.shape
@@ -144,10 +150,11 @@ def _check(gaussians, cameras, background, active, mean2d_offset) -> None:
 def _warn(out: Rendering) -> None:
     invalid, pairs = int(out.invalid), int(out.pairs)
     if invalid:
-        warnings.warn(f"ignored {invalid} gaussians with non-finite numbers or a zero quaternion", stacklevel=3)
+        message = f"ignored {invalid} gaussians with non-finite numbers or a zero quaternion"
+        warnings.warn(message, stacklevel=3)
     if pairs > out.capacity:
         warnings.warn(
-            f"the image is incomplete: {pairs} (tile, gaussian) pairs, room for {out.capacity}; raise capacity",
+            f"the image is incomplete: {pairs} tile-gaussian pairs, room for {out.capacity}; raise capacity",
             stacklevel=3,
         )
 

@@ -2,17 +2,21 @@
 import jax
 import jax.numpy as jnp
 
+
 CHUNK = 32
 
 
-def segmented_scan(values: jax.Array, place: jax.Array, *, exclusive: bool, reverse: bool = False) -> jax.Array:
+def segmented_scan(
+    values: jax.Array, place: jax.Array, *, exclusive: bool, reverse: bool = False
+) -> jax.Array:
     """Prefix sums along axis 0 that restart at each segment (Hillis and Steele 1986).
 
     The number of steps is the logarithm of the longest segment, known only when it runs.
 
     Args:
       values: [M, ...].
-      place: [M] int32, place of each element inside its segment, counted from 0 (from its end with `reverse`).
+      place: [M] int32, place of each element inside its segment, counted from 0 (from its end with
+        `reverse`).
       exclusive: leave out the element itself.
       reverse: sum from the end of each segment.
 
@@ -22,7 +26,7 @@ def segmented_scan(values: jax.Array, place: jax.Array, *, exclusive: bool, reve
     places = place.reshape((-1,) + (1,) * (values.ndim - 1))
 
     def shifted(array: jax.Array, step: jax.Array) -> jax.Array:
-        # Rolled elements come from another segment or the other end; the comparison with `places` discards them.
+        # Elements rolled in from another segment or the other end are discarded by the comparison.
         return jnp.where(places >= step, jnp.roll(array, -step if reverse else step, axis=0), 0.0)
 
     def double(state: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
@@ -37,8 +41,8 @@ def segmented_scan(values: jax.Array, place: jax.Array, *, exclusive: bool, reve
 def sum_runs(rows: jax.Array, order: jax.Array, start: jax.Array, count: jax.Array) -> jax.Array:
     """Sums rows over runs of consecutive places.
 
-    Two levels, both tree- or chunk-shaped: inside chunks of 32 rows by a triangular product that restarts at each run,
-    then over the chunks that a long run spans.
+    Two levels, both tree- or chunk-shaped: inside chunks of 32 rows by a triangular product that restarts at
+    each run, then over the chunks that a long run spans.
 
     Args:
       rows: [R, D].
@@ -51,7 +55,8 @@ def sum_runs(rows: jax.Array, order: jax.Array, start: jax.Array, count: jax.Arr
     """
     places = order.shape[0]
     chunks = -(-max(places, 1) // CHUNK)
-    run_first = jnp.zeros(chunks * CHUNK, bool).at[jnp.where(count > 0, start, chunks * CHUNK)].set(True, mode="drop")
+    target = jnp.where(count > 0, start, chunks * CHUNK)
+    run_first = jnp.zeros(chunks * CHUNK, bool).at[target].set(True, mode="drop")
     padded = jnp.concatenate([order, jnp.zeros(chunks * CHUNK - places, order.dtype)])
     chunked = rows[padded].reshape(chunks, CHUNK, -1)
     marks = run_first.reshape(chunks, CHUNK)

@@ -1,8 +1,8 @@
 """PLY files of gaussians in the layout of the original 3D Gaussian splatting code (INRIA).
 
-The default is its 62 float properties (x y z, nx ny nz, f_dc_0..2, f_rest_0..44, opacity, scale_0..2, rot_0..3), with
-unused f_rest filled with zeros: every viewer reads that. `f_rest` is channel by channel: all red coefficients first.
-Opacity is a logit, scales are logarithms, rotations wxyz.
+The default is its 62 float properties (x y z, nx ny nz, f_dc_0..2, f_rest_0..44, opacity, scale_0..2,
+rot_0..3), with unused f_rest filled with zeros: every viewer reads that. `f_rest` is channel by channel: all
+red coefficients first. Opacity is a logit, scales are logarithms, rotations wxyz.
 """
 import os
 import pathlib
@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from splat.gaussians import Gaussians
+
 
 _TYPES = {
     "char": "i1", "int8": "i1", "uchar": "u1", "uint8": "u1", "short": "i2", "int16": "i2", "ushort": "u2",
@@ -57,8 +58,8 @@ def load_ply(path: str | os.PathLike) -> Gaussians:
     """Reads gaussians from a PLY file: binary of either byte order or ascii, any property types and order.
 
     Args:
-      path: file with at least x, y, z, opacity, scale_0..2, rot_0..3 and f_dc_0..2 (or red, green, blue); f_rest_* up
-        to degree 4 are optional and other properties and elements are skipped.
+      path: file with at least x, y, z, opacity, scale_0..2, rot_0..3 and f_dc_0..2 (or red, green, blue);
+        f_rest_* up to degree 4 are optional and other properties and elements are skipped.
 
     Returns:
       `Gaussians` of the file's SH degree; trailing degrees that are zero throughout are dropped.
@@ -71,7 +72,8 @@ def load_ply(path: str | os.PathLike) -> Gaussians:
     try:
         return _gaussians(_vertices(data))
     except _Malformed as problem:
-        raise ValueError(f"{path}: {problem}; expected a PLY file of gaussians (3D Gaussian splatting layout)") from None
+        expected = "expected a PLY file of gaussians (3D Gaussian splatting layout)"
+        raise ValueError(f"{path}: {problem}; {expected}") from None
 
 
 class _Malformed(ValueError):
@@ -124,7 +126,7 @@ def _parse_header(lines: list[str]) -> tuple[str, list[tuple[str, int, list[tupl
         else:
             raise _Malformed(f"header line {line[:60]!r} is not understood")
     if encoding not in ("ascii", "binary_little_endian", "binary_big_endian"):
-        raise _Malformed(f"format {encoding[:30]!r} is not one of ascii, binary_little_endian, binary_big_endian")
+        raise _Malformed(f"format {encoding[:30]!r} is neither ascii nor binary_little_endian/big_endian")
     return encoding, elements
 
 

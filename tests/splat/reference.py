@@ -1,4 +1,4 @@
-"""Dense float64 renderer: every gaussian at every pixel, written from the rules and sharing no code with `splat`.
+"""Dense float64 renderer: every gaussian at every pixel, from the rules, sharing no code with `splat`.
 
 Gradients come from autodiff of this dense form. Use inside `jax.enable_x64(True)`.
 """
@@ -8,7 +8,7 @@ import numpy as np
 
 
 def torus(n, seed=0):
-    """n gaussians on a bumpy torus inside the unit sphere: means, quats, scales, opacities, colours (numpy)."""
+    """n gaussians on a bumpy torus in the unit sphere: means, quats, scales, opacities, colours (numpy)."""
     rng = np.random.default_rng(seed)
     u, v = rng.uniform(0, 2 * np.pi, n), rng.uniform(0, 2 * np.pi, n)
     radius, tube = 0.5, 0.22 + 0.04 * np.sin(5 * u)
@@ -25,7 +25,8 @@ def rotation_of(q):
     """One quaternion (wxyz) as a matrix, by the product q v conj(q) on the basis vectors."""
     q = q / jnp.sqrt(jnp.sum(q * q))
     w, r = q[0], q[1:]
-    return jnp.stack([e + 2 * jnp.cross(r, jnp.cross(r, e) + w * e) for e in jnp.eye(3, dtype=q.dtype)], axis=1)
+    columns = [e + 2 * jnp.cross(r, jnp.cross(r, e) + w * e) for e in jnp.eye(3, dtype=q.dtype)]
+    return jnp.stack(columns, axis=1)
 
 
 def harmonics(d, degree):
@@ -36,11 +37,13 @@ def harmonics(d, degree):
     if degree >= 1:
         out += [-0.4886025119029199 * y, 0.4886025119029199 * z, -0.4886025119029199 * x]
     if degree >= 2:
-        out += [1.0925484305920792 * x * y, -1.0925484305920792 * y * z, 0.31539156525252005 * (2 * zz - xx - yy),
+        out += [1.0925484305920792 * x * y, -1.0925484305920792 * y * z,
+                0.31539156525252005 * (2 * zz - xx - yy),
                 -1.0925484305920792 * x * z, 0.5462742152960396 * (xx - yy)]
     if degree >= 3:
         out += [-0.5900435899266435 * y * (3 * xx - yy), 2.890611442640554 * x * y * z,
-                -0.4570457994644658 * y * (4 * zz - xx - yy), 0.3731763325901154 * z * (2 * zz - 3 * xx - 3 * yy),
+                -0.4570457994644658 * y * (4 * zz - xx - yy),
+                0.3731763325901154 * z * (2 * zz - 3 * xx - 3 * yy),
                 -0.4570457994644658 * x * (4 * zz - xx - yy), 1.445305721320277 * z * (xx - yy),
                 -0.5900435899266435 * x * (xx - 3 * yy)]
     return jnp.stack(out)
@@ -60,7 +63,8 @@ def _one_splat(mean, quat, log_scale, logit, sh, w2c, k, width, height):
         jnp.stack([zero, fy / z, -fy * ty / z**2]),
     ])
     turned = rotation_of(quat) * jnp.exp(log_scale)[None, :]
-    covariance = jacobian @ rotation @ turned @ turned.T @ rotation.T @ jacobian.T + 0.3 * jnp.eye(2, dtype=z.dtype)
+    world = turned @ turned.T
+    covariance = jacobian @ rotation @ world @ rotation.T @ jacobian.T + 0.3 * jnp.eye(2, dtype=z.dtype)
     conic = jnp.linalg.inv(covariance)
     direction = mean + jnp.linalg.inv(rotation) @ translation
     direction = direction / jnp.linalg.norm(direction)
@@ -77,8 +81,8 @@ def render_view(params, w2c, k, background, width, height, offset=None):
       params: means, quats, log_scales, logits, sh.
 
     Returns:
-      rgb, alpha, depth images and the margin [H, W]: the smallest relative distance of any decision (alpha cut-off,
-      clamp, stop) from its threshold among the splats that matter.
+      rgb, alpha, depth images and the margin [H, W]: the smallest relative distance of any decision (alpha
+      cut-off, clamp, stop) from its threshold among the splats that matter.
     """
     splat = jax.vmap(_one_splat, in_axes=(0, 0, 0, 0, 0, None, None, None, None))
     mean2d, conic, z, color, opacity = splat(*params, w2c, k, width, height)

@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+
 import splat
 
 
@@ -46,7 +47,8 @@ def test_rotations_are_rigid_and_elevation_may_differ_and_be_traced():
     elevation = jnp.linspace(0.0, 0.7, 4)
     cameras = jax.jit(lambda e: splat.orbit_cameras(e, views=4, azimuth_offset=0.2))(elevation)
     rotation = np.asarray(cameras.world_to_camera[:, :3, :3])
-    np.testing.assert_allclose(rotation @ rotation.transpose(0, 2, 1), np.broadcast_to(np.eye(3), (4, 3, 3)), atol=1e-6)
+    identity = np.broadcast_to(np.eye(3), (4, 3, 3))
+    np.testing.assert_allclose(rotation @ rotation.transpose(0, 2, 1), identity, atol=1e-6)
     np.testing.assert_allclose(np.linalg.det(rotation), 1, atol=1e-6)
     np.testing.assert_allclose(cameras.positions[:, 2], 3.44 * np.sin(elevation), atol=1e-6)
 

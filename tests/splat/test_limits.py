@@ -1,9 +1,11 @@
-"""What must never be silent and never be NaN: overflow, broken numbers, empty scenes, odd sizes, inactive rows."""
+"""What must never be silent and never NaN: overflow, broken numbers, empty scenes, inactive rows."""
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+
 import splat
+
 
 N, SIZE, CAPACITY = 24, 20, 512
 
@@ -89,9 +91,9 @@ def test_gaussians_at_behind_and_beside_the_camera():
 def test_inactive_rows_are_as_if_absent():
     active = jnp.arange(N) % 3 != 0
     (grads, _), out = everything(scene(), active)
-    kept = jax.tree.map(lambda a: a[np.asarray(active)], scene())
-    alone = splat.render(kept, CAMERAS, background=1.0)
-    np.testing.assert_allclose(out.rgb, alone.rgb, atol=1e-6)
+    transparent = scene().replace(opacity_logits=jnp.where(active, scene().opacity_logits, -50.0))
+    _, alone = everything(transparent)
+    np.testing.assert_array_equal(out.rgb, alone.rgb)
     assert int(out.pairs) == int(alone.pairs)
     assert not any(np.any(np.asarray(leaf)[::3]) for leaf in jax.tree.leaves(grads))
 
@@ -115,7 +117,7 @@ def test_overflow_is_reported_in_and_outside_jit():
 
 def test_invalid_warns_outside_jit():
     with pytest.warns(UserWarning, match="ignored 1 gaussians"):
-        splat.render(spoil(scene(), "means", np.nan), CAMERAS, capacity=CAPACITY)
+        splat.render(spoil(scene(), "means", np.nan), CAMERAS, capacity=256)
 
 
 def test_capacity_is_demanded_under_jit():
@@ -132,7 +134,9 @@ def test_no_gaussians_and_no_pixels():
 
 
 @pytest.mark.parametrize("change, message", [
-    ({"quats": jnp.zeros((N, 3))}, "quats"), ({"sh": jnp.zeros((N, 5, 3))}, "sh"), ({"means": jnp.zeros((N, 2))}, "means"),
+    ({"quats": jnp.zeros((N, 3))}, "quats"),
+    ({"sh": jnp.zeros((N, 5, 3))}, "sh"),
+    ({"means": jnp.zeros((N, 2))}, "means"),
 ])
 def test_wrong_shapes_are_named(change, message):
     with pytest.raises(ValueError, match=message):
@@ -147,7 +151,7 @@ def test_wrong_background_and_camera_shapes_are_named():
         splat.render(scene(), single)
 
 
-def test_both_inner_forms_and_both_tile_sizes_agree():
+def test_both_inner_forms_agree():
     """The matrix form serves GPUs and TPUs; on the CPU only this test reaches it."""
     from splat import blocks
 
@@ -161,11 +165,11 @@ def test_both_inner_forms_and_both_tile_sizes_agree():
     x, y = (jnp.asarray(np.broadcast_to(a[None], (b, tile**2)), jnp.float32) for a in (x, y))
     start = jnp.asarray(rng.uniform(-8.5, 0.0, (b, tile**2)), jnp.float32)
     rows = jnp.asarray(rows)
-    scan, matrix = blocks.light_scan(rows, x, y, start), blocks.light_matrix(rows, x, y, start)
+    scan, matrix = (jax.jit(form)(rows, x, y, start) for form in (blocks.light_scan, blocks.light_matrix))
     assert 0 < np.mean(np.asarray(scan[..., -1]) < k) < 1
     np.testing.assert_allclose(scan, matrix, atol=2e-6, rtol=1e-5)
     bar = jnp.asarray(rng.normal(size=(b, tile**2, channels)), jnp.float32)
     behind = jnp.asarray(rng.normal(size=(b, tile**2)), jnp.float32)
     arguments = rows, x, y, start, scan[..., -2], scan[..., -1], bar, behind
-    ours, theirs = blocks.gradients_scan(*arguments), blocks.gradients_matrix(*arguments)
-    np.testing.assert_allclose(ours, theirs, atol=2e-4 * float(jnp.abs(theirs).max()) * 0.1)
+    ours, theirs = (jax.jit(form)(*arguments) for form in (blocks.gradients_scan, blocks.gradients_matrix))
+    np.testing.assert_allclose(ours, theirs, atol=2e-5 * float(jnp.abs(theirs).max()))

@@ -4,6 +4,7 @@ import pathlib
 import jax.numpy as jnp
 import numpy as np
 import pytest
+
 import splat
 
 
@@ -52,8 +53,8 @@ def test_no_gaussians(tmp_path):
     assert len(splat.load_ply(tmp_path / "a.ply")) == 0
 
 
-NAMES = ["opacity", "x", "y", "z", "extra", "rot_0", "rot_1", "rot_2", "rot_3", "scale_0", "scale_1", "scale_2",
-         "f_dc_0", "f_dc_1", "f_dc_2"]
+NAMES = ["opacity", "x", "y", "z", "extra", "rot_0", "rot_1", "rot_2", "rot_3",
+         "scale_0", "scale_1", "scale_2", "f_dc_0", "f_dc_1", "f_dc_2"]
 
 
 def foreign(encoding, first=b""):

@@ -1,4 +1,4 @@
-"""`render` against golden images of gsplat's CUDA kernels and a dense float64 reference, values and all gradients."""
+"""`render` against golden images of gsplat's CUDA kernels and a dense float64 reference, gradients too."""
 import importlib.util
 import math
 import pathlib
@@ -7,9 +7,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+
 import splat
 
-_spec = importlib.util.spec_from_file_location("splat_reference", pathlib.Path(__file__).with_name("reference.py"))
+
+_path = pathlib.Path(__file__).with_name("reference.py")
+_spec = importlib.util.spec_from_file_location("splat_reference", _path)
 reference = importlib.util.module_from_spec(_spec)
 _spec.loader.exec_module(reference)
 
@@ -30,14 +33,15 @@ def test_golden_images_of_gsplat(shared_data, case, tile):
     active = jnp.arange(16) < len(fields[0])
     fields = [np.concatenate([f, np.full((16 - len(f), *f.shape[1:]), np.nan, f.dtype)]) for f in fields]
     cameras = splat.Cameras(jnp.asarray(w2c)[None], jnp.asarray(k)[None], width, height)
-    out = splat.render(splat.Gaussians(*map(jnp.asarray, fields)), cameras, tile_size=tile, capacity=512, active=active)
+    gaussians = splat.Gaussians(*map(jnp.asarray, fields))
+    out = splat.render(gaussians, cameras, tile_size=tile, capacity=512, active=active)
     assert int(out.pairs) <= 512 and int(out.invalid) == 0
     image = np.concatenate([out.rgb[0], out.alpha[0][..., None]], -1)
     np.testing.assert_allclose(image, z["out_img"], atol=2e-6, rtol=0)
 
 
 def scene(kind):
-    """Numpy float32 parameters (means, quats, log_scales, logits, sh) of 90 gaussians and the cameras' distance."""
+    """Float32 parameters (means, quats, log_scales, logits, sh) of 90 gaussians and the cameras' distance."""
     n = 90  # one size for all scenes: one compilation
     rng = np.random.default_rng({"torus": 1, "stack": 2, "inside": 3}[kind])
     sh = rng.normal(0, 0.15, (n, 16, 3))
@@ -58,19 +62,22 @@ def scene(kind):
 
 
 @jax.jit
-def true_images(params, w2c, k, background, offset):
-    def view(*camera):
-        return reference.render_view(params, *camera[:3], WIDTH, HEIGHT, camera[3])
+def true_gradients(noise, inputs):
+    """Gradients of the sum of weights * images, then images and weights: the noise away from cut-offs, else 0."""
 
-    return jax.vmap(view)(w2c, k, background, offset)
-
-
-@jax.jit
-def true_gradients(weights, inputs):
     def loss(inputs):
-        return sum(jnp.sum(w * image) for w, image in zip(weights, true_images(*inputs)[:3], strict=True))
+        params, *cameras = inputs
 
-    return jax.grad(loss)(inputs)
+        def view(w2c, k, background, offset):
+            return reference.render_view(params, w2c, k, background, WIDTH, HEIGHT, offset)
+
+        *images, margin = jax.vmap(view)(*cameras)
+        clear = jax.lax.stop_gradient(margin) > NEAR_CUT
+        masks = [clear[..., None], clear, clear & (images[1] > 0.05)]  # depth is a quotient by alpha
+        weights = [w * mask for w, mask in zip(noise, masks, strict=True)]
+        return sum(jnp.sum(w * image) for w, image in zip(weights, images, strict=True)), (images, weights, clear)
+
+    return jax.grad(loss, has_aux=True)(inputs)
 
 
 @jax.jit
@@ -98,11 +105,9 @@ def both(request):
     rng = np.random.default_rng(0)
     with jax.enable_x64(True):
         wide = jax.tree.map(lambda a: jnp.asarray(a, jnp.float64), inputs)
-        *expected, margin = (np.asarray(a) for a in true_images(*wide))
-        clear = margin > NEAR_CUT
-        weights = [rng.normal(size=a.shape) * clear.reshape(clear.shape + (1,) * (a.ndim - 3)) for a in expected]
-        weights[2] *= expected[1] > 0.05  # a depth is a quotient by alpha: float32 has no digits to spare there
-        expected_grads = jax.tree.map(np.asarray, true_gradients(weights, wide))
+        noise = [rng.normal(size=(VIEWS, HEIGHT, WIDTH) + rest) for rest in ((3,), (), ())]
+        answer = true_gradients([jnp.asarray(w) for w in noise], wide)
+        expected_grads, (expected, weights, clear) = jax.tree.map(np.asarray, answer)
     weights = [jnp.asarray(w, jnp.float32) for w in weights]
     inputs = jax.tree.map(jnp.asarray, inputs)
     grads, out = our_gradients(weights, inputs)
@@ -121,8 +126,8 @@ def test_images_match_the_reference(both):
 
 def test_all_gradients_match_the_reference(both):
     _, _, expected, _, _, grads, _ = both
-    names = ["means", "quats", "log_scales", "opacity_logits", "sh", "world_to_camera", "intrinsics", "background",
-             "mean2d_offset"]
+    names = ["means", "quats", "log_scales", "opacity_logits", "sh", "world_to_camera", "intrinsics",
+             "background", "mean2d_offset"]
     for name, ours, truth in zip(names, jax.tree.leaves(grads), jax.tree.leaves(expected), strict=True):
         scale = np.abs(truth).max()
         assert scale > 0, name

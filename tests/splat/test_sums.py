@@ -3,6 +3,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+
 from splat.sums import segmented_scan, sum_runs
 
 
@@ -26,7 +27,7 @@ def test_segmented_scan(exclusive, reverse):
 
 @pytest.mark.parametrize("biggest", [3, 40, 900])
 def test_sum_runs(biggest):
-    """Runs shorter than, about and far above one chunk; a large value in one run leaves its neighbours' digits alone."""
+    """Runs below, about and far above one chunk; a large value in one run leaves the others' digits alone."""
     rng = np.random.default_rng(biggest)
     count = rng.integers(0, biggest + 1, 60)
     start = np.concatenate([[0], np.cumsum(count)[:-1]])
@@ -38,7 +39,8 @@ def test_sum_runs(biggest):
     shuffled = rng.permutation(60)
     ours = jax.jit(sum_runs)(*(jnp.asarray(a) for a in (rows, order, start[shuffled].astype(np.int32),
                                                         count[shuffled].astype(np.int32))))
-    expected = np.stack([rows[order[s : s + n]].astype(np.float64).sum(0) for s, n in zip(start, count, strict=True)])
+    places = [order[s : s + n] for s, n in zip(start, count, strict=True)]
+    expected = np.stack([rows[p].astype(np.float64).sum(0) for p in places])
     others = shuffled != heavy
     np.testing.assert_allclose(np.asarray(ours)[others], expected[shuffled][others], atol=1e-4, rtol=0)
     np.testing.assert_allclose(np.asarray(ours)[~others], expected[shuffled][~others], rtol=1e-6)
