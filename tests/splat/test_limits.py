@@ -173,3 +173,17 @@ def test_both_inner_forms_agree():
     arguments = rows, x, y, start, scan[..., -2], scan[..., -1], bar, behind
     ours, theirs = (jax.jit(form)(*arguments) for form in (blocks.gradients_scan, blocks.gradients_matrix))
     np.testing.assert_allclose(ours, theirs, atol=2e-5 * float(jnp.abs(theirs).max()))
+
+
+@pytest.mark.parametrize("scan", [True, False])
+def test_lowers_for_every_platform(monkeypatch, scan):
+    """Both inner forms, values and gradients, by lowering alone."""
+    from jax import export
+
+    monkeypatch.setattr(jax, "default_backend", lambda: "cpu" if scan else "tpu")
+
+    def loss(gaussians, cameras):
+        return jnp.sum(splat.render(gaussians, cameras, capacity=CAPACITY).rgb)
+
+    exported = export.export(jax.jit(jax.grad(loss)), platforms=("cpu", "cuda", "tpu"))(scene(), CAMERAS)
+    assert exported.platforms == ("cpu", "cuda", "tpu")

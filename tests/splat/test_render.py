@@ -63,7 +63,7 @@ def scene(kind):
 
 @jax.jit
 def true_gradients(noise, inputs):
-    """Gradients of the sum of weights * images, then images and weights: the noise away from cut-offs, else 0."""
+    """Gradients of the sum of weights * images, the images, and the weights: noise, but 0 at cut-offs."""
 
     def loss(inputs):
         params, *cameras = inputs
@@ -75,7 +75,8 @@ def true_gradients(noise, inputs):
         clear = jax.lax.stop_gradient(margin) > NEAR_CUT
         masks = [clear[..., None], clear, clear & (images[1] > 0.05)]  # depth is a quotient by alpha
         weights = [w * mask for w, mask in zip(noise, masks, strict=True)]
-        return sum(jnp.sum(w * image) for w, image in zip(weights, images, strict=True)), (images, weights, clear)
+        total = sum(jnp.sum(w * image) for w, image in zip(weights, images, strict=True))
+        return total, (images, weights, clear)
 
     return jax.grad(loss, has_aux=True)(inputs)
 
