@@ -43,7 +43,11 @@ Progress = Callable[[int, int, str], Any]
 
 
 def init_state(
-    key: jax.Array, config: FitConfig, cameras: Cameras, points: np.ndarray | None = None
+    key: jax.Array,
+    config: FitConfig,
+    cameras: Cameras,
+    points: np.ndarray | None = None,
+    targets: Targets | None = None,
 ) -> FitState:
     """The state before the first step.
 
@@ -51,11 +55,17 @@ def init_state(
         key: PRNG key, typed or raw.
         config: The fit's settings.
         cameras: Of the views to fit; they give the extent where the settings do not, and the room for pairs.
-        points: [n, 3] places to start from instead of a ball at the origin.
+        points: [n, 3] places to start from.
+        targets: The views; without `points` a capture (`config.extent` None) starts inside their visual hull.
+
+    Without both, gaussians fill a ball: at the origin, or for a capture what all its cameras see.
     """
     if jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
         key = jax.random.key_data(key)
     extent = initial.camera_extent(cameras) if config.extent is None else config.extent
+    if points is None and config.extent is None:
+        rgba = None if targets is None else np.asarray(targets.rgba)
+        points = initial.seen_points(jax.random.fold_in(key, 4), cameras, config.initial, rgba)
     gaussians, active = initial.initial_gaussians(jax.random.fold_in(key, 0), config, extent, points)
     # Weakly typed leaves would come back strongly typed from the first segment and compile all of it again.
     gaussians = jax.tree.map(lambda leaf: jax.lax.convert_element_type(leaf, jnp.dtype("float32")), gaussians)

@@ -11,6 +11,10 @@ from im3d_jax.reconstruction.presets import FitConfig
 from splat import Cameras, Gaussians
 
 
+# Masks that leave fewer points than this contradict each other, or show next to nothing.
+FEWEST_HULL_POINTS = 100
+
+
 def look_centre(cameras: Cameras) -> np.ndarray:
     """The point [3] nearest to all optical axes in the least-squares sense."""
     pose = np.asarray(cameras.world_to_camera, np.float64)
@@ -67,6 +71,15 @@ def hull_points(key: jax.Array, rgba: np.ndarray, cameras: Cameras, count: int) 
         covered = mask[row.clip(0, cameras.height - 1), column.clip(0, cameras.width - 1)]
         inside &= covered | ~seen
     return points[inside][:count]
+
+
+def seen_points(key: jax.Array, cameras: Cameras, count: int, rgba: np.ndarray | None = None) -> np.ndarray:
+    """Points [n, 3] where a capture's object can be: in the hull of the masks or the ball all cameras see."""
+    points = np.zeros((0, 3)) if rgba is None else hull_points(key, rgba, cameras, count)
+    if len(points) < min(count, FEWEST_HULL_POINTS):
+        centre = look_centre(cameras).astype(np.float32)
+        points = np.asarray(ball_points(key, count, seen_radius(cameras))) + centre[None]
+    return points
 
 
 def initial_gaussians(

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import splat
-from im3d_jax.reconstruction import FitConfig, initial
+from im3d_jax.reconstruction import FitConfig, Targets, init_state, initial
 
 
 @pytest.fixture(scope="module")
@@ -34,6 +34,17 @@ def test_hull_of_a_ball_is_about_that_ball(cameras):
     points = initial.hull_points(jax.random.key(0), rgba, cameras, 500)
     distance = np.linalg.norm(points - np.array([1.0, 2, 3])[None], axis=-1)
     assert len(points) == 500 and distance.max() < 0.8 and np.mean(distance < 0.6) > 0.9
+
+
+def test_captures_start_where_all_cameras_look(cameras):
+    config = FitConfig(capacity=300, initial=200, extent=None)
+    opaque = Targets(jnp.ones((8, 24, 24, 4)))
+    nothing = Targets(jnp.zeros((8, 24, 24, 4)))
+    for targets in (None, opaque, nothing):
+        state = init_state(jax.random.key(0), config, cameras, targets=targets)
+        offset = np.asarray(state.gaussians.means[:200]) - np.array([1.0, 2, 3])[None]
+        assert int(state.active.sum()) == 200 and np.linalg.norm(offset, axis=-1).max() < 1.01
+        np.testing.assert_allclose(state.extent, 1.1 * 3.44 * math.cos(0.4), rtol=1e-4)
 
 
 def test_given_points_get_the_scale_of_their_spacing():
