@@ -87,7 +87,7 @@ def render(
       ValueError: capacity missing under jit or grad, or shapes that do not fit.
     """
     _check(gaussians, cameras, background, active, mean2d_offset)
-    tile_size, slab = _schedule(tile_size, slab)
+    tile_size, slab, scan = _schedule(tile_size, slab)
     leaves = jax.tree.leaves((gaussians, cameras, background, active, mean2d_offset))
     traced = any(isinstance(leaf, jax.core.Tracer) for leaf in leaves)
     if capacity is None:
@@ -97,7 +97,7 @@ def render(
                 "splat.count_pairs(gaussians, cameras), pad it, and check Rendering.pairs against it"
             )
         capacity = round_capacity(count_pairs(gaussians, cameras, active=active, tile_size=tile_size))
-    sizes = max(int(capacity), 1), tile_size, block_size, slab
+    sizes = max(int(capacity), 1), tile_size, block_size, slab, scan
     out = _render(gaussians, cameras, background, active, mean2d_offset, *sizes)
     if not traced:
         _warn(out)
@@ -108,8 +108,7 @@ def count_pairs(
     gaussians: Gaussians, cameras: Cameras, *, active: jax.Array | None = None, tile_size: int | None = None
 ) -> int:
     """Number of (tile, gaussian) pairs that rendering needs room for; outside jit only."""
-    tile_size, slab = _schedule(tile_size, None)
-    return int(_count(gaussians, cameras, active, tile_size, slab))
+    return int(_count(gaussians, cameras, active, _schedule(tile_size, None)[0]))
 
 
 def round_capacity(pairs: int, margin: float = 0.0) -> int:
@@ -119,9 +118,10 @@ def round_capacity(pairs: int, margin: float = 0.0) -> int:
     return -(-needed // step) * step
 
 
-def _schedule(tile_size: int | None, slab: int | None) -> tuple[int, int]:
+def _schedule(tile_size: int | None, slab: int | None) -> tuple[int, int, bool]:
+    """Tile size, slab, and whether blocks are walked splat by splat: what suits the default backend."""
     on_cpu = jax.default_backend() == "cpu"
-    return tile_size or (8 if on_cpu else 16), slab or (96 if on_cpu else 2048)
+    return tile_size or (8 if on_cpu else 16), slab or (96 if on_cpu else 2048), on_cpu
 
 
 def _check(gaussians, cameras, background, active, mean2d_offset) -> None:
@@ -170,15 +170,14 @@ def _project(gaussians, cameras, used, offset):
     return projected.replace(extents=jnp.where(used[None, :, None], projected.extents, 0.0))
 
 
-@partial(jax.jit, static_argnums=(3, 4))
-def _count(gaussians, cameras, active, tile_size, slab):
-    grid = TileGrid(len(cameras), cameras.width, cameras.height, tile_size, DEFAULT_BLOCK, slab, 1)
+@partial(jax.jit, static_argnums=3)
+def _count(gaussians, cameras, active, tile_size):
+    grid = TileGrid(len(cameras), cameras.width, cameras.height, tile_size, block=1, slab=1, capacity=1)
     return count_projected_pairs(_project(gaussians, cameras, _used(gaussians, active)[0], None), grid)
 
 
-@partial(jax.jit, static_argnums=(5, 6, 7, 8))
-def _render(gaussians, cameras, background, active, offset, capacity, tile_size, block_size, slab):
-    scan = jax.default_backend() == "cpu"
+@partial(jax.jit, static_argnums=(5, 6, 7, 8, 9))
+def _render(gaussians, cameras, background, active, offset, capacity, tile_size, block_size, slab, scan):
     grid = TileGrid(len(cameras), cameras.width, cameras.height, tile_size, block_size, slab, capacity, scan)
     used, invalid = _used(gaussians, active)
     background = jnp.asarray(background, jnp.float32)
