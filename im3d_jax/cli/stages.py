@@ -201,12 +201,12 @@ def _fit(run: Run, part: int, stop: int, config, views: Callable[[], Capture], i
 
     def work(files: StageFiles, report: Report) -> None:
         capture = views()
+        targets = fitting.Targets(jnp.asarray(capture.images))
         if part:
             state = fitting.load_state(run.folder / before[0], config)
         else:
             key = jax.random.fold_in(jax.random.key(run.folder.settings["seed"]), FIT_STREAM)
-            state = fitting.init_state(key, config, capture.cameras)
-        targets = fitting.Targets(jnp.asarray(capture.images))
+            state = fitting.init_state(key, config, capture.cameras, targets=targets)
         features = None if run.model is None else run.model.features
         state, _ = fitting.fit(
             state, targets, capture.cameras, config, features=features, stop_step=stop, progress=report
