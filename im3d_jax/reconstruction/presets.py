@@ -92,7 +92,7 @@ PRESETS: dict[str, FitConfig] = {
     "draft": dataclasses.replace(_STANDARD, steps=300, densify_every=25, densify_from=25, densify_until=250),
     "standard": _STANDARD,
     "best": dataclasses.replace(_STANDARD, steps=2400, views_per_step=2, densify_until=2000),
-    # Kerbl et al.'s rates; a tenth of their steps wants a faster start of the means (+0.4 dB on held-out views).
+    # Kerbl et al.'s rates; a tenth of their steps wants means that start faster (+0.4 dB, held-out views).
     "capture": FitConfig(
         steps=3000,
         capacity=40_000,
