@@ -11,8 +11,8 @@ import typing
 def apply_overrides(config, assignments: list[str]):
     """Returns `config` with every ``name.of.field=value`` applied.
 
-    Values are read as the type of the field's present value: numbers, true/false, strings as they are, tuples as Python
-    literals.
+    Values are read as the type of the field's present value: numbers, true/false, strings as they are, tuples
+    as Python literals.
 
     Raises:
         ValueError: One line: an unknown name (with the nearest known one), or a value of the wrong type.
@@ -51,5 +51,7 @@ def _parse(text: str, like: typing.Any, name: str):
     if kind is float and type(value) is int:
         value = float(value)
     if type(value) is not kind:
-        raise ValueError(f"--set={name}={text}: expected a {kind.__name__} such as {like!r}, got a {type(value).__name__}")
+        raise ValueError(
+            f"--set={name}={text}: expected a {kind.__name__} such as {like!r}, got a {type(value).__name__}"
+        )
     return value

@@ -5,8 +5,8 @@
     python -m experiments.train --config=tiny_video       --workdir=runs/tiny
     python -m experiments.train --config=tiny_elevation   --workdir=runs/tiny
 
-A stage reads WORKDIR/bundle (made new if absent, or copied from --init), trains its part and writes the averaged
-parameters back; its own checkpoints and metrics are in WORKDIR/STAGE, and a rerun continues them.
+A stage reads WORKDIR/bundle (made new if absent, or copied from --init), trains its part and writes the
+averaged parameters back; its own checkpoints and metrics are in WORKDIR/STAGE, and a rerun continues them.
 """
 
 from __future__ import annotations
@@ -48,13 +48,20 @@ from im3d_jax.weights import (
 )
 from im3d_jax.weights.bundle import example_inputs
 
-_CONFIG = flags.DEFINE_string("config", None, "A module of experiments/configs, e.g. tiny_video.", required=True)
+
+_CONFIG = flags.DEFINE_string(
+    "config", None, "A module of experiments/configs, e.g. tiny_video.", required=True
+)
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run.", required=True)
-_INIT = flags.DEFINE_string("init", None, "Bundle to start from when WORKDIR/bundle is absent: 'tiny' or a folder.")
+_INIT = flags.DEFINE_string(
+    "init", None, "Bundle to start from when WORKDIR/bundle is absent: 'tiny' or a folder."
+)
 _SEED = flags.DEFINE_integer("seed", 0, "Seed of the run.")
 _SET = flags.DEFINE_multi_string("set", [], "Typed override, e.g. --set batch=64 (repeatable).")
 _MAX_SECONDS = flags.DEFINE_float("max_seconds", math.inf, "Stop after so long; a rerun continues.")
-_COMPILE_ONLY = flags.DEFINE_bool("compile_only", False, "Compile the step into JAX_COMPILATION_CACHE_DIR and stop.")
+_COMPILE_ONLY = flags.DEFINE_bool(
+    "compile_only", False, "Compile the step into JAX_COMPILATION_CACHE_DIR and stop."
+)
 _FSDP = flags.DEFINE_integer("fsdp", 1, "Devices over which parameters are split.")
 
 
@@ -68,7 +75,10 @@ def open_bundle(folder: pathlib.Path, config: TrainConfig, init: str | None, see
         return load_bundle(str(folder))
     tokenizer = WordTokenizer(build_tokenizer(VOCABULARY), config.model.text.length)
     if len(tokenizer.words()) + 3 > config.model.text.vocabulary:
-        raise ValueError(f"{len(tokenizer.words())} words do not fit into model.text.vocabulary={config.model.text.vocabulary}")
+        raise ValueError(
+            f"{len(tokenizer.words())} words do not fit into "
+            f"model.text.vocabulary={config.model.text.vocabulary}"
+        )
     inputs, params = example_inputs(config.model), {}
     for i, (part, module) in enumerate(networks(config.model).items()):
         key = jax.random.fold_in(jax.random.key(seed), i)
@@ -78,7 +88,7 @@ def open_bundle(folder: pathlib.Path, config: TrainConfig, init: str | None, see
 
 
 def make_optimizer(config: TrainConfig, names) -> optax.GradientTransformation:
-    """AdamW under a warm-up / constant / linear-decay schedule; spatial layers at their own share of the rate."""
+    """AdamW, warm-up / constant / linear-decay schedule; spatial layers at their own share of the rate."""
     hold = max(config.warmup, int(config.steps * (1 - config.decay)))
     pieces = [
         optax.linear_schedule(0.0, 1.0, config.warmup),
@@ -90,7 +100,14 @@ def make_optimizer(config: TrainConfig, names) -> optax.GradientTransformation:
     def adamw(rate: float):
         # Decay acts on matrices only: pulling norms and biases to zero hurts.
         mask = lambda tree: {k: k.endswith(("kernel", "token_embedding")) for k in tree}  # noqa: E731
-        return optax.adamw(lambda step: rate * shape(step), b1=0.9, b2=0.99, eps=1e-8, weight_decay=config.weight_decay, mask=mask)
+        return optax.adamw(
+            lambda step: rate * shape(step),
+            b1=0.9,
+            b2=0.99,
+            eps=1e-8,
+            weight_decay=config.weight_decay,
+            mask=mask,
+        )
 
     kinds = {name: "temporal" if is_temporal(name) else "spatial" for name in names}
     spatial = config.learning_rate * (config.spatial_rate if config.stage == "video" else 1.0)
@@ -133,7 +150,9 @@ def data_shapes(config: TrainConfig, model: BundleConfig) -> dict[str, jax.Shape
     """Shapes and dtypes of what `make_data` returns for the training split."""
     count, frames, side = config.objects, len(config.frames), model.latent_size
     if config.stage == "autoencoder":
-        return {"rgba": jax.ShapeDtypeStruct((count * frames, model.image_size, model.image_size, 4), jnp.uint8)}
+        return {
+            "rgba": jax.ShapeDtypeStruct((count * frames, model.image_size, model.image_size, 4), jnp.uint8)
+        }
     lead = (count,) if config.stage == "images" else (count, frames)
     latents = jax.ShapeDtypeStruct((*lead, side, side, model.autoencoder.latent_channels), jnp.bfloat16)
     if config.stage == "elevation":
@@ -150,16 +169,23 @@ def make_loss(config: TrainConfig, bundle: Bundle):
 
     def unpack(part):
         prefix = part + "."
-        return lambda flat: unflatten({k.removeprefix(prefix): v for k, v in flat.items() if k.startswith(prefix)}, shapes[part])
+        return lambda flat: unflatten(
+            {k.removeprefix(prefix): v for k, v in flat.items() if k.startswith(prefix)}, shapes[part]
+        )
 
     process = bundle.config.process
     if config.stage == "autoencoder":
-        return losses.autoencoder_loss(nets["autoencoder"], unpack("autoencoder"), config.kl_weight), ("autoencoder",)
+        return losses.autoencoder_loss(nets["autoencoder"], unpack("autoencoder"), config.kl_weight), (
+            "autoencoder",
+        )
     if config.stage == "elevation":
         return losses.elevation_loss(nets["elevation"], unpack("elevation")), ("elevation",)
     both = lambda flat: (unpack("unet")(flat), unpack("text_encoder")(flat))  # noqa: E731
     if config.stage == "images":
-        return losses.image_loss(nets["unet"], nets["text_encoder"], both, process, config.drop), ("unet", "text_encoder")
+        return losses.image_loss(nets["unet"], nets["text_encoder"], both, process, config.drop), (
+            "unet",
+            "text_encoder",
+        )
     if config.stage == "video":
         loss = losses.video_loss(
             nets["unet"], nets["text_encoder"], both, process,
@@ -179,14 +205,18 @@ def trained(config: TrainConfig, name: str) -> bool:
 
 
 def measure_set(bundle: Bundle, params: dict, data: dict):
-    """(params, bundle's config) once the autoencoder is trained: its latents' spread, and the objects' usual size."""
+    """(params, bundle's config) after training: latents' spread, and the objects' usual size."""
     model = networks(bundle.config)["autoencoder"]
     moments = jax.jit(lambda rgba: model.apply({"params": params["autoencoder"]}, rgba, method="moments")[0])
     rows = data["rgba"][:: max(1, len(data["rgba"]) // 4096)][:4096].astype(jnp.float32) / 255.0
-    means = jnp.concatenate([moments(composite_on_white(rows[i : i + 256])) for i in range(0, len(rows), 256)])
+    means = jnp.concatenate(
+        [moments(composite_on_white(rows[i : i + 256])) for i in range(0, len(rows), 256)]
+    )
     spread = {"latent_mean": means.mean((0, 1, 2)), "latent_std": means.std((0, 1, 2))}
     fractions = [orbits.box_fraction(picture) for picture in np.asarray(data["rgba"][:2048]) / 255.0]
-    bundle_config = dataclasses.replace(bundle.config, target_fraction=round(float(np.nanmedian(fractions)), 4))
+    bundle_config = dataclasses.replace(
+        bundle.config, target_fraction=round(float(np.nanmedian(fractions)), 4)
+    )
     return {**params, "autoencoder": {**params["autoencoder"], **spread}}, bundle_config
 
 
@@ -244,7 +274,13 @@ def main(argv):
         params, bundle_config = measure_set(bundle, params, data)
     save_bundle(workdir / "bundle", bundle_config, bundle.tokenizer, params, dtype=jnp.float32)
     (workdir / config.stage / "config.json").write_text(json.dumps(settings, indent=1) + "\n")
-    logging.info("%s at step %d of %d; wrote %s", "finished" if done else "stopped", int(state.step), config.steps, workdir / "bundle")
+    logging.info(
+        "%s at step %d of %d; wrote %s",
+        "finished" if done else "stopped",
+        int(state.step),
+        config.steps,
+        workdir / "bundle",
+    )
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """The one place that makes device meshes and sharding rules.
 
-Axes: ``data`` splits the batch, ``fsdp`` splits parameters and optimizer moments (and the batch as well). All axes are
-`AxisType.Auto`: the Explicit axes that `jax.make_mesh` makes by default refuse convolutions.
+Axes: ``data`` splits the batch, ``fsdp`` splits parameters and optimizer moments (and the batch as well). All
+axes are `AxisType.Auto`: the Explicit axes that `jax.make_mesh` makes by default refuse convolutions.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Prompt to image to views, and views back through the model: the compute of `im3d`, without files.
 
-Pictures are [H, W, 4] and views [T, H, W, 4], numpy float32 in [0, 1] with straight alpha. One network evaluation is one
-forward pass of one guidance branch for one asset, whatever the number of frames.
+Pictures are [H, W, 4] and views [T, H, W, 4], numpy float32 in [0, 1] with straight alpha. One network
+evaluation is one forward pass of one guidance branch for one asset, whatever the number of frames.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from im3d_jax.diffusion import (
 )
 from im3d_jax.models import VideoUNet, composite_on_white, straight_alpha
 from im3d_jax.weights import Bundle, load_bundle, networks
+
 
 Progress = Callable[[int, int, str], None]
 
@@ -92,12 +93,17 @@ class Conditions:
     picture: jax.Array | None = None
 
 
-jax.tree_util.register_dataclass(
-    Conditions, ["context", "mask", "no_context", "no_mask", "picture"], []
-)
+jax.tree_util.register_dataclass(Conditions, ["context", "mask", "no_context", "no_mask", "picture"], [])
 
 
-def denoiser(unet: VideoUNet, process: NoiseProcess, params: dict, guidance: Guidance, given: Conditions, temporal: bool):
+def denoiser(
+    unet: VideoUNet,
+    process: NoiseProcess,
+    params: dict,
+    guidance: Guidance,
+    given: Conditions,
+    temporal: bool,
+):
     """The guided denoiser of videos (or, not `temporal`, of single frames) for `diffusion.samplers`."""
     picture = None
     if temporal and given.picture is not None:
@@ -120,7 +126,9 @@ def denoiser(unet: VideoUNet, process: NoiseProcess, params: dict, guidance: Gui
             condition, has_image = jnp.zeros_like(x[:, 0]), jnp.zeros(x.shape[:1])
         else:
             condition, has_image = picture
-        return unet.apply({"params": params}, x, time, context, mask, condition=condition, has_image=has_image)
+        return unet.apply(
+            {"params": params}, x, time, context, mask, condition=condition, has_image=has_image
+        )
 
     return guided_denoiser(network, guidance, process, "v")
 
@@ -175,7 +183,9 @@ class Pipeline:
         """Words of the prompt that the model does not know; they are dropped."""
         return self.bundle.tokenizer.unknown_words(prompt)
 
-    def draw_image(self, prompt: str, *, seed: int, quality: str = "standard", progress: Progress | None = None):
+    def draw_image(
+        self, prompt: str, *, seed: int, quality: str = "standard", progress: Progress | None = None
+    ):
         """Draws the first picture from a prompt.
 
         Returns:
@@ -188,7 +198,15 @@ class Pipeline:
         latents, count = self._sample(x, sampling, given, False, True, progress, "image")
         return np.asarray(self.decode(latents[:, 0]))[0], count
 
-    def draw_views(self, image, prompt: str | None, *, seed: int, quality: str = "standard", progress: Progress | None = None):
+    def draw_views(
+        self,
+        image,
+        prompt: str | None,
+        *,
+        seed: int,
+        quality: str = "standard",
+        progress: Progress | None = None,
+    ):
         """Draws the orbit whose first view is `image`.
 
         Args:
@@ -209,9 +227,19 @@ class Pipeline:
         return self._views(latents, image), count
 
     def refine(
-        self, renders, image, prompt: str | None, *, round: int, seed: int, quality: str = "standard", progress: Progress | None = None
+        self,
+        renders,
+        image,
+        prompt: str | None,
+        *,
+        round: int,
+        seed: int,
+        quality: str = "standard",
+        progress: Progress | None = None,
     ):
-        """Noises renders of the orbit part-way and denoises them under the original picture and prompt (IM-3D, 3.4).
+        """Noises renders of the orbit part-way and denoises them under the original picture and prompt.
+
+        IM-3D (arXiv 2402.08682), section 3.4.
 
         Args:
             renders: [T, H, W, 4] renders of the fitted asset.
@@ -228,7 +256,9 @@ class Pipeline:
         key = jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), REFINE_STREAM), round)
         clean = self.encode(jnp.asarray(renders))[None]
         x = add_noise(clean, jax.random.normal(key, clean.shape), sampling.start, self.config.process)
-        latents, count = self._sample(x, sampling, given, True, prompt is not None, progress, f"refine {round}")
+        latents, count = self._sample(
+            x, sampling, given, True, prompt is not None, progress, f"refine {round}"
+        )
         return self._views(latents, image), count
 
     def estimate_elevation(self, views) -> float:
@@ -255,8 +285,21 @@ class Pipeline:
         empty = jnp.asarray(self.bundle.tokenizer([""] * len(tokens)))
         return Conditions(*read(tokens), *read(empty), pictures)
 
-    def sample_batch(self, noise: jax.Array, given: Conditions, sampling: Sampling, *, temporal: bool, prompt: bool) -> jax.Array:
-        """Samples a batch in one jitted scan: `noise` [B, T, h, w, z] at the level of `sampling.start` to latents."""
+    def sample_batch(
+        self, noise: jax.Array, given: Conditions, sampling: Sampling, *, temporal: bool, prompt: bool
+    ) -> jax.Array:
+        """Samples a batch in one jitted scan.
+
+        Args:
+            noise: [B, T, h, w, z] samples at the level of `sampling.start`.
+            given: The conditions.
+            sampling: Steps and guidance.
+            temporal: Videos (True) or single frames, T = 1.
+            prompt: Whether the prompts guide.
+
+        Returns:
+            [B, T, h, w, z] clean latents.
+        """
         guidance = sampling.guidance(temporal and given.picture is not None, prompt)
         return self._scan(self.params["unet"], noise, given, sampling, guidance, temporal)
 
@@ -278,7 +321,9 @@ class Pipeline:
         denoise = denoiser(self._unet, self.config.process, params, guidance, given, temporal)
         return sample_scan(denoise, x, time_grid(sampling.steps, start=sampling.start), self.config.process)
 
-    def _sample(self, x, sampling: Sampling, given: Conditions, temporal: bool, prompt: bool, progress, note: str):
+    def _sample(
+        self, x, sampling: Sampling, given: Conditions, temporal: bool, prompt: bool, progress, note: str
+    ):
         guidance = sampling.guidance(temporal and given.picture is not None, prompt)
 
         def step(state, levels):

@@ -2,12 +2,14 @@
 
 import os
 
+
 # Before jax starts: tests are written for the CPU, and two workers share two cores.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 import jax
 import pytest
 from absl import flags
+
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 flags.FLAGS.mark_as_parsed()

@@ -1,6 +1,6 @@
 """The bundled model's autoencoder on single Toybox frames.
 
-    python -m experiments.train --config=tiny_autoencoder --workdir=runs/tiny
+python -m experiments.train --config=tiny_autoencoder --workdir=runs/tiny
 """
 
 from experiments.configs.training import TrainConfig

@@ -1,6 +1,6 @@
 """The bundled model's text-to-image part: first frames of Toybox turntables, spatial layers and text encoder.
 
-    python -m experiments.train --config=tiny_images --workdir=runs/tiny
+python -m experiments.train --config=tiny_images --workdir=runs/tiny
 """
 
 from experiments.configs.training import TrainConfig

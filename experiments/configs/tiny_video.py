@@ -1,6 +1,8 @@
-"""The bundled model's temporal layers on Toybox turntables, spatial layers held (IM-3D, arXiv 2402.08682, section 3.1).
+"""The bundled model's temporal layers on Toybox turntables, spatial layers held.
 
-    python -m experiments.train --config=tiny_video --workdir=runs/tiny
+As in IM-3D (arXiv 2402.08682, section 3.1).
+
+python -m experiments.train --config=tiny_video --workdir=runs/tiny
 """
 
 from experiments.configs.training import TrainConfig

@@ -16,8 +16,10 @@ class TrainConfig:
         objects: Toybox training objects, by index from 0.
         frames: Frame numbers drawn of each.
         steps, batch: Updates, and rows a step over all devices.
-        learning_rate: Peak; linear warm-up, then constant, then linear decay to 0 over the last `decay` of the steps.
-        spatial_rate: In the video stage, the share of the learning rate that spatial layers get; 0 holds them.
+        learning_rate: Peak; linear warm-up, then constant, then linear decay to 0 over the last `decay` of
+            the steps.
+        spatial_rate: In the video stage, the share of the learning rate that spatial layers get; 0 holds
+            them.
         image_weight: In the video stage, weight of the single-frame loss.
         dtype: Of the computation; parameters are float32.
         attention: ``xla``, or ``cudnn`` for flash attention on NVIDIA devices.

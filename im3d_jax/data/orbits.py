@@ -19,6 +19,7 @@ import numpy as np
 from im3d_jax.data.toybox import Toybox, ToyObject, render_object, stack
 from splat import orbit_cameras
 
+
 ORBIT_FRAMES = 16
 
 
@@ -27,7 +28,9 @@ def _build(split: str, indices: Sequence[int]) -> tuple[ToyObject, list[str]]:
     return stack([toybox.sample(i) for i in indices]), [toybox.caption(i) for i in indices]
 
 
-def build_objects(split: str, indices: Sequence[int], chunk: int, workers: int = 0) -> Iterator[tuple[ToyObject, list[str]]]:
+def build_objects(
+    split: str, indices: Sequence[int], chunk: int, workers: int = 0
+) -> Iterator[tuple[ToyObject, list[str]]]:
     """Objects and captions of `indices` in order, `chunk` at a time (the last one may be shorter).
 
     Args:
@@ -47,11 +50,13 @@ def build_objects(split: str, indices: Sequence[int], chunk: int, workers: int =
 
 
 def default_workers(objects: int) -> int:
-    """Processes worth starting for so many objects: none below a few thousand, else all cores but two (at most 28)."""
+    """Processes worth starting: none below a few thousand objects, else all cores but two (at most 28)."""
     return 0 if objects < 4000 else max(0, min(28, (os.cpu_count() or 1) - 2))
 
 
-def render_orbit(toy: ToyObject, size: int, frames: Sequence[int] = range(ORBIT_FRAMES), azimuth_offset: float = 0.0):
+def render_orbit(
+    toy: ToyObject, size: int, frames: Sequence[int] = range(ORBIT_FRAMES), azimuth_offset: float = 0.0
+):
     """Frames of one object's turntable: [F, size, size, 4] float32, straight alpha.
 
     Args:
@@ -60,7 +65,9 @@ def render_orbit(toy: ToyObject, size: int, frames: Sequence[int] = range(ORBIT_
         frames: Frame numbers; frame i is seen from azimuth i * 22.5 degrees + `azimuth_offset` (radians).
         azimuth_offset: Turns the whole rig, for in-between views.
     """
-    cameras = orbit_cameras(toy.elevation, views=ORBIT_FRAMES, width=size, height=size, azimuth_offset=azimuth_offset)
+    cameras = orbit_cameras(
+        toy.elevation, views=ORBIT_FRAMES, width=size, height=size, azimuth_offset=azimuth_offset
+    )
     if list(frames) != list(range(ORBIT_FRAMES)):
         keep = np.asarray(list(frames))
         cameras = cameras.replace(
@@ -85,8 +92,8 @@ def map_orbits(
         split, indices: Which samples; a last, shorter chunk is padded and cut, so one program is compiled.
         size: Side of the pictures, pixels.
         frames: Frame numbers to draw.
-        transform: Jittable: rgba [B, F, size, size, 4] float32 to anything with leading axis B (parameters may be
-            closed over; they are small).
+        transform: Jittable: rgba [B, F, size, size, 4] float32 to anything with leading axis B (parameters
+            may be closed over; they are small).
         chunk: Objects per device call.
         progress: Called with (objects done, objects in all).
 
@@ -103,7 +110,9 @@ def map_orbits(
     for objects, words in build_objects(split, indices, chunk, default_workers(len(indices))):
         count = len(words)
         if count < chunk:
-            objects = jax.tree.map(lambda a: np.concatenate([a, np.repeat(a[-1:], chunk - len(a), 0)]), objects)
+            objects = jax.tree.map(
+                lambda a: np.concatenate([a, np.repeat(a[-1:], chunk - len(a), 0)]), objects
+            )
         results.append(run(objects)[:count])
         captions += words
         elevations.append(objects.elevation[:count])
@@ -118,7 +127,7 @@ def to_bytes(rgba: jax.Array) -> jax.Array:
 
 
 def box_fraction(rgba: np.ndarray, threshold: float = 0.5) -> float:
-    """Longer side of the object's bounding box over the image's side, for one [H, W, 4] picture; nan when empty."""
+    """Longer side of the object's box over the image's side, for one [H, W, 4] picture; nan when empty."""
     rows, columns = np.nonzero(np.asarray(rgba)[..., 3] > threshold)
     if not len(rows):
         return math.nan

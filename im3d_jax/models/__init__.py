@@ -4,6 +4,7 @@ from im3d_jax.models.autoencoder import Autoencoder, AutoencoderConfig, composit
 from im3d_jax.models.text import TextConfig, TextEncoder
 from im3d_jax.models.video_unet import VideoUNet, VideoUNetConfig, is_temporal
 
+
 __all__ = [
     "Autoencoder",
     "AutoencoderConfig",

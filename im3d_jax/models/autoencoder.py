@@ -1,6 +1,7 @@
-"""The small autoencoder: four channels (colour composited on white, alpha) to a latent a quarter of the size and back.
+"""The small autoencoder: four channels (colour composited on white, alpha) to a quarter-size latent and back.
 
-Alpha is a channel like the others, so masks survive the round trip and a render can be encoded without dividing by
+Alpha is a channel like the others, so masks survive the round trip and a render can be encoded without
+dividing by
 alpha: all four channels are linear in it. Colours and alpha are in [0, 1] outside, [-1, 1] inside.
 """
 
@@ -131,7 +132,7 @@ class Autoencoder(nn.Module):
         return self.decoder(latents * self.latent_std[None, None, None] + self.latent_mean[None, None, None])
 
     def reconstruct(self, images: jax.Array, noise: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-        """(reconstruction, mean, log variance) of images; noise [B, h, w, z] ~ N(0, 1) draws from the posterior."""
+        """(reconstruction, mean, log variance); noise [B, h, w, z] ~ N(0, 1) draws from the posterior."""
         mean, log_variance = self.moments(images)
         return self.decoder(mean + jnp.exp(0.5 * log_variance) * noise), mean, log_variance
 
@@ -149,7 +150,7 @@ def composite_on_white(rgba: jax.Array) -> jax.Array:
 
 
 def straight_alpha(channels: jax.Array, threshold: float = 1 / 512) -> jax.Array:
-    """The inverse of `composite_on_white`, clipped to [0, 1]; colour is 0 where alpha is below `threshold`."""
+    """The inverse of `composite_on_white`, clipped to [0, 1]; colour is 0 where alpha <= `threshold`."""
     alpha = jnp.clip(channels[..., 3:], 0.0, 1.0)
     colour = (channels[..., :3] - (1.0 - alpha)) / jnp.maximum(alpha, threshold)
     return jnp.concatenate([jnp.where(alpha > threshold, jnp.clip(colour, 0.0, 1.0), 0.0), alpha], axis=-1)

@@ -1,7 +1,7 @@
 """Elevation of an orbit from its views: a small head on the autoencoder's latents.
 
-IM-3D (arXiv 2402.08682, appendix A.1) averages image features of four evenly spaced frames and regresses radians with
-an MLP; here the features are the autoencoder's latents, looked at by three strided convolutions.
+IM-3D (arXiv 2402.08682, appendix A.1) averages image features of four evenly spaced frames and regresses
+radians with an MLP; here the features are the autoencoder's latents, looked at by three strided convolutions.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ import dataclasses
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 
 from im3d_jax.models.layers import Conv, Dense
 

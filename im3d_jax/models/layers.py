@@ -1,8 +1,8 @@
 """Layers shared by all networks: plain functions for the maths, thin linen modules for the parameters.
 
 Tensors are channels-last. Kernels are stored as XLA wants them (convolutions HWIO, linear layers in x out);
-`weights.names` turns them into PyTorch's order. Every module computes in `dtype` (bfloat16 on accelerators) from
-float32 parameters; normalisations and softmax always run in float32.
+`weights.names` turns them into PyTorch's order. Every module computes in `dtype` (bfloat16 on accelerators)
+from float32 parameters; normalisations and softmax always run in float32.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax import lax
+
 
 KERNEL_INIT = nn.initializers.variance_scaling(1.0, "fan_in", "truncated_normal")
 
@@ -50,7 +51,9 @@ def layer_norm(x: jax.Array, scale: jax.Array, bias: jax.Array, eps: float) -> j
     return ((y - mean) * lax.rsqrt(variance + eps) * scale.reshape(tail) + bias.reshape(tail)).astype(x.dtype)
 
 
-def attend(q: jax.Array, k: jax.Array, v: jax.Array, mask: jax.Array | None = None, implementation: str = "xla"):
+def attend(
+    q: jax.Array, k: jax.Array, v: jax.Array, mask: jax.Array | None = None, implementation: str = "xla"
+):
     """Scaled dot-product attention.
 
     Args:
@@ -116,8 +119,9 @@ class Conv(nn.Module):
 class TemporalConv(nn.Module):
     """Residual 1-D convolution over the frames of [B, T, H, W, C], kernel 3, the identity at initialisation.
 
-    With `cyclic` the frames form a ring (a full orbit); otherwise the ends see zeros. Written as one matrix product on
-    the three neighbours side by side, which needs no layout change on any device (kernel [3 C, C]).
+    With `cyclic` the frames form a ring (a full orbit); otherwise the ends see zeros. Written as one matrix
+    product on the three neighbours side by side, which needs no layout change on any device (kernel [3 C,
+    C]).
     """
 
     cyclic: bool
@@ -160,7 +164,9 @@ class LayerNorm(nn.Module):
 
 
 class Attention(nn.Module):
-    """Multi-head attention, parameters named as diffusers' `Attention` (to_q, to_k, to_v without bias, to_out.0 with).
+    """Multi-head attention, parameters named as diffusers' `Attention`.
+
+    to_q, to_k and to_v have no bias, to_out.0 has one.
 
     Args of the call:
         x: [B, Q, C] queries.
@@ -174,7 +180,9 @@ class Attention(nn.Module):
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
-    def __call__(self, x: jax.Array, context: jax.Array | None = None, mask: jax.Array | None = None) -> jax.Array:
+    def __call__(
+        self, x: jax.Array, context: jax.Array | None = None, mask: jax.Array | None = None
+    ) -> jax.Array:
         context = x if context is None else context
         width = x.shape[-1]
         heads = width // self.head_dim

@@ -1,16 +1,17 @@
 """The spatio-temporal UNet in Emu Video's layout (arXiv 2311.10709, sections 3.2-3.3).
 
 A text-to-image UNet with temporal layers between its spatial ones: a temporal convolution after each spatial
-convolution and temporal attention after each spatial attention, all of them the identity at initialisation. The first
-frame conditions the video: its latent, zero-padded in time, and a mask channel enter beside the noised latent. With
-`temporal=False` every temporal layer is skipped and the network is the text-to-image model, frame by frame.
+convolution and temporal attention after each spatial attention, all of them the identity at initialisation.
+The first frame conditions the video: its latent, zero-padded in time, and a mask channel enter beside the
+noised latent. With `temporal=False` every temporal layer is skipped and the network is the text-to-image
+model, frame by frame.
 
-At 22.5 degrees a frame, points move further than a per-pixel temporal attention sees, so two more temporal layers can be
-switched on per level (off for foreign presets): attention from every frame to the first frame, and joint attention over
-all frames and pixels.
+At 22.5 degrees a frame, points move further than a per-pixel temporal attention sees, so two more temporal
+layers can be switched on per level (off for foreign presets): attention from every frame to the first frame,
+and joint attention over all frames and pixels.
 
-Parameter names follow diffusers' UNets (dots are part of a module's name); names of temporal parameters all contain one
-of `TEMPORAL_MARKS`.
+Parameter names follow diffusers' UNets (dots are part of a module's name); names of temporal parameters all
+contain one of `TEMPORAL_MARKS`.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ from im3d_jax.models.layers import (
     sinusoid,
     upsample,
 )
+
 
 TEMPORAL_MARKS = ("temporal_", "conv_in_condition")
 
@@ -62,15 +64,15 @@ class VideoUNetConfig:
 
 
 def is_temporal(name: str) -> bool:
-    """Whether a parameter, named by its dotted path, belongs to the temporal part that video training adds."""
+    """Whether a parameter, named by its dotted path, is of the temporal part that video training adds."""
     return any(mark in name for mark in TEMPORAL_MARKS)
 
 
 def orbit_position(frames: int, height: int, width: int, cyclic: bool) -> jax.Array:
     """Position features of every token of a video: [frames, height, width, 24], values in [-1, 1].
 
-    Frames are angles on the orbit (harmonics 1, 2, 4 and 8 of the turn) when `cyclic`, plain indices otherwise; rows and
-    columns are harmonics of the picture's extent.
+    Frames are angles on the orbit (harmonics 1, 2, 4 and 8 of the turn) when `cyclic`, plain indices
+    otherwise; rows and columns are harmonics of the picture's extent.
     """
 
     def harmonics(phase: jax.Array, count: int) -> jax.Array:
@@ -86,7 +88,7 @@ def orbit_position(frames: int, height: int, width: int, cyclic: bool) -> jax.Ar
 
 
 class ResnetBlock(nn.Module):
-    """Spatial residual block with the time embedding added between its convolutions; a temporal convolution after each."""
+    """Spatial residual block, the time embedding added between convolutions; a temporal one after each."""
 
     features: int
     config: VideoUNetConfig
@@ -110,7 +112,7 @@ class ResnetBlock(nn.Module):
 
 
 class SpatialTransformer(nn.Module):
-    """Self-attention within a frame, cross-attention to the text, feed-forward; diffusers' `Transformer2DModel`."""
+    """Self-attention within a frame, attention to the text, feed-forward: diffusers' `Transformer2DModel`."""
 
     config: VideoUNetConfig
     dtype: jnp.dtype
@@ -122,21 +124,25 @@ class SpatialTransformer(nn.Module):
         kind = dict(head_dim=c.head_dim, implementation=c.attention_implementation, dtype=self.dtype)
         prefix = "transformer_blocks.0."
         y = GroupNorm(c.groups, c.transformer_eps, name="norm")(x)
-        y = Dense(features, dtype=self.dtype, name="proj_in")(y).reshape(batch * frames, height * width, features)
+        y = Dense(features, dtype=self.dtype, name="proj_in")(y).reshape(
+            batch * frames, height * width, features
+        )
         y = y + Attention(**kind, name=prefix + "attn1")(LayerNorm(name=prefix + "norm1")(y))
         # All frames of a video read the same words: one attention call with the frames' tokens side by side.
         z = LayerNorm(name=prefix + "norm2")(y).reshape(batch, frames * height * width, features)
         z = Attention(**kind, name=prefix + "attn2")(z, context, context_mask)
         y = y + z.reshape(y.shape)
-        y = y + FeedForward(c.feed_forward_multiple, dtype=self.dtype, name=prefix + "ff")(LayerNorm(name=prefix + "norm3")(y))
+        y = y + FeedForward(c.feed_forward_multiple, dtype=self.dtype, name=prefix + "ff")(
+            LayerNorm(name=prefix + "norm3")(y)
+        )
         return x + Dense(features, zero_init=True, dtype=self.dtype, name="proj_out")(y).reshape(x.shape)
 
 
 class TemporalTransformer(nn.Module):
     """The temporal layers of one attention site; each adds nothing at initialisation.
 
-    Per-pixel attention over frames (Emu Video), attention of all frames to the first, joint attention over frames and
-    pixels (each if its switch is on at this level), then a feed-forward.
+    Per-pixel attention over frames (Emu Video), attention of all frames to the first, joint attention over
+    frames and pixels (each if its switch is on at this level), then a feed-forward.
     """
 
     level: int
@@ -148,7 +154,9 @@ class TemporalTransformer(nn.Module):
         c = self.config
         batch, frames, height, width, features = x.shape
         pixels = height * width
-        kind = dict(head_dim=c.head_dim, zero_init=True, implementation=c.attention_implementation, dtype=self.dtype)
+        kind = dict(
+            head_dim=c.head_dim, zero_init=True, implementation=c.attention_implementation, dtype=self.dtype
+        )
         y = x.reshape(batch, frames * pixels, features)
         place = 0.0
         if c.temporal_position:
@@ -176,7 +184,8 @@ class VideoUNet(nn.Module):
         x: [B, T, h, w, z] noised latents (T = 1 and `temporal=False`: text-to-image).
         time: [B] in [0, 1]; 1 is pure noise.
         context, context_mask: [B, L, D] and [B, L] from the text encoder.
-        condition: [B, h, w, z] latent of the first frame, zeros without an image; ignored when not `temporal`.
+        condition: [B, h, w, z] latent of the first frame, zeros without an image; ignored when not
+            `temporal`.
         has_image: [B] 1.0 where `condition` is given, else 0.0 (the mask channel of frame 0).
         temporal: Whether the temporal layers run.
 
@@ -208,17 +217,23 @@ class VideoUNet(nn.Module):
             raise ValueError(f"the latent is {height}x{width}, but both sides must be multiples of {step}")
 
         embedding = sinusoid(1000.0 * time, c.channels[0])
-        embedding = jax.nn.silu(Dense(c.time_dim, dtype=self.dtype, name="time_embedding.linear_1")(embedding))
+        embedding = jax.nn.silu(
+            Dense(c.time_dim, dtype=self.dtype, name="time_embedding.linear_1")(embedding)
+        )
         embedding = Dense(c.time_dim, dtype=self.dtype, name="time_embedding.linear_2")(embedding)
         embedding = jax.nn.silu(embedding)
 
         h = Conv(c.channels[0], dtype=self.dtype, name="conv_in")(x)
         if temporal and c.condition_channels:
-            # Emu Video widens the first convolution; the new columns are a convolution of their own here, so that they
-            # can be trained while the old ones are held. Only frame 0 of their input is not zero.
+            # Emu Video widens the first convolution; the new columns are a convolution of their own here, so
+            # that they can be trained while the old ones are held. Only frame 0 of their input is not zero.
             mask = jnp.broadcast_to(has_image[:, None, None, None], (batch, height, width, 1))
-            first = jnp.concatenate([condition * has_image[:, None, None, None], mask.astype(condition.dtype)], axis=-1)
-            first = Conv(c.channels[0], use_bias=False, zero_init=True, dtype=self.dtype, name="conv_in_condition")(first)
+            first = jnp.concatenate(
+                [condition * has_image[:, None, None, None], mask.astype(condition.dtype)], axis=-1
+            )
+            first = Conv(
+                c.channels[0], use_bias=False, zero_init=True, dtype=self.dtype, name="conv_in_condition"
+            )(first)
             h = h.at[:, 0].add(first)
 
         def block(h: jax.Array, prefix: str, level: int, index: int) -> jax.Array:
@@ -227,7 +242,9 @@ class VideoUNet(nn.Module):
             return sites(h, prefix, level, index) if c.attention[level] else h
 
         def sites(h: jax.Array, prefix: str, level: int, index: int) -> jax.Array:
-            h = SpatialTransformer(c, self.dtype, name=f"{prefix}attentions.{index}")(h, context, context_mask)
+            h = SpatialTransformer(c, self.dtype, name=f"{prefix}attentions.{index}")(
+                h, context, context_mask
+            )
             if temporal:
                 h = TemporalTransformer(level, c, self.dtype, name=f"{prefix}temporal_attentions.{index}")(h)
             return h
@@ -239,7 +256,12 @@ class VideoUNet(nn.Module):
                 h = block(h, f"down_blocks.{level}.", level, i)
                 skips.append(h)
             if level < levels - 1:
-                h = Conv(c.channels[level], stride=2, dtype=self.dtype, name=f"down_blocks.{level}.downsamplers.0.conv")(h)
+                h = Conv(
+                    c.channels[level],
+                    stride=2,
+                    dtype=self.dtype,
+                    name=f"down_blocks.{level}.downsamplers.0.conv",
+                )(h)
                 skips.append(h)
 
         last = levels - 1
@@ -251,7 +273,11 @@ class VideoUNet(nn.Module):
             for i in range(c.layers_per_block + 1):
                 h = block(jnp.concatenate([h, skips.pop()], axis=-1), f"up_blocks.{k}.", level, i)
             if level > 0:
-                h = Conv(c.channels[level], dtype=self.dtype, name=f"up_blocks.{k}.upsamplers.0.conv")(upsample(h))
+                h = Conv(c.channels[level], dtype=self.dtype, name=f"up_blocks.{k}.upsamplers.0.conv")(
+                    upsample(h)
+                )
 
         h = jax.nn.silu(GroupNorm(c.groups, c.resnet_eps, name="conv_norm_out")(h))
-        return Conv(c.latent_channels, dtype=self.dtype, zero_init=True, name="conv_out")(h).astype(jnp.float32)
+        return Conv(c.latent_channels, dtype=self.dtype, zero_init=True, name="conv_out")(h).astype(
+            jnp.float32
+        )

@@ -30,7 +30,12 @@ class Checkpoints:
         """Writes the state of `int(state.step)` unless it is there already."""
         step = int(state.step)
         if step not in self._manager.all_steps():
-            self._manager.save(step, args=ocp.args.Composite(state=ocp.args.StandardSave(state), settings=ocp.args.JsonSave(settings)))
+            self._manager.save(
+                step,
+                args=ocp.args.Composite(
+                    state=ocp.args.StandardSave(state), settings=ocp.args.JsonSave(settings)
+                ),
+            )
 
     def restore(self, like: TrainState, settings: dict) -> TrainState | None:
         """The newest state, laid out as `like` (arrays, or shapes with shardings), or None if there is none.
@@ -43,9 +48,17 @@ class Checkpoints:
             return None
         abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
         found = self._manager.restore(
-            step, args=ocp.args.Composite(state=ocp.args.StandardRestore(abstract), settings=ocp.args.JsonRestore())
+            step,
+            args=ocp.args.Composite(
+                state=ocp.args.StandardRestore(abstract), settings=ocp.args.JsonRestore()
+            ),
         )
         if found["settings"] != settings:
-            changed = sorted(k for k in {*settings, *found["settings"]} if settings.get(k) != found["settings"].get(k))
-            raise ValueError(f"the checkpoint of step {step} was made with other settings ({', '.join(changed)}): use a new --workdir")
+            changed = sorted(
+                k for k in {*settings, *found["settings"]} if settings.get(k) != found["settings"].get(k)
+            )
+            raise ValueError(
+                f"the checkpoint of step {step} was made with other settings ({', '.join(changed)}): "
+                "use a new --workdir"
+            )
         return found["state"]

@@ -31,8 +31,8 @@ def train(
 ) -> tuple[TrainState, bool]:
     """Runs from the newest checkpoint (or `state`) to step `total`, or until the time is up.
 
-    Metrics go to `workdir/metrics.jsonl`, one line every `log_every` steps; the state is checkpointed at the end in
-    either case, so that the next call continues it.
+    Metrics go to `workdir/metrics.jsonl`, one line every `log_every` steps; the state is checkpointed at the
+    end in either case, so that the next call continues it.
 
     Returns:
         The state and whether `total` was reached.
@@ -55,10 +55,16 @@ def train(
             metrics = {name: float(value) for name, value in jax.device_get(metrics).items()}
             step += count
             if not math.isfinite(metrics["loss"]):
-                raise FloatingPointError(f"the loss is {metrics['loss']} at step {step}: lower the learning rate")
+                raise FloatingPointError(
+                    f"the loss is {metrics['loss']} at step {step}: lower the learning rate"
+                )
             if evaluate is not None and evaluate_every and (step % evaluate_every == 0 or step == total):
                 metrics |= evaluate(state)
-            metrics |= {"step": step, "seconds": time.monotonic() - started, "ms_per_step": 1e3 * (time.monotonic() - begun) / count}
+            metrics |= {
+                "step": step,
+                "seconds": time.monotonic() - started,
+                "ms_per_step": 1e3 * (time.monotonic() - begun) / count,
+            }
             log.write(json.dumps(metrics) + "\n")
             log.flush()
             logging.info(" ".join(f"{k}={v:.5g}" for k, v in metrics.items()))

@@ -1,7 +1,7 @@
 """The loss of each training stage, as `loss(params, held, batch, key)` on flat parameter dictionaries.
 
-Stages follow IM-3D (arXiv 2402.08682) and Emu Video (arXiv 2311.10709): an autoencoder, a text-to-image model, then the
-temporal layers on turntables.
+Stages follow IM-3D (arXiv 2402.08682) and Emu Video (arXiv 2311.10709): an autoencoder, a text-to-image
+model, then the temporal layers on turntables.
 """
 
 from __future__ import annotations
@@ -29,7 +29,9 @@ def autoencoder_loss(model: Autoencoder, unpack: Callable[[dict], dict], kl_weig
         images = jnp.where(mirrored, images[:, :, ::-1], images)
         size, z = images.shape[1] // model.config.factor, model.config.latent_channels
         noise = jax.random.normal(draw, (images.shape[0], size, size, z))
-        made, mean, log_variance = model.apply({"params": unpack(merge(params, held))}, images, noise, method="reconstruct")
+        made, mean, log_variance = model.apply(
+            {"params": unpack(merge(params, held))}, images, noise, method="reconstruct"
+        )
         squared = jnp.square(made - images).mean()
         kl = 0.5 * (jnp.square(mean) + jnp.exp(log_variance) - 1.0 - log_variance).mean()
         value = jnp.abs(made - images).mean() + squared + kl_weight * kl
@@ -41,7 +43,9 @@ def autoencoder_loss(model: Autoencoder, unpack: Callable[[dict], dict], kl_weig
 def _velocity_error(unet, process, params, latents, time, context, mask, noise_key, **condition):
     noise = jax.random.normal(noise_key, latents.shape)
     target = prediction_target(latents, noise, time, process, "v")
-    value = unet.apply({"params": params}, add_noise(latents, noise, time, process), time, context, mask, **condition)
+    value = unet.apply(
+        {"params": params}, add_noise(latents, noise, time, process), time, context, mask, **condition
+    )
     return jnp.square(value - target).mean((1, 2, 3, 4))
 
 
@@ -51,10 +55,12 @@ def _drop_prompt(tokens: jax.Array, drop: jax.Array) -> jax.Array:
     return jnp.where(drop[:, None] & ~start[None], 0, tokens)
 
 
-def image_loss(unet: VideoUNet, text: TextEncoder, unpack: Callable, process: NoiseProcess, drop: float = 0.1):
+def image_loss(
+    unet: VideoUNet, text: TextEncoder, unpack: Callable, process: NoiseProcess, drop: float = 0.1
+):
     """Text-to-image: the UNet with its temporal layers skipped, on single frames; both networks are trained.
 
-    Batch: {"latents": [B, h, w, z], "tokens": [B, L] int32}. `unpack(flat) -> (unet, text)` nested parameters.
+    Batch: {"latents": [B, h, w, z], "tokens": [B, L] int32}. `unpack(flat) -> (unet, text)` nested trees.
     """
 
     def loss(params, held, batch, key):
@@ -64,7 +70,9 @@ def image_loss(unet: VideoUNet, text: TextEncoder, unpack: Callable, process: No
         time = jax.random.uniform(time_key, latents.shape[:1])
         dropped = jax.random.bernoulli(drop_key, drop, latents.shape[:1])
         context, mask = text.apply({"params": text_params}, _drop_prompt(batch["tokens"], dropped))
-        errors = _velocity_error(unet, process, unet_params, latents, time, context, mask, noise_key, temporal=False)
+        errors = _velocity_error(
+            unet, process, unet_params, latents, time, context, mask, noise_key, temporal=False
+        )
         return errors.mean(), {}
 
     return loss
@@ -82,10 +90,11 @@ def video_loss(
 ):
     """Turntables given their first frame and caption.
 
-    Conditions are dropped as Emu Video does for nested guidance: `drop` of the videos lose the prompt, `drop` the
-    picture, `drop` both. The conditioning latent carries a little noise (up to `condition_noise`), because at test time
-    it comes from an imperfect picture. With `image_weight` the first frame alone is learned as well (temporal layers
-    skipped), which holds the text-to-image model in place while spatial layers are trained.
+    Conditions are dropped as Emu Video does for nested guidance: `drop` of the videos lose the prompt, `drop`
+        the
+    picture, `drop` both. The conditioning latent carries a little noise (up to `condition_noise`), because at
+    test time it comes from an imperfect picture. With `image_weight` the first frame alone is learned as well
+    (temporal layers skipped), which holds the text-to-image model in place while spatial layers are trained.
 
     Batch: {"latents": [B, T, h, w, z], "tokens": [B, L]}.
     """

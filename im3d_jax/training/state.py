@@ -1,7 +1,7 @@
 """The functional state of a training run.
 
-Parameters are flat dictionaries {dotted name: array}, so that "what is trained" and "what is held" are two dictionaries
-and a rule on names splits them.
+Parameters are flat dictionaries {dotted name: array}, so that "what is trained" and "what is held" are two
+dictionaries and a rule on names splits them.
 """
 
 from __future__ import annotations
@@ -50,7 +50,9 @@ def merge(*parts: dict[str, jax.Array]) -> dict[str, jax.Array]:
     return merged
 
 
-def create_state(key: jax.Array, params: dict[str, jax.Array], optimizer: optax.GradientTransformation) -> TrainState:
+def create_state(
+    key: jax.Array, params: dict[str, jax.Array], optimizer: optax.GradientTransformation
+) -> TrainState:
     """A fresh state; `params` are copied, because a train step donates its state."""
     params = {name: jnp.array(value, jnp.float32) for name, value in params.items()}
     ema = {name: jnp.array(value) for name, value in params.items()}

@@ -1,7 +1,7 @@
 """The train step: draw a batch, differentiate the loss, update, average.
 
-Data live on the devices (a run renders and encodes its set once), so that a step is one program with no host in it, and
-many steps are one `lax.scan`.
+Data live on the devices (a run renders and encodes its set once), so that a step is one program with no host
+in it, and many steps are one `lax.scan`.
 """
 
 from __future__ import annotations
@@ -17,19 +17,22 @@ from jax.sharding import Mesh
 from im3d_jax.parallel import batch_sharding
 from im3d_jax.training.state import TrainState
 
+
 Loss = Callable[[dict, dict, dict, jax.Array], tuple[jax.Array, dict[str, jax.Array]]]
 """loss(params, held, batch, key) -> (scalar, {name: scalar})."""
 
 
-def make_train_steps(loss: Loss, optimizer: optax.GradientTransformation, batch_size: int, ema: float, mesh: Mesh | None = None):
+def make_train_steps(
+    loss: Loss, optimizer: optax.GradientTransformation, batch_size: int, ema: float, mesh: Mesh | None = None
+):
     """Builds `steps(state, held, data, count) -> (state, metrics)`, jitted, `state` donated, `count` static.
 
     Args:
         loss: Of a batch: rows of `data` drawn with replacement.
         optimizer: Any optax transformation.
         batch_size: Rows a step.
-        ema: Decay of the average in [0, 1); it warms up as (1 + step) / (10 + step), so that a young average is not
-            dominated by the initialisation.
+        ema: Decay of the average in [0, 1); it warms up as (1 + step) / (10 + step), so that a young average
+            is not dominated by the initialisation.
         mesh: Splits the batch over its devices when given.
 
     Metrics are means over the `count` steps; `loss` and `gradient_norm` are always among them.

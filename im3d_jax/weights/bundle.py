@@ -7,8 +7,8 @@
     unet.safetensors            spatio-temporal UNet (its spatial part is the text-to-image model)
     elevation.safetensors       elevation head
 
-The bundle that ships with the project is the folder `tiny` beside this file; its tensors are bfloat16 and are cast to
-float32 on reading.
+The bundle that ships with the project is the folder `tiny` beside this file; its tensors are bfloat16 and are
+cast to float32 on reading.
 """
 
 from __future__ import annotations
@@ -21,10 +21,18 @@ import jax
 import jax.numpy as jnp
 
 from im3d_jax.diffusion import Cosine
-from im3d_jax.models import Autoencoder, AutoencoderConfig, TextConfig, TextEncoder, VideoUNet, VideoUNetConfig
+from im3d_jax.models import (
+    Autoencoder,
+    AutoencoderConfig,
+    TextConfig,
+    TextEncoder,
+    VideoUNet,
+    VideoUNetConfig,
+)
 from im3d_jax.models.elevation import ElevationConfig, ElevationHead
 from im3d_jax.weights.tokenizer import WordTokenizer
 from im3d_jax.weights.trees import WeightsError, flatten, load_safetensors, save_safetensors, unflatten
+
 
 PARTS = ("autoencoder", "text_encoder", "unet", "elevation")
 BUNDLED = pathlib.Path(__file__).parent / "tiny"
@@ -36,7 +44,8 @@ class BundleConfig:
 
     Attributes:
         image_size: Side of the square images, pixels.
-        target_fraction: Median of the longer side of the object's box over the image's side, in the training frames.
+        target_fraction: Median of the longer side of the object's box over the image's side, in the training
+            frames.
         log_snr_shift: The cosine process's shift of lambda; networks predict the velocity.
     """
 
@@ -128,7 +137,9 @@ def parameter_shapes(config: BundleConfig) -> dict:
     }
 
 
-def save_bundle(folder, config: BundleConfig, tokenizer: WordTokenizer, params: dict, dtype=jnp.bfloat16) -> None:
+def save_bundle(
+    folder, config: BundleConfig, tokenizer: WordTokenizer, params: dict, dtype=jnp.bfloat16
+) -> None:
     """Writes a bundle; tensors are rounded to `dtype`."""
     folder = pathlib.Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -146,7 +157,9 @@ def load_bundle(model: str = "tiny") -> Bundle:
     """
     folder = BUNDLED if model == "tiny" else pathlib.Path(model)
     if not folder.is_dir():
-        raise WeightsError(f"--model={model}: no such folder; give 'tiny' or a folder with config.json and safetensors files")
+        raise WeightsError(
+            f"--model={model}: no such folder; give 'tiny' or a folder with config.json and safetensors files"
+        )
     text = {}
     for name in ("config.json", "tokenizer.json"):
         if not (folder / name).is_file():

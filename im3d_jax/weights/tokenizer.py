@@ -10,6 +10,7 @@ import numpy as np
 import tokenizers
 from tokenizers import models, normalizers, pre_tokenizers
 
+
 PADDING, START, UNKNOWN = "[PAD]", "[START]", "[UNK]"
 
 

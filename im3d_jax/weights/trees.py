@@ -23,7 +23,9 @@ def flatten(tree: dict) -> dict[str, jax.Array]:
 
 
 def unflatten(flat: dict[str, jax.Array], template: dict) -> dict:
-    """The inverse of `flatten`; `template` (arrays or shapes) says where dots nest and where they are part of a name.
+    """The inverse of `flatten`.
+
+    `template` (arrays or shapes) says where dots nest and where they are part of a name.
 
     Raises:
         WeightsError: If names or shapes differ from the template's.
@@ -42,7 +44,9 @@ def unflatten(flat: dict[str, jax.Array], template: dict) -> dict:
     return jax.tree.unflatten(structure, [flat[".".join(str(k.key) for k in path)] for path, _ in leaves])
 
 
-def save_safetensors(path: str | os.PathLike, flat: dict, metadata: dict[str, str] | None = None, dtype=None) -> None:
+def save_safetensors(
+    path: str | os.PathLike, flat: dict, metadata: dict[str, str] | None = None, dtype=None
+) -> None:
     """Writes {name: array} atomically, optionally cast to `dtype` (bfloat16 for what is shipped)."""
     path = pathlib.Path(path)
     arrays = {k: np.asarray(v if dtype is None else jnp.asarray(v, dtype)) for k, v in flat.items()}
@@ -71,4 +75,6 @@ def load_safetensors(path: str | os.PathLike) -> dict[str, np.ndarray]:
     try:
         return safetensors.numpy.load_file(path)
     except (safetensors.SafetensorError, ValueError, OSError) as error:
-        raise WeightsError(f"{path} is not a whole safetensors file ({error}): copy or download it again") from error
+        raise WeightsError(
+            f"{path} is not a whole safetensors file ({error}): copy or download it again"
+        ) from error
