@@ -77,7 +77,7 @@ class Bundle:
 
 
 def config_from_json(data: dict) -> BundleConfig:
-    """Builds the nested dataclasses; unknown or missing fields are errors.
+    """Builds the nested dataclasses; unknown or missing fields and values of another type are errors.
 
     Raises:
         WeightsError: Names the field.
@@ -87,16 +87,33 @@ def config_from_json(data: dict) -> BundleConfig:
         known = {field.name: field for field in dataclasses.fields(kind)}
         if not isinstance(values, dict) or set(values) != set(known):
             got = sorted(values) if isinstance(values, dict) else values
-            raise WeightsError(f"{where} of config.json must have the fields {sorted(known)}, found {got}")
+            raise WeightsError(
+                f"{where} of config.json must have the fields {sorted(known)}, found {str(got)[:200]}"
+            )
         made = {}
         for name, value in values.items():
             default = getattr(kind(), name)
             if dataclasses.is_dataclass(default):
-                value = build(type(default), value, f"{where}.{name}")
-            made[name] = tuple(value) if isinstance(value, list) else value
+                made[name] = build(type(default), value, f"{where}.{name}")
+            else:
+                made[name] = _like(value, default, f"{where}.{name}")
         return kind(**made)
 
     return build(BundleConfig, data, "the root")
+
+
+def _like(value, default, where: str):
+    """`value` of a JSON file in the type of `default`: tuples from lists, floats from integers."""
+    if isinstance(default, tuple) and isinstance(value, list):
+        return tuple(_like(entry, default[0], where) for entry in value)
+    if type(default) is float and type(value) is int:
+        return float(value)
+    if type(value) is not type(default):
+        kind = "list" if isinstance(default, tuple) else type(default).__name__
+        raise WeightsError(
+            f"{where} of config.json must be a {kind} such as {default}, found {str(value)[:40]!r}"
+        )
+    return value
 
 
 def networks(config: BundleConfig, dtype=jnp.float32) -> dict:
@@ -164,14 +181,28 @@ def load_bundle(model: str = "tiny") -> Bundle:
     for name in ("config.json", "tokenizer.json"):
         if not (folder / name).is_file():
             raise WeightsError(f"{folder} holds no {name}: it is not a model folder")
-        text[name] = (folder / name).read_text()
+        try:
+            text[name] = (folder / name).read_text(encoding="utf-8")
+        except (UnicodeDecodeError, OSError) as error:
+            raise WeightsError(
+                f"{folder / name} is not readable as UTF-8 text ({error}): copy it again"
+            ) from error
     try:
         config = config_from_json(json.loads(text["config.json"]))
         tokenizer = WordTokenizer(text["tokenizer.json"], config.text.length)
-    except ValueError as error:
+        if len(tokenizer.words()) + 3 > config.text.vocabulary:
+            raise ValueError(
+                f"tokenizer.json has more words than text.vocabulary={config.text.vocabulary} of config.json"
+            )
+    except (ValueError, RecursionError) as error:
         raise WeightsError(f"{folder}: {error}") from error
+    try:
+        wanted = parameter_shapes(config)
+    except (ValueError, TypeError, IndexError, ArithmeticError) as error:
+        reason = str(error).partition("\n")[0][:200]
+        raise WeightsError(f"{folder}: no network has the sizes of config.json ({reason})") from error
     params = {}
-    for part, shapes in parameter_shapes(config).items():
+    for part, shapes in wanted.items():
         path = folder / f"{part}.safetensors"
         flat = {name: value.astype("float32") for name, value in load_safetensors(path).items()}
         try:

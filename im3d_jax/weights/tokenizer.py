@@ -17,13 +17,37 @@ PADDING, START, UNKNOWN = "[PAD]", "[START]", "[UNK]"
 def build_tokenizer(words: Iterable[str]) -> str:
     """The JSON of a tokenizer that knows `words`; they are lower-cased and numbered in sorted order."""
     known = [PADDING, START, UNKNOWN, *sorted({word.lower() for word in words})]
-    model = models.WordLevel({word: i for i, word in enumerate(known)}, unk_token=UNKNOWN)
-    tokenizer = tokenizers.Tokenizer(model)
+    return _to_json(_assemble({word: i for i, word in enumerate(known)}))
+
+
+def _assemble(vocabulary: dict[str, int]) -> tokenizers.Tokenizer:
+    tokenizer = tokenizers.Tokenizer(models.WordLevel(vocabulary, unk_token=UNKNOWN))
     tokenizer.normalizer = normalizers.Lowercase()
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Punctuation("removed")]
     )
+    return tokenizer
+
+
+def _to_json(tokenizer: tokenizers.Tokenizer) -> str:
     return json.dumps(json.loads(tokenizer.to_str()), indent=1)
+
+
+def _vocabulary(text: str) -> dict[str, int]:
+    # Checked here, because the library reports damage by bare exceptions.
+    data = json.loads(text)
+    model = data.get("model") if isinstance(data, dict) else None
+    kind = model.get("type") if isinstance(model, dict) else None
+    if kind != "WordLevel":
+        raise ValueError(f"tokenizer.json must hold a WordLevel model, found {str(kind)[:40]}")
+    words = model.get("vocab")
+    if not isinstance(words, dict) or sorted(map(repr, words.values())) != sorted(
+        map(repr, range(len(words)))
+    ):
+        raise ValueError("tokenizer.json must number its words 0, 1, 2, ... in model.vocab")
+    if [words.get(word) for word in (PADDING, START, UNKNOWN)] != [0, 1, 2]:
+        raise ValueError(f"tokenizer.json must hold the words {PADDING}, {START} and {UNKNOWN} as 0, 1 and 2")
+    return words
 
 
 class WordTokenizer:
@@ -32,29 +56,23 @@ class WordTokenizer:
     Row 0 is padding and 1 starts every prompt, so a row of a lone 1 means "no prompt".
 
     Raises:
-        ValueError: If the text is not a tokenizer's JSON or lacks the special words.
+        ValueError: If the text is not the JSON of a word-level tokenizer with the special words in front.
     """
 
     def __init__(self, text: str, length: int):
-        data = json.loads(text)
-        kind = data.get("model", {}).get("type") if isinstance(data, dict) else None
-        if kind != "WordLevel":
-            raise ValueError(f"tokenizer.json must hold a WordLevel model, found {kind}")
-        self._tokenizer = tokenizers.Tokenizer.from_str(text)
-        self._ids = self._tokenizer.get_vocab()
-        if any(word not in self._ids for word in (PADDING, START, UNKNOWN)):
-            raise ValueError(f"tokenizer.json must hold the words {PADDING}, {START} and {UNKNOWN}")
+        self._ids = _vocabulary(text)
+        self._tokenizer = _assemble(self._ids)
         self.length = length
 
     @classmethod
     def load(cls, path: str | pathlib.Path, length: int) -> WordTokenizer:
         """Reads a `tokenizer.json`."""
-        return cls(pathlib.Path(path).read_text(), length)
+        return cls(pathlib.Path(path).read_text(encoding="utf-8"), length)
 
     @property
     def json(self) -> str:
         """The tokenizer as text, as `build_tokenizer` wrote it."""
-        return json.dumps(json.loads(self._tokenizer.to_str()), indent=1)
+        return _to_json(self._tokenizer)
 
     def words(self) -> list[str]:
         """All words it knows, sorted."""

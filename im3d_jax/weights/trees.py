@@ -52,7 +52,11 @@ def save_safetensors(
     arrays = {k: np.asarray(v if dtype is None else jnp.asarray(v, dtype)) for k, v in flat.items()}
     arrays = {k: np.ascontiguousarray(v).reshape(v.shape) for k, v in arrays.items()}
     temporary = path.with_name(path.name + ".partial")
+    temporary.touch()
+    mode = temporary.stat().st_mode
     safetensors.numpy.save_file(arrays, temporary, metadata)
+    # safetensors writes a private file; the result gets the permissions that a plain open would have given.
+    temporary.chmod(mode)
     os.replace(temporary, path)
 
 
@@ -65,9 +69,13 @@ def load_safetensors(path: str | os.PathLike) -> dict[str, np.ndarray]:
     path = pathlib.Path(path)
     if not path.is_file():
         raise WeightsError(f"no weights at {path}: the file is missing")
-    with path.open("rb") as file:
-        head = file.read(4)
-    if head[:2] in (b"PK", b"\x80\x02", b"\x80\x04"):
+    try:
+        with path.open("rb") as file:
+            head = file.read(9)
+    except OSError as error:
+        raise WeightsError(f"cannot read {path} ({error.strerror}): check its permissions") from error
+    # A safetensors file starts with its header's length, which may look like a pickle's first two bytes.
+    if head[8:] != b"{" and (head[:2] == b"PK" or head[:1] == b"\x80"):
         raise WeightsError(
             f"{path} is a pickle, which can run code when read: convert it once with "
             "safetensors.torch.save_file(torch.load(path, weights_only=True), 'model.safetensors')"
