@@ -1,6 +1,6 @@
 """The bundled model's elevation head on the latents of Toybox turntables.
 
-    python -m experiments.train --config=tiny_elevation --workdir=runs/tiny
+python -m experiments.train --config=tiny_elevation --workdir=runs/tiny
 """
 
 from experiments.configs.training import TrainConfig
@@ -9,10 +9,10 @@ from experiments.configs.training import TrainConfig
 def get_config() -> TrainConfig:
     return TrainConfig(
         stage="elevation",
-        objects=16_000,
+        objects=4_000,
         frames=(0, 4, 8, 12),
-        steps=6_000,
-        batch=256,
+        steps=5_000,
+        batch=64,
         learning_rate=1e-3,
         weight_decay=0.05,
         dtype="float32",
