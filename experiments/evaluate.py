@@ -1,0 +1,169 @@
+"""Measures views, assets and refinement against the true turntables of Toybox's test split.
+
+    python -m experiments.evaluate --objects=32 --quality=standard --rounds=0,2 --out=runs/eval
+
+Each of the first objects goes the way that `im3d generate` goes, but from its true first frame (rendered,
+rounded to 8 bits, not centred anew) and its caption. Written to --out: results.jsonl (a line per object),
+results.json (the same with means and spreads), and a picture per object; --table=docs/results.md renews the tables
+of that page. A rerun with the same settings goes on where an interrupted one stopped.
+
+--level, --refine_steps and --guidance change the refinement, so that two runs compare two choices of them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import pathlib
+import shlex
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from absl import app, flags
+
+from experiments import report
+from experiments.measure import evaluate_object
+from im3d_jax import pipeline
+from im3d_jax.cli import common, stages
+from im3d_jax.cli.errors import INTERRUPTED, WRONG_INPUT, UserError
+from im3d_jax.data.toybox import Toybox
+from im3d_jax.output.images import encode_png
+from im3d_jax.output.progress import ProgressPrinter
+from im3d_jax.reconstruction import PRESETS
+
+
+def define_flags(values: flags.FlagValues) -> None:
+    """Flags of this program."""
+    common.register_model_flag(values)
+    flags.DEFINE_integer("objects", 32, "how many objects, from the first", lower_bound=1, flag_values=values)
+    flags.DEFINE_enum("quality", "standard", common.QUALITIES, "|".join(common.QUALITIES), flag_values=values)
+    flags.DEFINE_list(
+        "rounds", ["0", "2"], "rounds of refinement to compare, each 0 to 2", flag_values=values
+    )
+    flags.DEFINE_integer(
+        "seed", 0, "object i is drawn with the seed SEED + i", lower_bound=0, flag_values=values
+    )
+    flags.DEFINE_string("out", "runs/eval", "folder of the results", flag_values=values)
+    flags.DEFINE_string("table", None, "page whose tables are renewed, docs/results.md", flag_values=values)
+    flags.DEFINE_float(
+        "level", None, "time at which refinement starts (1: pure noise)", lower_bound=0.0, upper_bound=1.0,
+        flag_values=values,
+    )  # fmt: skip
+    flags.DEFINE_integer("refine_steps", None, "solver steps a round", lower_bound=1, flag_values=values)
+    flags.DEFINE_list("guidance", None, "guidance of the refinement: image,prompt", flag_values=values)
+
+
+def refinement_changes(values: flags.FlagValues) -> dict[str, Any]:
+    """Fields of `pipeline.Sampling` that the flags change.
+
+    Raises:
+        UserError: a value that cannot be used.
+    """
+    changes: dict[str, Any] = {}
+    if values.level is not None:
+        if values.level <= 0.0:
+            raise UserError(f"--level={values.level}: expected more than 0; --rounds=0 leaves refinement out")
+        changes["start"] = values.level
+    if values.refine_steps is not None:
+        changes["steps"] = values.refine_steps
+    if values.guidance is not None:
+        try:
+            changes["image"], changes["prompt"] = map(float, values.guidance)
+        except ValueError:
+            given = ",".join(values.guidance)
+            raise UserError(f"--guidance={given}: expected two numbers, image,prompt, as in 2,1.5") from None
+    return changes
+
+
+def parse_rounds(texts: Sequence[str]) -> tuple[int, ...]:
+    """The numbers of rounds to compare, ascending.
+
+    Raises:
+        UserError: a value that is not 0 to 2, or none.
+    """
+    most = len(stages.REFRESH_TWELFTHS)
+    allowed = [str(number) for number in range(most + 1)]
+    if not texts or not set(texts) <= set(allowed):
+        raise UserError(f"--rounds={','.join(texts)}: expected numbers from 0 to {most}, as in 0,{most}")
+    return tuple(sorted({int(text) for text in texts}))
+
+
+@contextlib.contextmanager
+def refined_by(quality: str, changes: dict[str, Any]) -> Iterator[pipeline.Quality]:
+    """While it lasts, `quality` refines with these fields of its `Sampling` changed."""
+    usual = pipeline.QUALITIES[quality]
+    changed = dataclasses.replace(usual, refine=dataclasses.replace(usual.refine, **changes))
+    pipeline.QUALITIES[quality] = changed
+    try:
+        yield changed
+    finally:
+        pipeline.QUALITIES[quality] = usual
+
+
+def run(values: flags.FlagValues, command: str) -> None:
+    """Evaluates what is not finished yet, and writes the results.
+
+    Raises:
+        UserError: a wrong flag, a model that cannot be loaded, or results that cannot be read.
+    """
+    rounds, changes = parse_rounds(values.rounds), refinement_changes(values)
+    progress, out = ProgressPrinter(), pathlib.Path(values.out)
+    common.start_jax()
+    model = common.load_model(values.model)
+    toybox = Toybox("test")
+    with refined_by(values.quality, changes) as sampling:
+        settings = {
+            "model": values.model,
+            "weights_sha256": report.weights_hash(values.model),
+            "machine": report.machine(),
+            "versions": common.versions(),
+            "quality": values.quality,
+            "rounds": list(rounds),
+            "seed": values.seed,
+            "views": dataclasses.asdict(sampling.views),
+            "refine": dataclasses.asdict(sampling.refine),
+            "fit": dataclasses.asdict(PRESETS[values.quality]),
+        }
+        results = report.Results(out, command, settings)
+        for index in range(min(values.objects, len(toybox))):
+            if results.has(index):
+                progress.line(f"{index + 1}/{values.objects}: finished before")
+                continue
+            started = time.monotonic()
+            caption, toy = toybox.item(index)
+            record, picture = evaluate_object(
+                model, toy, caption, rounds=rounds, quality=values.quality, seed=values.seed + index
+            )
+            (out / f"{index:03d}.png").write_bytes(encode_png(picture))
+            results.add(index, {"caption": caption, **record})
+            line = f"{index + 1}/{values.objects} {caption}: {report.one_line(record)}"
+            progress.line(f"{line}, {time.monotonic() - started:.0f} s")
+    summary = results.write(values.objects)
+    progress.line(f"results in {out / 'results.json'}")
+    if values.table:
+        report.write_table(pathlib.Path(values.table), report.tables(summary))
+        progress.line(f"tables in {values.table}")
+    print(json.dumps({bar["what"]: round(bar["measured"], 3) for bar in summary["bars"]}, indent=2))
+
+
+def main(argv: Sequence[str]) -> int:
+    """Returns 0, 2 for a wrong input (one line on stderr), 130 after Ctrl-C."""
+    if len(argv) > 1:
+        raise app.UsageError(f"unexpected arguments: {' '.join(argv[1:])}")
+    try:
+        run(flags.FLAGS, shlex.join(["python", "-m", "experiments.evaluate", *sys.argv[1:]]))
+    except UserError as error:
+        print(f"evaluate: {error}", file=sys.stderr)
+        return WRONG_INPUT
+    except KeyboardInterrupt:
+        print("evaluate: stopped; finished objects are kept, the same command goes on", file=sys.stderr)
+        return INTERRUPTED
+    return 0
+
+
+if __name__ == "__main__":
+    define_flags(flags.FLAGS)
+    app.run(main)

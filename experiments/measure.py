@@ -1,0 +1,195 @@
+"""The figures of one object: its views and assets beside the true turntable."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from im3d_jax.cli import stages
+from im3d_jax.data import orbits
+from im3d_jax.data.toybox import ToyObject
+from im3d_jax.models import perceptual, ssim
+from im3d_jax.output.images import to_bytes
+from im3d_jax.output.renders import render_views
+from im3d_jax.output.sheets import contact_sheet
+from im3d_jax.reconstruction import PRESETS, FitConfig, Targets, final_gaussians, fit, init_state
+from im3d_jax.reconstruction.losses import on_white
+from splat import Cameras, Gaussians, orbit_cameras
+
+
+HALF_A_FRAME = math.pi / orbits.ORBIT_FRAMES
+
+
+@dataclasses.dataclass(frozen=True)
+class Asset:
+    """An asset after some number of refinements.
+
+    Attributes:
+        gaussians: the asset.
+        targets: [T, H, W, 4], the views that it was fitted to last.
+        seconds: of all fits and refinements on the way to it.
+        network_evaluations: of all refinements on the way to it.
+    """
+
+    gaussians: Gaussians
+    targets: np.ndarray
+    seconds: float
+    network_evaluations: int
+
+
+def as_stored(images: np.ndarray) -> np.ndarray:
+    """Pictures in [0, 1] as they come back from 8-bit PNG files, float32."""
+    return to_bytes(images).astype(np.float32) / 255.0
+
+
+def make_assets(
+    model,
+    views: np.ndarray,
+    caption: str,
+    cameras: Cameras,
+    rounds: Sequence[int],
+    config: FitConfig,
+    drawing: dict,
+) -> dict[int, Asset]:
+    """Fits as the stages of `im3d generate` do; assets of fewer rounds share what comes before they part.
+
+    Args:
+        model: a `Pipeline`.
+        views: [T, H, W, 4] the first sample as stored; view 0 is the given picture.
+        caption: the prompt.
+        cameras: of the views.
+        rounds: for which numbers of refinements an asset is wanted, each 0 to 2.
+        config: settings of the fit.
+        drawing: `seed` and `quality` of the model's drawings.
+
+    Returns:
+        One asset for each entry of `rounds`.
+    """
+    started = time.monotonic()
+    seconds, evaluations, image, assets = 0.0, 0, views[0], {}
+    key = jax.random.fold_in(jax.random.key(drawing["seed"]), stages.FIT_STREAM)
+    state = init_state(key, config, cameras, targets=Targets(jnp.asarray(views)))
+    for number in range(max(rounds) + 1):
+        targets = Targets(jnp.asarray(views))
+        last = number == max(rounds)
+        if not last:
+            stop = config.steps * stages.REFRESH_TWELFTHS[number] // 12
+            state, _ = fit(state, targets, cameras, config, features=model.features, stop_step=stop)
+        seconds += time.monotonic() - started
+        started = time.monotonic()
+        if number in rounds:
+            done, _ = fit(state, targets, cameras, config, features=model.features)
+            gaussians = final_gaussians(done)
+            assets[number] = Asset(gaussians, views, seconds + time.monotonic() - started, evaluations)
+        started = time.monotonic()
+        if not last:
+            renders = render_views(final_gaussians(state), cameras)
+            drawn, count = model.refine(renders, image, caption, round=number + 1, progress=None, **drawing)
+            views = np.concatenate([image[None], as_stored(drawn[1:])])
+            evaluations += count
+    return assets
+
+
+@jax.jit
+def _figures_of_images(features, made: jax.Array, true: jax.Array) -> dict[str, jax.Array]:
+    made, true = on_white(made), on_white(true)
+    shown, wanted = made[..., :3], true[..., :3]
+    return {
+        "psnr": ssim.psnr(shown, wanted),
+        "foreground_psnr": ssim.foreground_psnr(shown, wanted, true[..., 3]),
+        "ssim": ssim.ssim(shown, wanted),
+        "perceptual": perceptual.distance(features(made), features(true)),
+    }
+
+
+def compare(features, made: np.ndarray, true: np.ndarray, *, skip: int = 0) -> dict[str, float]:
+    """Means over images of PSNR and foreground PSNR (dB), SSIM and perceptual distance, on white.
+
+    Args:
+        features: network of the perceptual distance, a `jax.tree_util.Partial`.
+        made, true: [V, H, W, 4] in [0, 1], straight alpha; the true alpha is the foreground's mask.
+        skip: images at the start that do not count.
+    """
+    figures = _figures_of_images(features, jnp.asarray(made), jnp.asarray(true))
+    return {
+        name: float(np.mean(np.asarray(values)[skip:], dtype=np.float64)) for name, values in figures.items()
+    }
+
+
+_render_orbit = jax.jit(orbits.render_orbit, static_argnames=("size",))
+
+
+def evaluate_object(
+    model, toy: ToyObject, caption: str, *, rounds: Sequence[int], quality: str, seed: int
+) -> tuple[dict[str, Any], np.ndarray]:
+    """Makes the views and assets of one object and measures them.
+
+    Args:
+        model: a `Pipeline`.
+        toy: the object, with its elevation.
+        caption: its caption, the prompt.
+        rounds: numbers of refinements to compare.
+        quality: preset of the sampling and of the fit.
+        seed: of all drawings and fits.
+
+    Returns:
+        The figures (docs/results.md explains them), and a picture [H, W, 3]: every second frame of, from top to
+        bottom, the truth, the views, and the assets by rounds at the estimated elevation.
+    """
+    size, drawing, features = model.image_size, {"seed": seed, "quality": quality}, model.features
+    true = np.asarray(_render_orbit(toy, size=size, azimuth_offset=0.0))
+    between = np.asarray(_render_orbit(toy, size=size, azimuth_offset=HALF_A_FRAME))
+    image = as_stored(true[0])
+
+    started = time.monotonic()
+    drawn, evaluations = model.draw_views(image, caption, progress=None, **drawing)
+    views = np.concatenate([image[None], as_stored(drawn[1:])])
+    elevation = model.estimate_elevation(views)
+    seconds = time.monotonic() - started
+
+    def rig(angle: float, offset: float = 0.0) -> Cameras:
+        return orbit_cameras(angle, views=len(views), width=size, height=size, azimuth_offset=offset)
+
+    assets = make_assets(model, views, caption, rig(elevation), rounds, PRESETS[quality], drawing)
+    rows, figures = [true, views], {}
+    true_elevation = float(toy.elevation)
+    for number, asset in assets.items():
+        renders = {
+            name: [render_views(asset.gaussians, rig(angle, offset)) for offset in (0.0, HALF_A_FRAME)]
+            for name, angle in (("estimated", elevation), ("true", true_elevation))
+        }
+        rows.append(renders["estimated"][0])
+        figures[str(number)] = {
+            name: {
+                "cameras": compare(features, at_cameras, true, skip=1),
+                "between": compare(features, in_between, between),
+            }
+            for name, (at_cameras, in_between) in renders.items()
+        } | {
+            "targets": compare(features, asset.targets, true, skip=1),
+            "residual": compare(features, renders["estimated"][0], asset.targets, skip=1),
+            "gaussians": len(asset.gaussians),
+            "seconds": seconds + asset.seconds,
+            "network_evaluations": evaluations + asset.network_evaluations,
+        }
+    repeated = np.broadcast_to(image[None], true.shape)
+    record = {
+        "elevation_deg": {
+            "true": math.degrees(true_elevation),
+            "estimated": math.degrees(elevation),
+            "error": abs(math.degrees(elevation - true_elevation)),
+        },
+        "views": compare(features, views, true, skip=1)
+        | {"seconds": seconds, "network_evaluations": evaluations},
+        "repeat": compare(features, repeated, true, skip=1),
+        "assets": figures,
+    }
+    tiles = np.concatenate([row[::2] for row in rows])
+    return record, contact_sheet(tiles, columns=len(true[::2]))

@@ -1,0 +1,303 @@
+"""Results of `experiments.evaluate`: kept line by line, summarised, and written as tables."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import pathlib
+import platform
+from typing import Any
+
+import jax
+import numpy as np
+
+from im3d_jax.cli.errors import UserError
+from im3d_jax.output.run_folder import file_hash, to_json
+from im3d_jax.weights.bundle import BUNDLED
+
+
+MEASURES = ("psnr", "foreground_psnr", "ssim", "perceptual")
+_HEADER = "| PSNR, dB | foreground PSNR, dB | SSIM | perceptual distance |"
+_DIGITS = {"psnr": 2, "foreground_psnr": 2, "ssim": 4, "perceptual": 4, "residual": 2}
+_BEGIN, _END = "<!-- evaluation: generated -->", "<!-- end of evaluation -->"
+
+
+def weights_hash(model: str) -> str:
+    """SHA-256 of a bundle: that of what `sha256sum *.json *.safetensors` prints in its folder."""
+    folder = BUNDLED if model == "tiny" else pathlib.Path(model)
+    files = [*sorted(folder.glob("*.json")), *sorted(folder.glob("*.safetensors"))]
+    listing = "".join(f"{file_hash(file)}  {file.name}\n" for file in files)
+    return hashlib.sha256(listing.encode()).hexdigest()
+
+
+def machine() -> str:
+    """The accelerator's name, or the processor's and the number of cores that this process may use."""
+    device = jax.devices()[0]
+    if device.platform != "cpu":
+        return device.device_kind
+    name = platform.processor() or platform.machine()
+    information = pathlib.Path("/proc/cpuinfo")
+    if information.is_file():
+        models = [line for line in information.read_text().splitlines() if line.startswith("model name")]
+        name = models[0].partition(":")[2].strip() if models else name
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return f"{name}, {cores} cores"
+
+
+class Results:
+    """The finished objects of one choice of settings, kept in `results.jsonl` of a folder.
+
+    Lines of other settings stay in the file and do not count; one that a killed process left unfinished is removed.
+
+    Args:
+        folder: made if absent.
+        command: what makes the results, for the record.
+        settings: all that decides them, as JSON values.
+
+    Raises:
+        UserError: the folder cannot be written.
+    """
+
+    def __init__(self, folder: pathlib.Path, command: str, settings: dict[str, Any]):
+        self._folder, self._command, self._settings = folder, command, json.loads(to_json(settings))
+        self._key = hashlib.sha256(json.dumps(self._settings, sort_keys=True).encode()).hexdigest()[:16]
+        self._lines = folder / "results.jsonl"
+        self._records: dict[int, dict[str, Any]] = {}
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            text = self._lines.read_text() if self._lines.exists() else ""
+            if text and not text.endswith("\n"):
+                text = text[: text.rfind("\n") + 1]
+                self._lines.write_text(text)
+        except OSError as error:
+            raise UserError(f"cannot use --out={folder} ({error.strerror}); choose another") from None
+        for number, line in enumerate(text.splitlines(), 1):
+            try:
+                record = json.loads(line)
+            except ValueError:
+                raise UserError(f"line {number} of {self._lines} is damaged; remove it") from None
+            if record["settings"] == self._key:
+                self._records[record["index"]] = record
+
+    def has(self, index: int) -> bool:
+        """Whether the object is finished."""
+        return index in self._records
+
+    def add(self, index: int, record: dict[str, Any]) -> None:
+        """Keeps the figures of an object, at once and for good."""
+        line = json.dumps({"settings": self._key, "index": index, **record}, allow_nan=False)
+        with open(self._lines, "a") as file:
+            file.write(line + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+        self._records[index] = json.loads(line)
+
+    def write(self, objects: int) -> dict[str, Any]:
+        """Writes results.json over the first `objects` and returns what it holds."""
+        records = [self._records[index] for index in sorted(self._records) if index < objects]
+        summary = {
+            "command": self._command,
+            "objects": len(records),
+            "settings": self._settings,
+            **summarise(records),
+            "records": records,
+        }
+        (self._folder / "results.json").write_bytes(to_json(summary))
+        return summary
+
+
+def statistics(values) -> dict[str, float]:
+    """Mean, standard deviation of the sample (n - 1), standard error of the mean, median, and n."""
+    values = np.asarray(values, np.float64)
+    spread = float(values.std(ddof=1)) if len(values) > 1 else 0.0
+    return {
+        "mean": float(values.mean()),
+        "std": spread,
+        "standard_error": spread / math.sqrt(len(values)),
+        "median": float(np.median(values)),
+        "n": len(values),
+    }
+
+
+def flat(record: dict[str, Any], prefix: str = "") -> dict[str, float]:
+    """The numbers of nested dictionaries under names joined with slashes; other values are left out."""
+    found: dict[str, float] = {}
+    for name, value in record.items():
+        if isinstance(value, dict):
+            found |= flat(value, f"{prefix}{name}/")
+        elif isinstance(value, (int, float)):
+            found[prefix + name] = value
+    return found
+
+
+def summarise(records: list[dict[str, Any]]) -> dict[str, Any]:
+    """Statistics over objects of every figure, of paired differences, and the bars.
+
+    Returns:
+        `figures` by the figure's path in a record; `differences`: `views_over_repeat/…`, and for each number of
+        rounds r `assets/r/estimated/cameras/below_views` (dB) and, against the fewest, `assets/r/refined/…`; `bars`.
+    """
+    rows = [flat(record) for record in records]
+    columns = {name: np.array([row[name] for row in rows]) for name in rows[0] if name != "index"}
+    rounds = sorted(records[0]["assets"])
+    differences = {f"views_over_repeat/{m}": columns[f"views/{m}"] - columns[f"repeat/{m}"] for m in MEASURES}
+    for r in rounds:
+        for place in ("estimated/cameras", "estimated/between", "true/cameras", "true/between"):
+            path = f"assets/{r}/{place}"
+            differences[f"{path}/below_views"] = columns["views/psnr"] - columns[f"{path}/psnr"]
+        if r == rounds[0]:
+            continue
+        base = f"assets/{rounds[0]}"
+        for name in [
+            f"{place}/{m}" for place in ("estimated/cameras", "estimated/between") for m in MEASURES
+        ]:
+            differences[f"assets/{r}/refined/{name}"] = (
+                columns[f"assets/{r}/{name}"] - columns[f"{base}/{name}"]
+            )
+        differences[f"assets/{r}/refined/residual"] = (
+            columns[f"assets/{r}/residual/psnr"] - columns[f"{base}/residual/psnr"]
+        )
+    figures = {name: statistics(values) for name, values in columns.items()}
+    spreads = {name: statistics(values) for name, values in differences.items()}
+    return {"figures": figures, "differences": spreads, "bars": _bars(figures, spreads, rounds[-1])}
+
+
+def _bars(figures: dict, differences: dict, rounds: str) -> list[dict[str, Any]]:
+    asset = f"assets/{rounds}/estimated"
+    bars = [
+        ("views, PSNR in dB", figures["views/psnr"]["mean"], ">=", 20.0),
+        (
+            "views over repeating the first frame, dB",
+            differences["views_over_repeat/psnr"]["mean"],
+            ">=",
+            6.0,
+        ),
+        ("asset below views, 15 cameras, dB", differences[f"{asset}/cameras/below_views"]["mean"], "<=", 1.5),
+        (
+            "asset below views, 16 in between, dB",
+            differences[f"{asset}/between/below_views"]["mean"],
+            "<=",
+            1.5,
+        ),
+        ("elevation's mean absolute error, degrees", figures["elevation_deg/error"]["mean"], "<=", 4.0),
+    ]
+    return [
+        {
+            "what": what,
+            "measured": value,
+            "bar": f"{sign} {bar:g}",
+            "met": value >= bar if sign == ">=" else value <= bar,
+        }
+        for what, value, sign, bar in bars
+    ]
+
+
+def one_line(record: dict[str, Any]) -> str:
+    """The main figures of one object."""
+    assets = record["assets"]
+    fitted = " / ".join(f"{assets[r]['estimated']['cameras']['psnr']:.2f}" for r in sorted(assets))
+    return (
+        f"views {record['views']['psnr']:.2f} dB (first frame {record['repeat']['psnr']:.2f}), asset {fitted} "
+        f"dB ({' / '.join(sorted(assets))} rounds), elevation off by {record['elevation_deg']['error']:.1f} deg"
+    )
+
+
+def _cell(figure: dict[str, float], measure: str, sign: str = "") -> str:
+    digits = _DIGITS[measure]
+    mean = f"{figure['mean']:{sign}.{digits}f}"
+    if figure["n"] == 1:
+        return mean
+    return f"{mean} ± {figure['standard_error']:.{digits}f} ({figure['std']:.{digits}f})"
+
+
+def _row(name: str, figures: dict, path: str, sign: str = "") -> str:
+    return f"| {name} | " + " | ".join(_cell(figures[f"{path}/{m}"], m, sign) for m in MEASURES) + " |"
+
+
+def tables(summary: dict[str, Any]) -> str:
+    """The tables, in Markdown, of what `Results.write` returned."""
+    figures, differences, settings = summary["figures"], summary["differences"], summary["settings"]
+    rounds = sorted(str(number) for number in settings["rounds"])
+    error, views = figures["elevation_deg/error"], figures["views/seconds"]
+    lines = [
+        *_heading(summary),
+        "",
+        "| | measured | bar | met |",
+        "|---|---|---|---|",
+        *(
+            f"| {bar['what']} | {bar['measured']:.2f} | {bar['bar'].replace('>=', '≥').replace('<=', '≤')} "
+            f"| {'yes' if bar['met'] else 'no'} |"
+            for bar in summary["bars"]
+        ),
+        "",
+        "Mean ± standard error (standard deviation over objects):",
+        "",
+        "| " + _HEADER,
+        "|---" * 5 + "|",
+        _row("views", figures, "views"),
+        _row("first frame repeated", figures, "repeat"),
+        _row("difference", differences, "views_over_repeat", "+"),
+    ]
+    for r in rounds:
+        name, path = f"asset, {r} rounds", f"assets/{r}"
+        lines += [
+            _row(f"{name}: 15 cameras", figures, f"{path}/estimated/cameras"),
+            _row(f"{name}: 16 in between", figures, f"{path}/estimated/between"),
+            _row(f"{name}: 15 cameras, true elevation", figures, f"{path}/true/cameras"),
+            _row(f"{name}: 16 in between, true elevation", figures, f"{path}/true/between"),
+            _row(f"{name}: the views it was fitted to last", figures, f"{path}/targets"),
+        ]
+    for r in rounds[1:]:
+        name, path = f"refinement, {r} rounds against {rounds[0]}", f"assets/{r}/refined/estimated"
+        lines += [
+            _row(f"{name}: 15 cameras", differences, f"{path}/cameras", "+"),
+            _row(f"{name}: 16 in between", differences, f"{path}/between", "+"),
+        ]
+    header = "| rounds | consistency, dB | change | gaussians | network evaluations | median seconds |"
+    lines += ["", header, "|---" * 6 + "|"]
+    for r in rounds:
+        path = f"assets/{r}"
+        refined = differences.get(f"{path}/refined/residual")
+        cells = [
+            r,
+            _cell(figures[f"{path}/residual/psnr"], "residual"),
+            "" if refined is None else _cell(refined, "residual", "+"),
+            f"{figures[f'{path}/gaussians']['mean']:.0f}",
+            f"{figures[f'{path}/network_evaluations']['mean']:.0f}",
+            f"{figures[f'{path}/seconds']['median']:.1f}",
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    lines += [
+        "",
+        f"Elevation: off by {error['mean']:.2f}° in the mean (standard deviation {error['std']:.2f}°, median "
+        f"{error['median']:.2f}°). Views alone: {figures['views/network_evaluations']['mean']:.0f} network "
+        f"evaluations, median {views['median']:.1f} s.",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _heading(summary: dict[str, Any]) -> list[str]:
+    settings, refine = summary["settings"], summary["settings"]["refine"]
+    versions = ", ".join(f"{name} {version}" for name, version in settings["versions"].items())
+    return [
+        f"`{summary['command']}`",
+        "",
+        f"Objects: {summary['objects']}. Machine: {settings['machine']}. Versions: {versions}. Weights: "
+        f"`{settings['model']}`, SHA-256 `{settings['weights_sha256']}`. Refinement: from t = {refine['start']:g}, "
+        f"{refine['steps']} steps, guidance {refine['image']:g} (image) and {refine['prompt']:g} (prompt).",
+    ]
+
+
+def write_table(page: pathlib.Path, text: str) -> None:
+    """Puts the tables between the two marks of the page, or at its end where it has none."""
+    before = page.read_text() if page.exists() else "# Results\n"
+    section = f"{_BEGIN}\n\n{text}\n{_END}\n"
+    start, stop = before.find(_BEGIN), before.find(_END)
+    if start >= 0 and stop > start:
+        after = before[stop + len(_END) :].removeprefix("\n")
+        before, section = before[:start], section + after
+    else:
+        before = before.rstrip("\n") + "\n\n"
+    page.write_text(before + section)
