@@ -4,6 +4,10 @@ import jax
 import jax.numpy as jnp
 
 
+# The gradient to a quaternion grows as one over its length: shorter ones would leave float32.
+MIN_QUATERNION = 1e-32
+
+
 @flax.struct.dataclass
 class Gaussians:
     """N anisotropic gaussians.
@@ -24,12 +28,12 @@ class Gaussians:
     sh: jax.Array
 
     def __len__(self) -> int:
-        return self.means.shape[0]
+        return self.means.shape[-2]
 
     @property
     def sh_degree(self) -> int:
         """Degree of the spherical harmonics, 0 to 4."""
-        return {1: 0, 4: 1, 9: 2, 16: 3, 25: 4}[self.sh.shape[1]]
+        return {1: 0, 4: 1, 9: 2, 16: 3, 25: 4}[self.sh.shape[-2]]
 
     @property
     def scales(self) -> jax.Array:
@@ -43,11 +47,11 @@ class Gaussians:
 
 
 def usable(gaussians: Gaussians) -> jax.Array:
-    """[N] bool: every number finite and the quaternion not zero."""
-    finite = jnp.isfinite(gaussians.opacity_logits) & jnp.all(jnp.isfinite(gaussians.sh), axis=(1, 2))
+    """[N] bool: every number finite and the quaternion not zero (no entry above `MIN_QUATERNION`)."""
+    finite = jnp.isfinite(gaussians.opacity_logits) & jnp.all(jnp.isfinite(gaussians.sh), axis=(-2, -1))
     for leaf in (gaussians.means, gaussians.quats, gaussians.log_scales):
         finite &= jnp.all(jnp.isfinite(leaf), axis=-1)
-    return finite & jnp.any(gaussians.quats != 0.0, axis=-1)
+    return finite & jnp.any(jnp.abs(gaussians.quats) > MIN_QUATERNION, axis=-1)
 
 
 def replace_unused(gaussians: Gaussians, used: jax.Array) -> Gaussians:

@@ -3,6 +3,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 import splat
 
@@ -61,16 +63,19 @@ def test_broken_numbers_are_counted_and_left_out(field, value):
     np.testing.assert_array_equal(camera_grads.world_to_camera, expected_camera_grads.world_to_camera)
 
 
-def test_a_zero_quaternion_is_invalid():
-    grads, out = everything(spoil(scene(), "quats", 0.0))
+@pytest.mark.parametrize("value", [0.0, -0.0, 1e-42, 1e-34])
+def test_zero_quaternions_are_invalid_and_those_too_short_for_float32_too(value):
+    grads, out = everything(spoil(scene(), "quats", value))
     assert int(out.invalid) == 1
     assert_finite((grads, out.rgb))
 
 
 @pytest.mark.parametrize("field, value", [
-    ("log_scales", 80.0), ("log_scales", -200.0), ("log_scales", jnp.array([10.0, -50.0, -50.0])),
-    ("means", 1e30), ("means", 3e38), ("opacity_logits", 100.0), ("opacity_logits", -100.0),
-    ("quats", 1e-30), ("quats", 1e30), ("sh", 1e6),
+    ("log_scales", 80.0), ("log_scales", 3e38), ("log_scales", jnp.array([10.0, -50.0, -50.0])),
+    ("log_scales", -200.0), ("log_scales", -3e38), ("log_scales", -95.0),  # the last is a denormal scale
+    ("means", 1e30), ("means", 3e38), ("means", 1e-42),
+    ("opacity_logits", 100.0), ("opacity_logits", -100.0), ("opacity_logits", -3e38),
+    ("quats", 1e-30), ("quats", 1e30), ("quats", 3e38), ("sh", 1e6), ("sh", -1e6),
 ])
 def test_finite_extremes_stay_finite(field, value):
     grads, out = everything(spoil(scene(), field, value))
@@ -96,6 +101,105 @@ def test_inactive_rows_are_as_if_absent():
     np.testing.assert_array_equal(out.rgb, alone.rgb)
     assert int(out.pairs) == int(alone.pairs)
     assert not any(np.any(np.asarray(leaf)[::3]) for leaf in jax.tree.leaves(grads))
+
+
+def test_one_gaussian_over_everything():
+    """So wide that alpha is its opacity in every pixel: colour, coverage and depth in closed form."""
+    gaussians = scene().replace(means=jnp.zeros((N, 3)), log_scales=jnp.full((N, 3), 12.0, jnp.float32))
+    (grads, _), out = everything(gaussians, jnp.arange(N) == 5)
+    opacity = 1 / (1 + np.exp(-float(gaussians.opacity_logits[5])))
+    color = np.maximum(0.5 + 0.28209479 * np.asarray(gaussians.sh[5, 0]), 0)
+    pixels = np.broadcast_to((opacity * color + 1 - opacity).astype(np.float32), (1, SIZE, SIZE, 3))
+    np.testing.assert_allclose(out.rgb, pixels, atol=1e-5)
+    np.testing.assert_allclose(out.alpha, np.full((1, SIZE, SIZE), opacity), atol=1e-5)
+    np.testing.assert_allclose(out.depth, np.full((1, SIZE, SIZE), 3.44), rtol=1e-5)
+    assert int(out.pairs) == 9 and np.asarray(out.visible)[0, 5]
+    assert_finite(grads)
+
+
+def test_opacities_of_exactly_zero_and_one():
+    logits = scene().opacity_logits.at[:2].set(jnp.array([-3e38, 3e38]))
+    gaussians = scene().replace(opacity_logits=logits)
+    assert [float(o) for o in gaussians.opacities[:2]] == [0.0, 1.0]
+    (grads, _), out = everything(gaussians)
+    assert_finite((grads, out))
+    assert not np.asarray(out.visible)[0, 0] and np.asarray(out.visible)[0, 1]
+    # One opaque gaussian in front of the camera: 0.999 of it, and no more, is ever seen.
+    wide = gaussians.replace(means=jnp.zeros((N, 3)), log_scales=jnp.full((N, 3), 5.0, jnp.float32))
+    _, alone = everything(wide, jnp.arange(N) == 1)
+    np.testing.assert_allclose(alone.alpha, np.full((1, SIZE, SIZE), 0.999), atol=1e-6)
+
+
+def test_a_hundred_thousand_gaussians_in_one_tile():
+    """More than 1,500 under each pixel of one tile; colours against a float64 loop over the pixels."""
+    count = 100_000
+    rng = np.random.default_rng(1)
+    z = rng.permutation(np.linspace(2.0, 4.0, count))
+    pixel = rng.integers(0, 64, count)
+    column, row = pixel % 8, pixel // 8
+    means = np.stack([(column - 3.5) * z / 800, (row - 3.5) * z / 800, z], -1)  # on the pixels' centres
+    opacities = rng.uniform(0.004, 0.02, count)
+    colors = rng.uniform(0, 1, (count, 3))
+    fields = (means, np.tile([1.0, 0, 0, 0], (count, 1)), np.full((count, 3), -30.0),
+              np.log(opacities / (1 - opacities)), (colors - 0.5)[:, None] / 0.28209479177)
+    gaussians = splat.Gaussians(*(jnp.asarray(f, jnp.float32) for f in fields))
+    intrinsics = jnp.array([[[800.0, 0, 4], [0, 800, 4], [0, 0, 1]]])
+    cameras = splat.Cameras(jnp.eye(4)[None], intrinsics, 8, 8)
+    capacity = splat.round_capacity(count)
+
+    @jax.jit
+    def run(gaussians):
+        def loss(gaussians):
+            out = splat.render(gaussians, cameras, capacity=capacity)
+            return jnp.sum(out.rgb), out
+
+        return jax.grad(loss, has_aux=True)(gaussians)
+
+    grads, out = run(gaussians)
+    assert int(out.pairs) == count and not bool(out.overflow)
+    assert_finite((grads, out))
+    # The low-pass alone gives a variance of 0.3: neighbours at distance d get exp(-d^2 / 0.6).
+    order = np.argsort(np.float32(z), kind="stable")
+    for p in (0, 27):
+        squared = (column - p % 8) ** 2 + (row - p // 8) ** 2
+        alpha = (opacities * np.exp(-squared / 0.6))[order]
+        alpha = np.where(alpha >= 1 / 255, alpha, 0.0)
+        after = np.cumprod(1 - alpha)
+        before = np.concatenate([[1.0], after[:-1]])
+        expected = np.where(after > 1e-4, alpha * before, 0.0) @ colors[order]
+        np.testing.assert_allclose(out.rgb[0, p // 8, p % 8], expected, atol=2e-4)
+
+
+WIDE = {"allow_nan": False, "allow_infinity": False, "width": 32}
+VALUES = [-1e30, -1e9, -1.0, -1e-9, 0.0, 1e-30, 1e-9, 30.0, 1e9, 1e30]
+
+
+@settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@given(
+    seed=st.integers(0, 2**31 - 1),
+    spread=st.sampled_from([1e-3, 0.3, 1.0, 4.0, 1e4]),
+    shrink=st.floats(-120.0, 20.0, **WIDE),
+    stretch=st.floats(0.0, 12.0, **WIDE),
+    solid=st.floats(-110.0, 110.0, **WIDE),
+    spoiled=st.lists(st.tuples(st.integers(0, N - 1), st.sampled_from(["means", "quats", "log_scales", "sh"]),
+                               st.sampled_from(VALUES)), max_size=4),
+)
+def test_random_scenes_stay_finite_and_in_range(seed, spread, shrink, stretch, solid, spoiled):
+    rng = np.random.default_rng(seed)
+    fields = {
+        "means": rng.normal(0, spread, (N, 3)), "quats": rng.normal(size=(N, 4)),
+        "log_scales": shrink + stretch * rng.normal(size=(N, 3)),
+        "opacity_logits": solid + rng.normal(size=N), "sh": rng.normal(size=(N, 1, 3)),
+    }
+    for place, field, value in spoiled:
+        fields[field][place] = np.clip(value, -1e6, 1e6) if field == "sh" else value
+    gaussians = splat.Gaussians(**{name: jnp.asarray(f, jnp.float32) for name, f in fields.items()})
+    grads, out = everything(gaussians)
+    zero_quats = np.sum(np.all(np.abs(np.asarray(gaussians.quats)) <= 1e-32, axis=-1))
+    assert int(out.invalid) == zero_quats
+    assert_finite((grads, out))
+    assert np.all(np.asarray(out.alpha) >= 0) and np.all(np.asarray(out.alpha) <= 1)
+    assert np.all(np.asarray(out.depth) >= 0) and np.all(np.asarray(out.rgb) >= 0)
 
 
 def test_nothing_active_gives_the_background():
