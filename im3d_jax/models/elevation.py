@@ -1,7 +1,8 @@
 """Elevation of an orbit from its views: a small head on the autoencoder's latents.
 
-IM-3D (arXiv 2402.08682, appendix A.1) averages image features of four evenly spaced frames and regresses
-radians with an MLP; here the features are the autoencoder's latents, looked at by three strided convolutions.
+IM-3D (arXiv 2402.08682, appendix A.1) averages image features of four evenly spaced frames and regresses radians with
+an MLP; here the features are the autoencoder's latents, folded three times into patches. Linear layers on patches rather
+than strided convolutions, whose gradients XLA computes very slowly on CPUs.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import dataclasses
 import flax.linen as nn
 import jax
 
-from im3d_jax.models.layers import Conv, Dense
+from im3d_jax.models.layers import Dense
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,7 +20,8 @@ class ElevationConfig:
     """Sizes of the head; `limit` is the largest elevation in radians (45 degrees)."""
 
     frames: int = 4
-    channels: tuple[int, ...] = (32, 48, 64)
+    patches: tuple[int, ...] = (4, 2, 2)
+    width: int = 96
     hidden: int = 64
     limit: float = 0.7853981633974483
 
@@ -33,8 +35,11 @@ class ElevationHead(nn.Module):
     def __call__(self, latents: jax.Array) -> jax.Array:
         c = self.config
         x = latents[:, :: latents.shape[1] // c.frames][:, : c.frames]
-        for i, width in enumerate(c.channels):
-            x = jax.nn.silu(Conv(width, stride=2, name=f"conv.{i}")(x))
+        for i, side in enumerate(c.patches):
+            batch, frames, height, width, _ = x.shape
+            x = x.reshape(batch, frames, height // side, side, width // side, side, -1).swapaxes(3, 4)
+            x = x.reshape(batch, frames, height // side, width // side, -1)
+            x = jax.nn.silu(Dense(c.width, name=f"patch.{i}")(x))
         x = x.reshape(*x.shape[:2], -1)
         x = jax.nn.silu(Dense(c.hidden, name="linear_1")(x)).mean(1)
         x = jax.nn.silu(Dense(c.hidden, name="linear_2")(x))
