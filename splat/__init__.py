@@ -1,7 +1,7 @@
 """Gaussian splatting in JAX: cameras, gaussians, a differentiable rasterizer and file formats."""
 from splat.cameras import Cameras, from_opengl, look_at, orbit_cameras, pinhole_intrinsics, to_opengl
 from splat.gaussians import Gaussians
-from splat.io import load_ply, save_ply
+from splat.io import load, load_ply, save, save_ply
 from splat.render import Rendering, count_pairs, render, round_capacity
 
 
@@ -11,12 +11,14 @@ __all__ = [
     "Rendering",
     "count_pairs",
     "from_opengl",
+    "load",
     "load_ply",
     "look_at",
     "orbit_cameras",
     "pinhole_intrinsics",
     "render",
     "round_capacity",
+    "save",
     "save_ply",
     "to_opengl",
 ]

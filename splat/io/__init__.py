@@ -1,5 +1,7 @@
 """Reading and writing of gaussian files."""
+
+from splat.io.formats import load, save
 from splat.io.ply import load_ply, save_ply
 
 
-__all__ = ["load_ply", "save_ply"]
+__all__ = ["load", "load_ply", "save", "save_ply"]

@@ -4,20 +4,40 @@ The default is its 62 float properties (x y z, nx ny nz, f_dc_0..2, f_rest_0..44
 rot_0..3), with unused f_rest filled with zeros: every viewer reads that. `f_rest` is channel by channel: all
 red coefficients first. Opacity is a logit, scales are logarithms, rotations wxyz.
 """
+
 import os
 import pathlib
-import tempfile
 
-import jax.numpy as jnp
 import numpy as np
 
 from splat.gaussians import Gaussians
+from splat.io.files import (
+    Malformed,
+    base_coefficients,
+    drop_zero_degrees,
+    on_device,
+    on_host,
+    write_atomically,
+)
 
 
 _TYPES = {
-    "char": "i1", "int8": "i1", "uchar": "u1", "uint8": "u1", "short": "i2", "int16": "i2", "ushort": "u2",
-    "uint16": "u2", "int": "i4", "int32": "i4", "uint": "u4", "uint32": "u4", "float": "f4", "float32": "f4",
-    "double": "f8", "float64": "f8",
+    "char": "i1",
+    "int8": "i1",
+    "uchar": "u1",
+    "uint8": "u1",
+    "short": "i2",
+    "int16": "i2",
+    "ushort": "u2",
+    "uint16": "u2",
+    "int": "i4",
+    "int32": "i4",
+    "uint": "u4",
+    "uint32": "u4",
+    "float": "f4",
+    "float32": "f4",
+    "double": "f8",
+    "float64": "f8",
 }
 _REST_COUNTS = {0: 1, 9: 4, 24: 9, 45: 16, 72: 25}
 _MAX_HEADER = 64 * 1024
@@ -32,11 +52,12 @@ def save_ply(path: str | os.PathLike, gaussians: Gaussians, active=None, *, lean
       active: [N] bool, rows to write; all by default.
       lean: leave out normals and unused f_rest properties (most readers, not all, accept it).
     """
-    fields = [np.asarray(a, np.float32) for a in (
-        gaussians.means, gaussians.sh, gaussians.opacity_logits, gaussians.log_scales, gaussians.quats)]
-    if active is not None:
-        fields = [f[np.asarray(active, bool)] for f in fields]
-    means, sh, opacity, scales, quats = fields
+    write_atomically(pathlib.Path(path), encode_ply(on_host(gaussians, active), lean=lean))
+
+
+def encode_ply(gaussians: Gaussians, *, lean: bool = False) -> bytes:
+    """A whole binary file of `gaussians` (numpy leaves); see `save_ply`."""
+    means, sh = gaussians.means, gaussians.sh
     count = len(means)
     rest = sh[:, 1:].transpose(0, 2, 1)
     if not lean:
@@ -45,13 +66,24 @@ def save_ply(path: str | os.PathLike, gaussians: Gaussians, active=None, *, lean
         rest = np.concatenate([rest, np.zeros((count, 3, padding), np.float32)], axis=2)
     rest = rest.reshape(count, 3 * rest.shape[2])
     normals = np.zeros((count, 0 if lean else 3), np.float32)
-    table = np.concatenate([means, normals, sh[:, 0], rest, opacity[:, None], scales, quats], axis=1)
+    table = np.concatenate(
+        [
+            means,
+            normals,
+            sh[:, 0],
+            rest,
+            gaussians.opacity_logits[:, None],
+            gaussians.log_scales,
+            gaussians.quats,
+        ],
+        axis=1,
+    )
     names = ["x", "y", "z"] + ([] if lean else ["nx", "ny", "nz"]) + [f"f_dc_{i}" for i in range(3)]
     names += [f"f_rest_{i}" for i in range(rest.shape[1])] + ["opacity"]
     names += [f"scale_{i}" for i in range(3)] + [f"rot_{i}" for i in range(4)]
     header = ["ply", "format binary_little_endian 1.0", f"element vertex {count}"]
     header += [f"property float {name}" for name in names] + ["end_header", ""]
-    _write_atomically(pathlib.Path(path), "\n".join(header).encode() + table.astype("<f4").tobytes())
+    return "\n".join(header).encode() + table.astype("<f4").tobytes()
 
 
 def load_ply(path: str | os.PathLike) -> Gaussians:
@@ -70,24 +102,29 @@ def load_ply(path: str | os.PathLike) -> Gaussians:
     """
     data = pathlib.Path(path).read_bytes()
     try:
-        return _gaussians(_vertices(data))
-    except _Malformed as problem:
+        return on_device(decode_ply(data))
+    except Malformed as problem:
         expected = "expected a PLY file of gaussians (3D Gaussian splatting layout)"
         raise ValueError(f"{path}: {problem}; {expected}") from None
 
 
-class _Malformed(ValueError):
-    """What is wrong with a file, without its name."""
+def decode_ply(data: bytes) -> Gaussians:
+    """Gaussians (numpy leaves) of a PLY file's bytes; see `load_ply`.
+
+    Raises:
+      Malformed: what is wrong; nothing is allocated for rows that the file does not hold.
+    """
+    return _gaussians(_vertices(data))
 
 
 def _vertices(data: bytes) -> dict[str, np.ndarray]:
     """The vertex element's scalar properties by name."""
     if not data.startswith(b"ply"):
-        raise _Malformed("does not start with 'ply'")
+        raise Malformed("does not start with 'ply'")
     end = data.find(b"end_header", 0, _MAX_HEADER)
     newline = data.find(b"\n", end, end + 16) if end >= 0 else -1
     if newline < 0:
-        raise _Malformed(f"no end_header line in the first {_MAX_HEADER} bytes")
+        raise Malformed(f"no end_header line in the first {_MAX_HEADER} bytes")
     encoding, elements = _parse_header(data[:end].decode("latin-1").splitlines()[1:])
     body = data[newline + 1 :]
     if encoding == "ascii":
@@ -99,12 +136,12 @@ def _vertices(data: bytes) -> dict[str, np.ndarray]:
         size = dtype.itemsize * count
         if offset + size > len(body):
             have = len(body) - offset
-            raise _Malformed(f"truncated: element {name} of {count} rows needs {size} bytes, {have} are left")
+            raise Malformed(f"truncated: element {name} of {count} rows needs {size} bytes, {have} are left")
         if name == "vertex":
             rows = np.frombuffer(body, dtype, count, offset)
             return {key: rows[key] for key in rows.dtype.names}
         offset += size
-    raise _Malformed("has no element 'vertex'")
+    raise Malformed("has no element 'vertex'")
 
 
 def _parse_header(lines: list[str]) -> tuple[str, list[tuple[str, int, list[tuple[str, str]]]]]:
@@ -117,88 +154,76 @@ def _parse_header(lines: list[str]) -> tuple[str, list[tuple[str, int, list[tupl
             encoding = words[1]
         elif words[0] == "element" and len(words) == 3 and words[2].isascii() and words[2].isdigit():
             if len(words[2]) > 12:
-                raise _Malformed(f"claims {words[2][:20]} rows")
+                raise Malformed(f"claims {words[2][:20]} rows")
             elements.append((words[1], int(words[2]), []))
         elif words[0] == "property" and elements and len(words) == 3 and words[1] in _TYPES:
             elements[-1][2].append((words[2], words[1]))
         elif words[0] == "property" and elements and len(words) == 5 and words[1] == "list":
             elements[-1][2].append((words[4], "list"))
         else:
-            raise _Malformed(f"header line {line[:60]!r} is not understood")
+            raise Malformed(f"header line {line[:60]!r} is not understood")
     if encoding not in ("ascii", "binary_little_endian", "binary_big_endian"):
-        raise _Malformed(f"format {encoding[:30]!r} is neither ascii nor binary_little_endian/big_endian")
+        raise Malformed(f"format {encoding[:30]!r} is neither ascii nor binary_little_endian/big_endian")
     return encoding, elements
 
 
 def _dtype(properties: list[tuple[str, str]], order: str) -> np.dtype:
     names = [name for name, _ in properties]
     if not names:
-        raise _Malformed("has an element without properties")
+        raise Malformed("has an element without properties")
     if len(set(names)) != len(names):
-        raise _Malformed("names a property twice")
+        raise Malformed("names a property twice")
     if any(kind == "list" for _, kind in properties):
-        raise _Malformed("has a list property before or in the vertex element")
+        raise Malformed("has a list property before or in the vertex element")
     return np.dtype([(name, order + _TYPES[kind]) for name, kind in properties])
 
 
 def _read_ascii(body: bytes, elements: list) -> dict[str, np.ndarray]:
-    lines = body.split(b"\n")
+    total = sum(count for _, count, _ in elements)
+    have = body.count(b"\n") + 1
+    if total > have:
+        raise Malformed(f"truncated: its elements need {total} lines, {have} are there")
+    lines = body.split(b"\n", total)
     offset = 0
     for name, count, properties in elements:
         if offset + count > len(lines):
-            raise _Malformed(f"truncated: element {name} needs {count} lines, {len(lines) - offset} are left")
+            raise Malformed(f"truncated: element {name} needs {count} lines, {len(lines) - offset} are left")
         if name == "vertex":
             names = _dtype(properties, "<").names
             rows = [line.split() for line in lines[offset : offset + count]]
             if any(len(row) != len(names) for row in rows):
-                raise _Malformed(f"a vertex line does not hold {len(names)} numbers")
+                raise Malformed(f"a vertex line does not hold {len(names)} numbers")
             try:
                 table = np.array(rows, dtype=object).reshape(count, len(names)).astype(np.float64)
             except ValueError:
-                raise _Malformed("a vertex line holds something that is not a number") from None
+                raise Malformed("a vertex line holds something that is not a number") from None
             return {key: table[:, i] for i, key in enumerate(names)}
         offset += count
-    raise _Malformed("has no element 'vertex'")
+    raise Malformed("has no element 'vertex'")
 
 
 def _gaussians(columns: dict[str, np.ndarray]) -> Gaussians:
     def take(*names: str) -> np.ndarray:
         missing = [name for name in names if name not in columns]
         if missing:
-            raise _Malformed(f"has no property {', '.join(missing)}")
+            raise Malformed(f"has no property {', '.join(missing)}")
         # Doubles beyond float32 become inf here; the renderer counts them as invalid.
         with np.errstate(over="ignore", invalid="ignore"):
             return np.stack([columns[name].astype(np.float32) for name in names], axis=-1)
 
+    if "packed_position" in columns:
+        raise Malformed("is a compressed PLY; convert it with: splat-transform in.compressed.ply out.ply")
     means, scales = take("x", "y", "z"), take("scale_0", "scale_1", "scale_2")
     quats, opacity = take("rot_0", "rot_1", "rot_2", "rot_3"), take("opacity")[:, 0]
     if "f_dc_0" not in columns and "red" in columns:
-        sh = ((take("red", "green", "blue") / 255.0 - 0.5) / np.float32(0.28209479177387814))[:, None]
+        sh = base_coefficients(take("red", "green", "blue") / 255.0)
     else:
         sh = take("f_dc_0", "f_dc_1", "f_dc_2")[:, None]
     rest = sum(name.startswith("f_rest_") for name in columns)
     if rest not in _REST_COUNTS:
-        raise _Malformed(f"has {rest} f_rest properties, not one of {sorted(_REST_COUNTS)}")
+        raise Malformed(f"has {rest} f_rest properties, not one of {sorted(_REST_COUNTS)}")
     if rest:
         values = take(*(f"f_rest_{i}" for i in range(rest))).reshape(len(means), 3, rest // 3)
         sh = np.concatenate([sh, values.transpose(0, 2, 1)], axis=1)
-        while sh.shape[1] > 1 and not sh[:, (round(sh.shape[1] ** 0.5) - 1) ** 2 :].any():
-            sh = sh[:, : (round(sh.shape[1] ** 0.5) - 1) ** 2]
-    return Gaussians(*(jnp.asarray(a) for a in (means, quats, scales, opacity, np.ascontiguousarray(sh))))
-
-
-def _write_atomically(path: pathlib.Path, content: bytes) -> None:
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        # mkstemp files are private; the result gets the permissions that a plain open would have given.
-        mask = os.umask(0)
-        os.umask(mask)
-        os.chmod(name, 0o666 & ~mask)
-        os.replace(name, path)
-    except BaseException:
-        pathlib.Path(name).unlink(missing_ok=True)
-        raise
+        sh = drop_zero_degrees(sh)
+    return Gaussians(means=means, quats=quats, log_scales=scales, opacity_logits=opacity, sh=sh)

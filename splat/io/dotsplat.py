@@ -1,0 +1,68 @@
+"""The .splat format of antimatter15's viewer: 32 bytes a gaussian, no header, degree-0 colour only.
+
+Each row: position 3 x float32, scale 3 x float32 (linear), colour and opacity 4 x uint8, quaternion wxyz
+4 x uint8 (128 is zero, 128 steps are one). Little-endian; the frame is undeclared and, as in PLY files, left
+alone.
+"""
+
+import numpy as np
+
+from splat.gaussians import Gaussians
+from splat.io.files import (
+    Malformed,
+    base_coefficients,
+    base_colors,
+    check_writable,
+    linear_scales,
+    logarithms,
+    logit,
+    sigmoid,
+    to_bytes,
+    unit_quaternions,
+)
+
+
+ROW = np.dtype([("mean", "<f4", 3), ("scale", "<f4", 3), ("rgba", "u1", 4), ("quat", "u1", 4)])
+
+
+def encode_splat(gaussians: Gaussians) -> bytes:
+    """Rows of `gaussians` (numpy leaves); coefficients above degree 0 are left out with a warning.
+
+    Raises:
+      ValueError: nothing to write, or numbers that are not finite.
+    """
+    gaussians = check_writable(gaussians, ".splat", 0)
+    rows = np.empty(len(gaussians), ROW)
+    rows["mean"] = gaussians.means
+    rows["scale"] = linear_scales(gaussians.log_scales)
+    colors = np.concatenate([base_colors(gaussians.sh), sigmoid(gaussians.opacity_logits)[:, None]], axis=1)
+    rows["rgba"] = to_bytes(255.0 * colors)
+    quats = unit_quaternions(gaussians.quats)
+    # 128 steps are one, so -1 fits into a byte and +1 does not: of the two signs take the one not clipped.
+    largest = np.take_along_axis(quats, np.abs(quats).argmax(axis=1)[:, None], axis=1)
+    rows["quat"] = to_bytes(128.0 - 128.0 * np.sign(largest) * quats)
+    return rows.tobytes()
+
+
+def decode_splat(data: bytes) -> Gaussians:
+    """Gaussians (numpy leaves, SH degree 0) of a .splat file's bytes.
+
+    Raises:
+      Malformed: not a whole number of rows, or numbers that no such file holds.
+    """
+    if not data or len(data) % ROW.itemsize:
+        raise Malformed(f"has {len(data)} bytes, not a positive multiple of {ROW.itemsize}")
+    rows = np.frombuffer(data, ROW)
+    sound = np.isfinite(rows["mean"]).all(axis=1) & np.isfinite(rows["scale"]).all(axis=1)
+    sound &= (rows["scale"] >= 0).all(axis=1)
+    if not sound.all():
+        raise Malformed(f"row {int(sound.argmin())} holds a number that is not finite or a negative scale")
+    rgba = rows["rgba"] / 255.0
+    return Gaussians(
+        means=rows["mean"],
+        quats=unit_quaternions((rows["quat"].astype(np.float64) - 128.0) / 128.0),
+        log_scales=logarithms(rows["scale"]),
+        # Half a step from 0 and 1, so that the opacity stays finite and rounds to the same byte again.
+        opacity_logits=logit(rgba[:, 3], 0.25 / 255.0),
+        sh=base_coefficients(rgba[:, :3]),
+    )

@@ -1,0 +1,196 @@
+"""SPZ files: quantised gaussians in one gzip stream (versions 1 to 3; version 3 is written).
+
+A 16-byte header (magic "NGSP", version, count, SH degree, fractional bits, flags, reserved) is followed by
+one array for each attribute:
+
+    positions   3 x 24-bit fixed point (version 1: 3 x float16)
+    opacities   1 byte, opacity * 255
+    colours     3 bytes, (0.15 * coefficient + 0.5) * 255
+    scales      3 bytes, (log scale + 10) * 16: standard deviations from 4.5e-5 to 380
+    rotations   version 3: 4 bytes, index of the largest component (2 bits, order xyzw) and the others as sign
+                and 9-bit magnitude in units of sqrt(1/2) / 511; versions 1 and 2: 3 bytes, xyz, 127.5 is one
+    harmonics   coefficients 1.. of all colours, 128 + 128 * coefficient (which is held in [-1, 1))
+
+The frame is x right, y up, z back; see splat.io.frames. Reference: github.com/nianticlabs/spz.
+"""
+
+import math
+import struct
+import zlib
+
+import numpy as np
+
+from splat.gaussians import Gaussians
+from splat.io.files import Malformed, check_writable, logit, sigmoid, to_bytes, unit_quaternions
+
+
+_HEADER = struct.Struct("<4sIIBBBB")
+_COLOR_SCALE = 0.15
+_SMALLEST_THREE_STEP = math.sqrt(0.5) / 511
+_HAS_EXTENSIONS = 2
+_MOST_EXTENSION_BYTES = 1 << 16
+_COORDINATE_SYSTEM_EXTENSION, _RIGHT_UP_BACK = 0xADBE0003, 4
+# Deflate cannot exceed 1032 to 1; large payloads above 64 to 1 are no scenes but attempts to fill the memory.
+_HIGHEST_RATIO, _HIGHEST_RATIO_LARGE, _LARGE = 1032, 64, 1 << 24
+
+
+def encode_spz(
+    gaussians: Gaussians, *, fractional_bits: int | None = None, sh_bits: tuple[int, int] = (5, 4)
+) -> bytes:
+    """A version-3 file of gaussians that are in the format's own frame.
+
+    Args:
+      gaussians: numpy leaves, SH degree 0 to 3 (degree 4 is cut with a warning).
+      fractional_bits: positions are multiples of 2^-fractional_bits, 0 to 23; by default 12, more for objects
+        smaller than 1 and fewer for scenes beyond 2048.
+      sh_bits: bits of the coefficients of degree 1 and of those above, 1 to 8 (5 and 4 are what other writers
+        use; 8 doubles the size of files with harmonics).
+
+    Raises:
+      ValueError: nothing to write, numbers that are not finite, positions out of range, or bits out of range.
+    """
+    gaussians = check_writable(gaussians, "SPZ", 3)
+    extent = float(np.abs(gaussians.means).max())
+    most_bits = 23 - max(math.frexp(extent)[1], 0)
+    if most_bits < 0:
+        raise ValueError(f"positions up to {extent:.3g} exceed SPZ's range of {2**23}; scale the scene down")
+    if fractional_bits is None:
+        fractional_bits = min(max(12, 13 - math.frexp(extent)[1]), most_bits, 23)
+    if not 0 <= fractional_bits <= most_bits:
+        raise ValueError(
+            f"fractional_bits is {fractional_bits}; positions up to {extent:.3g} allow 0 to {most_bits}"
+        )
+    if len(sh_bits) != 2 or not all(1 <= bits <= 8 for bits in sh_bits):
+        raise ValueError(f"sh_bits is {sh_bits}; expected two numbers from 1 to 8")
+    fixed = np.rint(gaussians.means.astype(np.float64) * 2.0**fractional_bits)
+    fixed = np.clip(fixed, -(2**23), 2**23 - 1).astype("<i4")
+    rest = gaussians.sh[:, 1:].astype(np.float64)
+    bits = np.where(np.arange(rest.shape[1]) < 3, *sh_bits)
+    steps = 2.0 ** (8 - bits)[None, :, None]
+    parts = [
+        _HEADER.pack(b"NGSP", 3, len(gaussians), gaussians.sh_degree, fractional_bits, 0, 0),
+        fixed.view(np.uint8).reshape(-1, 4)[:, :3].tobytes(),
+        to_bytes(255.0 * sigmoid(gaussians.opacity_logits)).tobytes(),
+        to_bytes(255.0 * (_COLOR_SCALE * gaussians.sh[:, 0].astype(np.float64) + 0.5)).tobytes(),
+        to_bytes(16.0 * (gaussians.log_scales.astype(np.float64) + 10.0)).tobytes(),
+        _pack_smallest_three(gaussians.quats).tobytes(),
+        to_bytes(np.rint((128.0 + 128.0 * rest) / steps) * steps).tobytes(),
+    ]
+    # No time and no name in the header: equal gaussians give equal files.
+    stream = zlib.compressobj(9, zlib.DEFLATED, 31)
+    return stream.compress(b"".join(parts)) + stream.flush()
+
+
+def decode_spz(data: bytes) -> Gaussians:
+    """Gaussians (numpy leaves, in the format's frame) of an SPZ file's bytes, version 1 to 3.
+
+    Raises:
+      Malformed: what is wrong; nothing larger than the gaussians that the file can hold is allocated.
+    """
+    if data[:4] == b"NGSP":
+        raise Malformed("is SPZ version 4 (zstd); convert it: splat-transform in.spz --spz-version 3 out.spz")
+    header = _inflate(data, _HEADER.size)[0]
+    if len(header) < _HEADER.size:
+        raise Malformed("holds no SPZ header")
+    magic, version, count, degree, fractional_bits, flags, _ = _HEADER.unpack(header)
+    if magic != b"NGSP":
+        raise Malformed("is a gzip file, but not of SPZ")
+    if version not in (1, 2, 3):
+        raise Malformed(f"has SPZ version {version}; versions 1 to 3 are read")
+    if degree > 4:
+        raise Malformed(f"has SH degree {degree}; expected 0 to 4")
+    if fractional_bits > 24:
+        raise Malformed(f"has {fractional_bits} fractional bits of 24")
+    widths = [6 if version == 1 else 9, 1, 3, 3, 4 if version == 3 else 3, 3 * ((degree + 1) ** 2 - 1)]
+    size = _HEADER.size + count * sum(widths)
+    ratio = size / len(data)
+    if ratio > _HIGHEST_RATIO or (size > _LARGE and ratio > _HIGHEST_RATIO_LARGE):
+        raise Malformed(f"claims {count} gaussians, too many for {len(data)} bytes")
+    spare = _MOST_EXTENSION_BYTES if flags & _HAS_EXTENSIONS else 1
+    body, complete = _inflate(data, size + spare)
+    if len(body) < size:
+        raise Malformed(f"truncated: {count} gaussians need {size} bytes, the stream holds {len(body)}")
+    if not complete:
+        raise Malformed(f"ends early or holds more than its {count} gaussians")
+    if flags & _HAS_EXTENSIONS:
+        _check_extensions(body[size:])
+    arrays, offset = [], _HEADER.size
+    for width in widths:
+        arrays.append(np.frombuffer(body, np.uint8, count * width, offset).reshape(count, width))
+        offset += count * width
+    positions, opacities, colors, scales, rotations, rest = arrays
+    sh = (rest.reshape(count, widths[5] // 3, 3).astype(np.float32) - 128) / 128
+    base = ((colors / 255.0 - 0.5) / _COLOR_SCALE)[:, None].astype(np.float32)
+    return Gaussians(
+        means=_positions(positions, version, fractional_bits),
+        quats=_unpack_smallest_three(rotations) if version == 3 else _unpack_first_three(rotations),
+        log_scales=scales / 16.0 - 10.0,
+        opacity_logits=logit(opacities[:, 0] / 255.0, 0.25 / 255.0),
+        sh=np.concatenate([base, sh], axis=1),
+    )
+
+
+def _inflate(data: bytes, most: int) -> tuple[bytes, bool]:
+    """At most `most` bytes of a gzip stream, and whether that is all of it with the right checksum."""
+    stream = zlib.decompressobj(31)
+    try:
+        return stream.decompress(data, most), stream.eof
+    except zlib.error as problem:
+        raise Malformed(f"is no intact gzip stream ({problem})") from None
+
+
+def _check_extensions(data: bytes) -> None:
+    """Records of type, length, content: all are about viewing, but one changes the frame."""
+    while len(data) >= 8:
+        kind, size = struct.unpack_from("<II", data)
+        content, data = data[8 : 8 + size], data[8 + size :]
+        if kind == _COORDINATE_SYSTEM_EXTENSION and content != struct.pack("<I", _RIGHT_UP_BACK):
+            raise Malformed("declares a coordinate system other than right-up-back")
+
+
+def _positions(raw: np.ndarray, version: int, fractional_bits: int) -> np.ndarray:
+    if version == 1:
+        means = raw.view("<f2").astype(np.float64)
+        if not np.isfinite(means).all():
+            raise Malformed("holds a position that is not finite")
+        return means
+    bytes_ = raw.reshape(len(raw), 3, 3).astype(np.int32)
+    fixed = bytes_[..., 0] | bytes_[..., 1] << 8 | bytes_[..., 2] << 16
+    return (fixed - ((fixed & 0x800000) << 1)) * 2.0**-fractional_bits
+
+
+def _pack_smallest_three(quats: np.ndarray) -> np.ndarray:
+    """Quaternions [N, 4] wxyz as [N] uint32."""
+    xyzw = np.roll(unit_quaternions(quats), -1, axis=1)
+    largest = np.abs(xyzw).argmax(axis=1)
+    # q and -q are one rotation: the component that is not stored is made positive.
+    xyzw = np.where(np.take_along_axis(xyzw, largest[:, None], axis=1) < 0, -xyzw, xyzw)
+    magnitude = np.minimum(np.rint(np.abs(xyzw) / _SMALLEST_THREE_STEP), 511).astype(np.uint32)
+    fields = (xyzw < 0).astype(np.uint32) << 9 | magnitude
+    packed = largest.astype(np.uint32)
+    for axis in range(4):
+        packed = np.where(largest == axis, packed, packed << 10 | fields[:, axis])
+    return packed.astype("<u4")
+
+
+def _unpack_smallest_three(raw: np.ndarray) -> np.ndarray:
+    """[N, 4] bytes as unit quaternions [N, 4] wxyz."""
+    packed = np.ascontiguousarray(raw).view("<u4").reshape(len(raw))
+    largest = packed >> 30
+    xyzw = np.zeros((len(raw), 4))
+    for axis in (3, 2, 1, 0):
+        value = (packed & 511) * _SMALLEST_THREE_STEP * np.where(packed & 512, -1.0, 1.0)
+        stored = largest != axis
+        xyzw[:, axis] = np.where(stored, value, 0.0)
+        packed = np.where(stored, packed >> 10, packed)
+    left = np.sqrt(np.maximum(1.0 - (xyzw**2).sum(axis=1), 0.0))
+    xyzw[np.arange(len(raw)), largest] = left
+    # Magnitudes that no unit quaternion has leave more than one: normalised, not passed on.
+    return unit_quaternions(np.roll(xyzw, 1, axis=1))
+
+
+def _unpack_first_three(raw: np.ndarray) -> np.ndarray:
+    """[N, 3] bytes as unit quaternions [N, 4] wxyz with w >= 0."""
+    xyz = raw / 127.5 - 1.0
+    w = np.sqrt(np.maximum(1.0 - (xyz**2).sum(axis=1), 0.0))
+    return unit_quaternions(np.concatenate([w[:, None], xyz], axis=1))
