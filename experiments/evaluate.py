@@ -4,8 +4,8 @@
 
 Each of the first objects goes the way that `im3d generate` goes, but from its true first frame (rendered,
 rounded to 8 bits, not centred anew) and its caption. Written to --out: results.jsonl (a line per object),
-results.json (the same with means and spreads), and a picture per object; --table=docs/results.md renews the tables
-of that page. A rerun with the same settings goes on where an interrupted one stopped.
+results.json (the same with means and spreads), and a picture per object; --table=docs/results.md renews the
+tables of that page. A rerun with the same settings goes on where an interrupted one stopped.
 
 --level, --refine_steps and --guidance change the refinement, so that two runs compare two choices of them.
 """
@@ -24,7 +24,7 @@ from typing import Any
 
 from absl import app, flags
 
-from experiments import report
+from experiments import report, tables
 from experiments.measure import evaluate_object
 from im3d_jax import pipeline
 from im3d_jax.cli import common, stages
@@ -144,7 +144,7 @@ def run(values: flags.FlagValues, command: str) -> None:
     summary = results.write(values.objects)
     progress.line(f"results in {out / 'results.json'}")
     if values.table:
-        report.write_table(pathlib.Path(values.table), report.tables(summary))
+        tables.write_tables(pathlib.Path(values.table), tables.to_markdown(summary))
         progress.line(f"tables in {values.table}")
     print(json.dumps({bar["what"]: round(bar["measured"], 3) for bar in summary["bars"]}, indent=2))
 

@@ -140,8 +140,8 @@ def evaluate_object(
         seed: of all drawings and fits.
 
     Returns:
-        The figures (docs/results.md explains them), and a picture [H, W, 3]: every second frame of, from top to
-        bottom, the truth, the views, and the assets by rounds at the estimated elevation.
+        The figures (docs/results.md explains them), and a picture [H, W, 3]: every second frame of the truth,
+        of the views, and of the assets by rounds at the estimated elevation, each in a row.
     """
     size, drawing, features = model.image_size, {"seed": seed, "quality": quality}, model.features
     true = np.asarray(_render_orbit(toy, size=size, azimuth_offset=0.0))

@@ -1,4 +1,4 @@
-"""Results of `experiments.evaluate`: kept line by line, summarised, and written as tables."""
+"""Results of `experiments.evaluate`: kept line by line, and summarised."""
 
 from __future__ import annotations
 
@@ -19,9 +19,6 @@ from im3d_jax.weights.bundle import BUNDLED
 
 
 MEASURES = ("psnr", "foreground_psnr", "ssim", "perceptual")
-_HEADER = "| PSNR, dB | foreground PSNR, dB | SSIM | perceptual distance |"
-_DIGITS = {"psnr": 2, "foreground_psnr": 2, "ssim": 4, "perceptual": 4, "residual": 2}
-_BEGIN, _END = "<!-- evaluation: generated -->", "<!-- end of evaluation -->"
 
 
 def weights_hash(model: str) -> str:
@@ -49,7 +46,7 @@ def machine() -> str:
 class Results:
     """The finished objects of one choice of settings, kept in `results.jsonl` of a folder.
 
-    Lines of other settings stay in the file and do not count; one that a killed process left unfinished is removed.
+    Lines of other settings stay in the file and do not count; one that a killed process left unfinished goes.
 
     Args:
         folder: made if absent.
@@ -136,8 +133,8 @@ def summarise(records: list[dict[str, Any]]) -> dict[str, Any]:
     """Statistics over objects of every figure, of paired differences, and the bars.
 
     Returns:
-        `figures` by the figure's path in a record; `differences`: `views_over_repeat/…`, and for each number of
-        rounds r `assets/r/estimated/cameras/below_views` (dB) and, against the fewest, `assets/r/refined/…`; `bars`.
+        `figures` by the figure's path in a record; `differences`: `views_over_repeat/…`, and for r rounds
+        `assets/r/estimated/cameras/below_views` (dB) and, against the fewest, `assets/r/refined/…`; `bars`.
     """
     rows = [flat(record) for record in records]
     columns = {name: np.array([row[name] for row in rows]) for name in rows[0] if name != "index"}
@@ -197,107 +194,11 @@ def _bars(figures: dict, differences: dict, rounds: str) -> list[dict[str, Any]]
 def one_line(record: dict[str, Any]) -> str:
     """The main figures of one object."""
     assets = record["assets"]
-    fitted = " / ".join(f"{assets[r]['estimated']['cameras']['psnr']:.2f}" for r in sorted(assets))
-    return (
-        f"views {record['views']['psnr']:.2f} dB (first frame {record['repeat']['psnr']:.2f}), asset {fitted} "
-        f"dB ({' / '.join(sorted(assets))} rounds), elevation off by {record['elevation_deg']['error']:.1f} deg"
+    fitted = ", ".join(
+        f"{assets[r]['estimated']['cameras']['psnr']:.2f} dB after {r} rounds" for r in sorted(assets)
     )
-
-
-def _cell(figure: dict[str, float], measure: str, sign: str = "") -> str:
-    digits = _DIGITS[measure]
-    mean = f"{figure['mean']:{sign}.{digits}f}"
-    if figure["n"] == 1:
-        return mean
-    return f"{mean} ± {figure['standard_error']:.{digits}f} ({figure['std']:.{digits}f})"
-
-
-def _row(name: str, figures: dict, path: str, sign: str = "") -> str:
-    return f"| {name} | " + " | ".join(_cell(figures[f"{path}/{m}"], m, sign) for m in MEASURES) + " |"
-
-
-def tables(summary: dict[str, Any]) -> str:
-    """The tables, in Markdown, of what `Results.write` returned."""
-    figures, differences, settings = summary["figures"], summary["differences"], summary["settings"]
-    rounds = sorted(str(number) for number in settings["rounds"])
-    error, views = figures["elevation_deg/error"], figures["views/seconds"]
-    lines = [
-        *_heading(summary),
-        "",
-        "| | measured | bar | met |",
-        "|---|---|---|---|",
-        *(
-            f"| {bar['what']} | {bar['measured']:.2f} | {bar['bar'].replace('>=', '≥').replace('<=', '≤')} "
-            f"| {'yes' if bar['met'] else 'no'} |"
-            for bar in summary["bars"]
-        ),
-        "",
-        "Mean ± standard error (standard deviation over objects):",
-        "",
-        "| " + _HEADER,
-        "|---" * 5 + "|",
-        _row("views", figures, "views"),
-        _row("first frame repeated", figures, "repeat"),
-        _row("difference", differences, "views_over_repeat", "+"),
-    ]
-    for r in rounds:
-        name, path = f"asset, {r} rounds", f"assets/{r}"
-        lines += [
-            _row(f"{name}: 15 cameras", figures, f"{path}/estimated/cameras"),
-            _row(f"{name}: 16 in between", figures, f"{path}/estimated/between"),
-            _row(f"{name}: 15 cameras, true elevation", figures, f"{path}/true/cameras"),
-            _row(f"{name}: 16 in between, true elevation", figures, f"{path}/true/between"),
-            _row(f"{name}: the views it was fitted to last", figures, f"{path}/targets"),
-        ]
-    for r in rounds[1:]:
-        name, path = f"refinement, {r} rounds against {rounds[0]}", f"assets/{r}/refined/estimated"
-        lines += [
-            _row(f"{name}: 15 cameras", differences, f"{path}/cameras", "+"),
-            _row(f"{name}: 16 in between", differences, f"{path}/between", "+"),
-        ]
-    header = "| rounds | consistency, dB | change | gaussians | network evaluations | median seconds |"
-    lines += ["", header, "|---" * 6 + "|"]
-    for r in rounds:
-        path = f"assets/{r}"
-        refined = differences.get(f"{path}/refined/residual")
-        cells = [
-            r,
-            _cell(figures[f"{path}/residual/psnr"], "residual"),
-            "" if refined is None else _cell(refined, "residual", "+"),
-            f"{figures[f'{path}/gaussians']['mean']:.0f}",
-            f"{figures[f'{path}/network_evaluations']['mean']:.0f}",
-            f"{figures[f'{path}/seconds']['median']:.1f}",
-        ]
-        lines.append(f"| {' | '.join(cells)} |")
-    lines += [
-        "",
-        f"Elevation: off by {error['mean']:.2f}° in the mean (standard deviation {error['std']:.2f}°, median "
-        f"{error['median']:.2f}°). Views alone: {figures['views/network_evaluations']['mean']:.0f} network "
-        f"evaluations, median {views['median']:.1f} s.",
-    ]
-    return "\n".join(lines) + "\n"
-
-
-def _heading(summary: dict[str, Any]) -> list[str]:
-    settings, refine = summary["settings"], summary["settings"]["refine"]
-    versions = ", ".join(f"{name} {version}" for name, version in settings["versions"].items())
-    return [
-        f"`{summary['command']}`",
-        "",
-        f"Objects: {summary['objects']}. Machine: {settings['machine']}. Versions: {versions}. Weights: "
-        f"`{settings['model']}`, SHA-256 `{settings['weights_sha256']}`. Refinement: from t = {refine['start']:g}, "
-        f"{refine['steps']} steps, guidance {refine['image']:g} (image) and {refine['prompt']:g} (prompt).",
-    ]
-
-
-def write_table(page: pathlib.Path, text: str) -> None:
-    """Puts the tables between the two marks of the page, or at its end where it has none."""
-    before = page.read_text() if page.exists() else "# Results\n"
-    section = f"{_BEGIN}\n\n{text}\n{_END}\n"
-    start, stop = before.find(_BEGIN), before.find(_END)
-    if start >= 0 and stop > start:
-        after = before[stop + len(_END) :].removeprefix("\n")
-        before, section = before[:start], section + after
-    else:
-        before = before.rstrip("\n") + "\n\n"
-    page.write_text(before + section)
+    views, repeat = record["views"]["psnr"], record["repeat"]["psnr"]
+    error = record["elevation_deg"]["error"]
+    return (
+        f"views {views:.2f} dB (first frame {repeat:.2f}), asset {fitted}, elevation off by {error:.1f} deg"
+    )
