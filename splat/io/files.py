@@ -1,11 +1,12 @@
 """What every gaussian file format shares: errors, atomic writing, rows and activations."""
 
+import math
 import os
 import pathlib
 import tempfile
 import warnings
 
-import jax.numpy as jnp
+import jax
 import numpy as np
 
 from splat.gaussians import Gaussians
@@ -47,7 +48,7 @@ def on_host(gaussians: Gaussians, active=None) -> Gaussians:
 
 
 def on_device(gaussians: Gaussians) -> Gaussians:
-    """The same gaussians as jax float32 arrays; doubles beyond float32 become inf (the renderer counts it)."""
+    """The same gaussians as jax float32 arrays; doubles beyond float32 become inf (renderers count it)."""
     with np.errstate(over="ignore", invalid="ignore", under="ignore"):
         leaves = [
             np.ascontiguousarray(leaf, np.float32)
@@ -59,7 +60,7 @@ def on_device(gaussians: Gaussians) -> Gaussians:
                 gaussians.sh,
             )
         ]
-    return Gaussians(*(jnp.asarray(leaf) for leaf in leaves))
+    return Gaussians(*jax.device_put(leaves))
 
 
 def check_writable(gaussians: Gaussians, kind: str, highest_degree: int) -> Gaussians:
@@ -145,6 +146,7 @@ def to_bytes(values: np.ndarray) -> np.ndarray:
 
 def drop_zero_degrees(sh: np.ndarray) -> np.ndarray:
     """`sh` [N, K, 3] without trailing degrees whose coefficients are all zero."""
-    while sh.shape[1] > 1 and not sh[:, (round(sh.shape[1] ** 0.5) - 1) ** 2 :].any():
-        sh = sh[:, : (round(sh.shape[1] ** 0.5) - 1) ** 2]
+    with np.errstate(invalid="ignore"):  # signalling NaNs of broken files
+        while sh.shape[1] > 1 and not sh[:, (math.isqrt(sh.shape[1]) - 1) ** 2 :].any():
+            sh = sh[:, : (math.isqrt(sh.shape[1]) - 1) ** 2]
     return sh

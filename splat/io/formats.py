@@ -3,6 +3,8 @@
 import os
 import pathlib
 
+import numpy as np
+
 from splat.gaussians import Gaussians
 from splat.io.dotsplat import decode_splat, encode_splat
 from splat.io.files import Malformed, on_device, on_host, write_atomically
@@ -37,18 +39,10 @@ def save(path: str | os.PathLike, gaussians: Gaussians, active=None, *, up: str 
     """
     path = pathlib.Path(path)
     turn = to_y_up(up)
-    rows = on_host(gaussians, active)
     suffix = path.suffix.lower()
-    if suffix == ".ply":
-        content = encode_ply(rows, **options)
-    elif suffix == ".splat":
-        content = encode_splat(rows, **options)
-    elif suffix in (".spz", ".glb"):
-        encode = encode_spz if suffix == ".spz" else encode_glb
-        content = encode(transform(rows, turn), **options)
-    else:
+    if suffix not in SUFFIXES:
         raise ValueError(f"{path}: {suffix!r} is no format of gaussians; expected {', '.join(SUFFIXES)}")
-    write_atomically(path, content)
+    write_atomically(path, encode(on_host(gaussians, active), suffix, turn, **options))
 
 
 def load(path: str | os.PathLike, *, up: str = "z") -> Gaussians:
@@ -89,7 +83,27 @@ def detect(data: bytes, suffix: str) -> str | None:
     return suffix if suffix in SUFFIXES else None
 
 
-def decode(data: bytes, kind: str, turn) -> Gaussians:
+def encode(gaussians: Gaussians, kind: str, turn: np.ndarray, **options) -> bytes:
+    """A whole file.
+
+    Args:
+      gaussians: numpy leaves.
+      kind: one of `SUFFIXES`.
+      turn: [3, 3] rotation from the gaussians' world to the frame of y-up formats.
+      **options: see `save`.
+
+    Raises:
+      ValueError: the format cannot hold these gaussians.
+    """
+    if kind == ".ply":
+        return encode_ply(gaussians, **options)
+    if kind == ".splat":
+        return encode_splat(gaussians, **options)
+    turned = transform(gaussians, turn)
+    return encode_spz(turned, **options) if kind == ".spz" else encode_glb(turned, **options)
+
+
+def decode(data: bytes, kind: str, turn: np.ndarray) -> Gaussians:
     """Gaussians (numpy leaves) of a file's bytes.
 
     Args:

@@ -1,9 +1,9 @@
 """Binary glTF files (.glb) with gaussians by the Khronos extension KHR_gaussian_splatting.
 
 A point primitive holds POSITION and, as KHR_gaussian_splatting:..., ROTATION (unit quaternion xyzw), SCALE
-(linear), OPACITY (0 to 1) and SH_DEGREE_l_COEF_n (degree 0 to 3, coefficients as in PLY files). What is written
-is float32, already in glTF's frame (y up), with COLOR_0 for viewers that know points only. Nodes may move, turn
-and scale what is read.
+(linear), OPACITY (0 to 1) and SH_DEGREE_l_COEF_n (degree 0 to 3, coefficients as in PLY files). What is
+written is float32, already in glTF's frame (y up), with COLOR_0 for viewers that know points only. Nodes may
+move, turn and scale what is read.
 """
 
 import warnings
