@@ -17,6 +17,7 @@ from PIL import Image
 from im3d_jax.cli import main as cli
 from im3d_jax.data.toybox import Toybox
 
+
 _OUT = flags.DEFINE_string("out", None, "Folder of the runs.", required=True)
 _PICTURES = flags.DEFINE_string("pictures", None, "Folder of the WebP pictures.", required=True)
 _COUNT = flags.DEFINE_integer("count", 8, "How many prompts.", lower_bound=1)
@@ -42,7 +43,12 @@ def main(argv):
     pictures.mkdir(parents=True, exist_ok=True)
     for i in range(_COUNT.value):
         caption, run = toybox.caption(i), pathlib.Path(_OUT.value) / f"{i:02d}"
-        flags_of_run = [f"--prompt={caption}", f"--seed={i}", f"--quality={_QUALITY.value}", f"--model={_MODEL.value}"]
+        flags_of_run = [
+            f"--prompt={caption}",
+            f"--seed={i}",
+            f"--quality={_QUALITY.value}",
+            f"--model={_MODEL.value}",
+        ]
         status = cli.main(["generate", *flags_of_run, f"--out={run}"])
         if status:
             raise SystemExit(status)

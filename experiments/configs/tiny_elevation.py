@@ -9,9 +9,9 @@ from experiments.configs.training import TrainConfig
 def get_config() -> TrainConfig:
     return TrainConfig(
         stage="elevation",
-        objects=4_000,
+        objects=1_500,
         frames=(0, 4, 8, 12),
-        steps=5_000,
+        steps=4_000,
         batch=64,
         learning_rate=1e-3,
         weight_decay=0.05,

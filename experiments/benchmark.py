@@ -1,0 +1,210 @@
+"""Times the rasterizer and the fit; one JSON line a case.
+
+    python -m experiments.benchmark rasterizer --gaussians=5000 --views=4 --size=128
+    python -m experiments.benchmark rasterizer --gaussians=20000,100000,400000 --views=16 --size=256,512,1024 --gsplat
+    python -m experiments.benchmark rasterizer --scene=garden --garden=PATH/garden_points.npz --views=1
+    python -m experiments.benchmark fit --gaussians=5000 --views=1 --size=128
+
+`rasterizer` times the forward pass, and forward plus backward of mean(rgb²) + mean(alpha²) with gradients to means,
+quaternions, scales, opacities and colours (none to cameras), the capacity known. `--gsplat` times gsplat's CUDA kernels
+on the same scene in the same run where it can be imported. `fit` times optimisation steps of the standard preset without
+density control, with the bundled model's perceptual features.
+
+Times are medians (and minima) of `--repeats` calls after warm-up, each waited for. Peak memory is the device allocator's
+where there is one, else null.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+import json
+import statistics
+import sys
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import app, flags
+
+import splat
+from experiments import scenes
+
+
+_GAUSSIANS = flags.DEFINE_list("gaussians", ["20000"], "Sizes of the torus.")
+_SIZES = flags.DEFINE_list("size", ["256"], "Sides of the pictures, pixels (torus).")
+_VIEWS = flags.DEFINE_list("views", ["16"], "Numbers of cameras.")
+_SCENE = flags.DEFINE_enum("scene", "torus", ["torus", "garden"], "What is drawn.")
+_GARDEN = flags.DEFINE_string(
+    "garden", "../shared/data/golden/garden_points.npz", "The garden scene's points."
+)
+_REPEATS = flags.DEFINE_integer("repeats", 20, "Timed calls.", lower_bound=1)
+_GSPLAT = flags.DEFINE_bool("gsplat", False, "Time gsplat's CUDA kernels beside ours.")
+_TILE = flags.DEFINE_integer("tile_size", None, "Tile side; the device's default otherwise.")
+_BLOCK = flags.DEFINE_integer("block_size", 32, "Splats a block.")
+_OUT = flags.DEFINE_string("out", None, "Also append the lines to this file.")
+
+
+def timed(call, repeats: int) -> dict[str, float]:
+    """Median and minimum of `repeats` waited-for calls, milliseconds, after three to warm up."""
+    for _ in range(3):
+        jax.block_until_ready(call())
+    times = []
+    for _ in range(repeats):
+        begun = time.perf_counter()
+        jax.block_until_ready(call())
+        times.append(1e3 * (time.perf_counter() - begun))
+    return {"median_ms": statistics.median(times), "min_ms": min(times)}
+
+
+def machine() -> dict[str, str]:
+    """Where the figures come from."""
+    return {"device": jax.devices()[0].device_kind, "jax": jax.__version__, "python": sys.version.split()[0]}
+
+
+def peak_gib() -> float | None:
+    """Peak device memory of this process so far, GiB; None where the device does not count."""
+    figures = jax.devices()[0].memory_stats()
+    return None if not figures else figures["peak_bytes_in_use"] / 2**30
+
+
+def rasterizer_case(gaussians: splat.Gaussians, cameras: splat.Cameras, repeats: int) -> dict:
+    """Our rasterizer on one scene."""
+    gaussians, cameras = jax.tree.map(jnp.asarray, (gaussians, cameras))
+    options = {"block_size": _BLOCK.value} | ({"tile_size": _TILE.value} if _TILE.value else {})
+    tile = {"tile_size": _TILE.value} if _TILE.value else {}
+    pairs = splat.count_pairs(gaussians, cameras, **tile)
+    draw = functools.partial(splat.render, capacity=splat.round_capacity(pairs), **options)
+
+    @jax.jit
+    def forward(gaussians, cameras):
+        made = draw(gaussians, cameras)
+        return made.rgb, made.alpha, made.pairs
+
+    @jax.jit
+    def backward(gaussians, cameras):
+        def loss(gaussians):
+            made = draw(gaussians, cameras)
+            return jnp.square(made.rgb).mean() + jnp.square(made.alpha).mean()
+
+        return jax.value_and_grad(loss)(gaussians)
+
+    figures = {"pairs": int(pairs)}
+    for name, program in (("forward", forward), ("forward_backward", backward)):
+        begun = time.perf_counter()
+        compiled = program.lower(gaussians, cameras).compile()
+        figures[name + "_compile_s"] = time.perf_counter() - begun
+        for key, value in timed(lambda compiled=compiled: compiled(gaussians, cameras), repeats).items():
+            figures[f"{name}_{key}"] = value
+    return figures | {"peak_gib": peak_gib()}
+
+
+def gsplat_case(gaussians: splat.Gaussians, cameras: splat.Cameras, repeats: int) -> dict:
+    """gsplat's CUDA kernels on the same scene: unpacked, classic, 16² tiles, colours given directly."""
+    import gsplat
+    import torch
+
+    tensor = functools.partial(torch.tensor, device="cuda", dtype=torch.float32)
+    colours = scenes.SH_CONSTANT * np.asarray(gaussians.sh)[:, 0] + 0.5
+    values = (
+        gaussians.means,
+        gaussians.quats,
+        np.exp(gaussians.log_scales),
+        1 / (1 + np.exp(-gaussians.opacity_logits)),
+        colours,
+    )
+    leaves = [tensor(np.asarray(v)).requires_grad_(True) for v in values]
+    pose, k = tensor(np.asarray(cameras.world_to_camera)), tensor(np.asarray(cameras.intrinsics))
+
+    def draw():
+        return gsplat.rasterization(*leaves, pose, k, cameras.width, cameras.height, packed=False)[:2]
+
+    def forward():
+        with torch.no_grad():
+            draw()
+        torch.cuda.synchronize()
+
+    def backward():
+        rgb, alpha = draw()
+        torch.autograd.grad(rgb.square().mean() + alpha.square().mean(), leaves)
+        torch.cuda.synchronize()
+
+    torch.cuda.reset_peak_memory_stats()
+    figures = {"gsplat": gsplat.__version__, "torch": torch.__version__}
+    for name, call in (("forward", forward), ("forward_backward", backward)):
+        for key, value in timed(call, repeats).items():
+            figures[f"gsplat_{name}_{key}"] = value
+    return figures | {"gsplat_peak_gib": torch.cuda.max_memory_allocated() / 2**30}
+
+
+def fit_case(count: int, views: int, size: int, repeats: int) -> dict:
+    """Steps of the standard fit on the torus: all `views` a step, perceptual features of the bundled model."""
+    import dataclasses
+
+    from im3d_jax import pipeline
+    from im3d_jax.reconstruction import PRESETS, Targets, fit, init_state
+
+    cameras = jax.tree.map(jnp.asarray, scenes.orbit(views, size))
+    made = splat.render(jax.tree.map(jnp.asarray, scenes.torus(count)), cameras)
+    rgba = jnp.concatenate(
+        [made.rgb / jnp.maximum(made.alpha, 1e-6)[..., None], made.alpha[..., None]], axis=-1
+    )
+    targets = Targets(jnp.clip(rgba, 0.0, 1.0))
+    config = dataclasses.replace(
+        PRESETS["standard"],
+        views_per_step=views,
+        initial=count,
+        capacity=count,
+        densify_until=0,
+        steps=10_000,
+    )
+    features = pipeline.load().features
+    state = init_state(jax.random.key(0), config, cameras, targets=targets)
+    begun = time.perf_counter()
+    state, _ = fit(state, targets, cameras, config, features=features, stop_step=5)
+    figures = {"first_steps_s": time.perf_counter() - begun}
+    begun = time.perf_counter()
+    state, _ = fit(state, targets, cameras, config, features=features, stop_step=5 + repeats)
+    jax.block_until_ready(state)
+    return figures | {"ms_per_step": 1e3 * (time.perf_counter() - begun) / repeats, "peak_gib": peak_gib()}
+
+
+def cases():
+    """(gaussians, views, size) of every combination of the flags."""
+    for count in _GAUSSIANS.value:
+        for size in _SIZES.value:
+            for views in _VIEWS.value:
+                yield int(count), int(views), int(size)
+
+
+def main(argv):
+    if len(argv) != 2 or argv[1] not in ("rasterizer", "fit"):
+        raise app.UsageError("expected one argument: rasterizer or fit")
+    if _GSPLAT.value and importlib.util.find_spec("gsplat") is None:
+        raise app.UsageError("--gsplat: gsplat is not installed here")
+    for count, views, size in cases():
+        if argv[1] == "fit":
+            line = {"case": "fit", "gaussians": count, "views": views, "size": size}
+            line |= fit_case(count, views, size, _REPEATS.value)
+        else:
+            if _SCENE.value == "garden":
+                gaussians, cameras = scenes.garden(_GARDEN.value, views)
+            else:
+                gaussians, cameras = scenes.torus(count), scenes.orbit(views, size)
+            line = {"case": _SCENE.value, "gaussians": len(gaussians.means), "views": views}
+            line |= {"width": cameras.width, "height": cameras.height}
+            line |= rasterizer_case(gaussians, cameras, _REPEATS.value)
+            if _GSPLAT.value:
+                line |= gsplat_case(gaussians, cameras, _REPEATS.value)
+        text = json.dumps(
+            {k: round(v, 4) if isinstance(v, float) else v for k, v in (line | machine()).items()}
+        )
+        print(text, flush=True)
+        if _OUT.value:
+            with open(_OUT.value, "a") as file:
+                file.write(text + "\n")
+
+
+if __name__ == "__main__":
+    app.run(main)
