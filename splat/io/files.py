@@ -111,7 +111,7 @@ def logit(opacity: np.ndarray, margin: float) -> np.ndarray:
 def linear_scales(log_scales: np.ndarray) -> np.ndarray:
     """exp(log_scales) in float64, kept inside what float32 can hold."""
     limits = np.finfo(np.float32)
-    return np.exp(np.clip(log_scales.astype(np.float64), np.log(limits.tiny), np.log(limits.max)))
+    return np.clip(np.exp(np.clip(log_scales.astype(np.float64), -100, 100)), limits.tiny, limits.max)
 
 
 def logarithms(scales: np.ndarray) -> np.ndarray:

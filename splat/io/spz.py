@@ -34,9 +34,7 @@ _COORDINATE_SYSTEM_EXTENSION, _RIGHT_UP_BACK = 0xADBE0003, 4
 _HIGHEST_RATIO, _HIGHEST_RATIO_LARGE, _LARGE = 1032, 64, 1 << 24
 
 
-def encode_spz(
-    gaussians: Gaussians, *, fractional_bits: int | None = None, sh_bits: tuple[int, int] = (5, 4)
-) -> bytes:
+def encode_spz(gaussians: Gaussians, *, fractional_bits: int | None = None, sh_bits: tuple[int, int] = (5, 4)) -> bytes:
     """A version-3 file of gaussians that are in the format's own frame.
 
     Args:
@@ -57,9 +55,7 @@ def encode_spz(
     if fractional_bits is None:
         fractional_bits = min(max(12, 13 - math.frexp(extent)[1]), most_bits, 23)
     if not 0 <= fractional_bits <= most_bits:
-        raise ValueError(
-            f"fractional_bits is {fractional_bits}; positions up to {extent:.3g} allow 0 to {most_bits}"
-        )
+        raise ValueError(f"fractional_bits is {fractional_bits}; positions up to {extent:.3g} allow 0 to {most_bits}")
     if len(sh_bits) != 2 or not all(1 <= bits <= 8 for bits in sh_bits):
         raise ValueError(f"sh_bits is {sh_bits}; expected two numbers from 1 to 8")
     fixed = np.rint(gaussians.means.astype(np.float64) * 2.0**fractional_bits)
@@ -110,7 +106,7 @@ def decode_spz(data: bytes) -> Gaussians:
     body, complete = _inflate(data, size + spare)
     if len(body) < size:
         raise Malformed(f"truncated: {count} gaussians need {size} bytes, the stream holds {len(body)}")
-    if not complete:
+    if not complete or len(body) >= size + spare:
         raise Malformed(f"ends early or holds more than its {count} gaussians")
     if flags & _HAS_EXTENSIONS:
         _check_extensions(body[size:])
