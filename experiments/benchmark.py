@@ -7,11 +7,11 @@
 
 `rasterizer` times the forward pass, and forward plus backward of mean(rgb²) + mean(alpha²) with gradients to means,
 quaternions, scales, opacities and colours (none to cameras), the capacity known. `--gsplat` times gsplat's CUDA kernels
-on the same scene in the same run where it can be imported. `fit` times optimisation steps of the standard preset without
-density control, with the bundled model's perceptual features.
+on the same scene in the same run where it can be imported. `fit` times optimisation steps of the standard preset
+without density control, with the bundled model's perceptual features.
 
-Times are medians (and minima) of `--repeats` calls after warm-up, each waited for. Peak memory is the device allocator's
-where there is one, else null.
+Times are medians (and minima) of `--repeats` calls after warm-up, each waited for. Peak memory is the device
+allocator's where there is one, else null.
 """
 
 from __future__ import annotations

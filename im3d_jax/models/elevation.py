@@ -1,8 +1,8 @@
 """Elevation of an orbit from its views: a small head on the autoencoder's latents.
 
 IM-3D (arXiv 2402.08682, appendix A.1) averages image features of four evenly spaced frames and regresses radians with
-an MLP; here the features are the autoencoder's latents, folded three times into patches. Linear layers on patches rather
-than strided convolutions, whose gradients XLA computes very slowly on CPUs.
+an MLP; here the features are the autoencoder's latents, folded three times into patches. Linear layers on patches
+rather than strided convolutions, whose gradients XLA computes very slowly on CPUs.
 """
 
 from __future__ import annotations

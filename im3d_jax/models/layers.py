@@ -71,8 +71,8 @@ def attend(
 def add_bias(y: jax.Array, bias: jax.Array) -> jax.Array:
     """y [..., C] + bias [C] in float32, in y's dtype.
 
-    In bfloat16 the bias's gradient, a sum over all pixels of all frames, came out of XLA's GPU compiler (jax 0.11.2) as a
-    constant 0.5 where the truth was 1e-3; summed in float32 there is nothing to round away.
+    In bfloat16 the bias's gradient, a sum over all pixels of all frames, came out of XLA's GPU compiler (jax 0.11.2)
+    as a constant 0.5 where the truth was 1e-3; summed in float32 there is nothing to round away.
     """
     return (y.astype(jnp.float32) + bias.reshape((1,) * (y.ndim - 1) + (-1,))).astype(y.dtype)
 

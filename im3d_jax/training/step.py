@@ -64,7 +64,7 @@ def make_train_steps(
 
 
 def _one_by_one(many):
-    """The same calls as single steps: XLA's CPU convolutions lose their threads inside a device loop (7 times slower)."""
+    """The same calls as single steps: XLA's CPU convolutions lose their threads in a device loop (7 times slower)."""
 
     def steps(state: TrainState, held: dict, data: dict, count: int) -> tuple[TrainState, dict]:
         total = None
