@@ -12,7 +12,6 @@ from splat.io.files import (
     Malformed,
     base_coefficients,
     base_colors,
-    check_writable,
     linear_scales,
     logarithms,
     logit,
@@ -26,12 +25,7 @@ ROW = np.dtype([("mean", "<f4", 3), ("scale", "<f4", 3), ("rgba", "u1", 4), ("qu
 
 
 def encode_splat(gaussians: Gaussians) -> bytes:
-    """Rows of `gaussians` (numpy leaves); coefficients above degree 0 are left out with a warning.
-
-    Raises:
-      ValueError: nothing to write, or numbers that are not finite.
-    """
-    gaussians = check_writable(gaussians, ".splat", 0)
+    """Rows of `gaussians` (numpy leaves, finite numbers, SH degree 0)."""
     rows = np.empty(len(gaussians), ROW)
     rows["mean"] = gaussians.means
     rows["scale"] = linear_scales(gaussians.log_scales)

@@ -7,7 +7,7 @@ import numpy as np
 
 from splat.gaussians import Gaussians
 from splat.io.dotsplat import decode_splat, encode_splat
-from splat.io.files import Malformed, on_device, on_host, write_atomically
+from splat.io.files import Malformed, check_writable, on_device, on_host, write_atomically
 from splat.io.frames import to_y_up, transform
 from splat.io.gltf import decode_glb, encode_glb
 from splat.io.ply import decode_ply, encode_ply
@@ -15,6 +15,8 @@ from splat.io.spz import decode_spz, encode_spz
 
 
 SUFFIXES = (".ply", ".spz", ".splat", ".glb")
+# Name and highest SH degree of the formats that hold only sound gaussians.
+_HOLDS = {".spz": ("SPZ", 3), ".splat": (".splat", 0), ".glb": ("glTF", 3)}
 
 
 def save(path: str | os.PathLike, gaussians: Gaussians, active=None, *, up: str = "z", **options) -> None:
@@ -54,7 +56,8 @@ def load(path: str | os.PathLike, *, up: str = "z") -> Gaussians:
         that it is. PLY and .splat files declare no frame and are left as they are.
 
     Returns:
-      `Gaussians` with finite opacity logits; SPZ, .splat and .glb files also give quaternions of length one.
+      `Gaussians`. SPZ, .splat and .glb files give finite opacity logits and quaternions of length one (zero
+      where the file says zero); PLY files give their numbers as they are.
 
     Raises:
       ValueError: no such file of gaussians, damaged, or another `up`; one line says why.
@@ -97,6 +100,7 @@ def encode(gaussians: Gaussians, kind: str, turn: np.ndarray, **options) -> byte
     """
     if kind == ".ply":
         return encode_ply(gaussians, **options)
+    gaussians = check_writable(gaussians, *_HOLDS[kind])
     if kind == ".splat":
         return encode_splat(gaussians, **options)
     turned = transform(gaussians, turn)

@@ -14,7 +14,6 @@ from splat.gaussians import Gaussians
 from splat.io.files import (
     Malformed,
     base_colors,
-    check_writable,
     linear_scales,
     logarithms,
     logit,
@@ -37,12 +36,11 @@ def encode_glb(gaussians: Gaussians) -> bytes:
     """A whole file of gaussians that are in glTF's frame.
 
     Args:
-      gaussians: numpy leaves, SH degree 0 to 3 (degree 4 is cut with a warning).
+      gaussians: at least one; numpy leaves, finite numbers, SH degree 0 to 3.
 
     Raises:
-      ValueError: nothing to write, numbers that are not finite, or more than a .glb file can hold (4 GiB).
+      ValueError: more gaussians than a .glb file can hold (4 GiB).
     """
-    gaussians = check_writable(gaussians, "glTF", 3)
     opacity = sigmoid(gaussians.opacity_logits)
     colors = np.concatenate([_linear(base_colors(gaussians.sh)), opacity[:, None]], axis=1)
     attributes = {

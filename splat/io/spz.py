@@ -21,7 +21,7 @@ import zlib
 import numpy as np
 
 from splat.gaussians import Gaussians
-from splat.io.files import Malformed, check_writable, logit, sigmoid, to_bytes, unit_quaternions
+from splat.io.files import Malformed, logit, sigmoid, to_bytes, unit_quaternions
 
 
 _HEADER = struct.Struct("<4sIIBBBB")
@@ -38,16 +38,15 @@ def encode_spz(gaussians: Gaussians, *, fractional_bits: int | None = None, sh_b
     """A version-3 file of gaussians that are in the format's own frame.
 
     Args:
-      gaussians: numpy leaves, SH degree 0 to 3 (degree 4 is cut with a warning).
+      gaussians: at least one; numpy leaves, finite numbers, SH degree 0 to 3.
       fractional_bits: positions are multiples of 2^-fractional_bits, 0 to 23; by default 12, more for objects
         smaller than 1 and fewer for scenes beyond 2048.
       sh_bits: bits of the coefficients of degree 1 and of those above, 1 to 8 (5 and 4 are what other writers
         use; 8 doubles the size of files with harmonics).
 
     Raises:
-      ValueError: nothing to write, numbers that are not finite, positions out of range, or bits out of range.
+      ValueError: positions or bits out of range.
     """
-    gaussians = check_writable(gaussians, "SPZ", 3)
     extent = float(np.abs(gaussians.means).max())
     most_bits = 23 - max(math.frexp(extent)[1], 0)
     if most_bits < 0:
@@ -73,7 +72,7 @@ def encode_spz(gaussians: Gaussians, *, fractional_bits: int | None = None, sh_b
         to_bytes(np.rint((128.0 + 128.0 * rest) / steps) * steps).tobytes(),
     ]
     # No time and no name in the header: equal gaussians give equal files.
-    stream = zlib.compressobj(9, zlib.DEFLATED, 31)
+    stream = zlib.compressobj(6, zlib.DEFLATED, 31)
     return stream.compress(b"".join(parts)) + stream.flush()
 
 

@@ -171,6 +171,7 @@ def test_wrong_arguments_name_what_is_expected(tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["spz", "splat", "glb"])
+@pytest.mark.filterwarnings("error::RuntimeWarning")
 def test_what_a_format_cannot_hold_is_refused_before_writing(tmp_path, kind):
     gaussians = scene(n=4, k=1)
     path = tmp_path / f"a.{kind}"
@@ -222,6 +223,12 @@ def test_five_hundred_damaged_files(kind):
     assert report.rss_growth_mib < 200
 
 
+def assert_shapes(a, b, error):
+    """Covariances alike: the norm of each difference at most `error` of the covariance's own."""
+    differences = np.linalg.norm(a - b, axis=(1, 2)) / np.linalg.norm(b, axis=(1, 2))
+    assert differences.max() < error, differences.max()
+
+
 def splat_transform(*arguments):
     program = shutil.which("splat-transform")
     if program is None:
@@ -239,7 +246,8 @@ def test_splat_transform_reads_our_files(tmp_path, kind):
     theirs = splat.load(tmp_path / "b.ply")
     np.testing.assert_allclose(theirs.means, gaussians.means, atol=2**-12)
     ours = splat.load(tmp_path / f"a.{kind}", up="-y")
-    np.testing.assert_allclose(covariances(theirs), covariances(ours), rtol=0.03, atol=1e-3 * covariances(ours).max())
+    # Its .splat reader takes bytes as 2 b / 255 - 1, half a step off (b - 128) / 128.
+    assert_shapes(covariances(theirs), covariances(ours), 0.05 if kind == "splat" else 1e-4)
     np.testing.assert_allclose(theirs.sh, ours.sh, atol=1e-5)
     np.testing.assert_allclose(theirs.opacities, ours.opacities, atol=0.002)
 
@@ -254,8 +262,7 @@ def test_we_read_files_of_splat_transform(tmp_path, kind):
     # Into glTF it turns a y-down scene about z, into SPZ about x; quaternions differ by signs of axes.
     turn = np.diag([-1.0, -1.0, 1.0]) if kind == "glb" else np.eye(3)
     np.testing.assert_allclose(back.means, gaussians.means @ turn.T, atol=2**-12)
-    expected = turn @ covariances(gaussians) @ turn.T
-    np.testing.assert_allclose(covariances(back), expected, rtol=0.1, atol=5e-3 * expected.max())
+    assert_shapes(covariances(back), turn @ covariances(gaussians) @ turn.T, 0.1 if kind == "spz" else 1e-4)
     turned = frames.rotate_harmonics(np.asarray(gaussians.sh), turn)
     np.testing.assert_allclose(back.sh, turned, atol=0.07 if kind == "spz" else 1e-5)
 
