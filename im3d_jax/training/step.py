@@ -52,7 +52,7 @@ def make_train_steps(
         params = optax.apply_updates(state.params, updates)
         decay = jnp.minimum(ema, (1.0 + state.step) / (10.0 + state.step))
         average = optax.incremental_update(params, state.ema, 1.0 - decay)
-        metrics = {**metrics, "loss": value, "gradient_norm": optax.global_norm(gradients)}
+        metrics = {**metrics, "loss": value, "gradient_norm": optax.tree.norm(gradients)}
         return TrainState(state.step + 1, params, average, opt_state, state.key), metrics
 
     def steps(state: TrainState, held: dict, data: dict, count: int) -> tuple[TrainState, dict]:

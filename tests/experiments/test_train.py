@@ -1,0 +1,156 @@
+"""All four stages for two steps each on a very small model, through the program itself."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+from absl import app
+from absl.testing import flagsaver
+
+from experiments import train
+from experiments.configs.training import TrainConfig
+from im3d_jax.models import is_temporal
+from im3d_jax.weights import flatten, load_bundle
+
+
+MODEL = [
+    "model.image_size=16",
+    "model.autoencoder.latent_channels=2",
+    "model.autoencoder.encoder_channels=(8,8,8)",
+    "model.autoencoder.decoder_channels=(8,8,8)",
+    "model.autoencoder.encoder_blocks=(0,0,1)",
+    "model.autoencoder.decoder_blocks=(0,0,1)",
+    "model.text.width=8",
+    "model.text.layers=1",
+    "model.text.head_dim=8",
+    "model.text.length=6",
+    "model.unet.latent_channels=2",
+    "model.unet.condition_channels=3",
+    "model.unet.channels=(8,8)",
+    "model.unet.layers_per_block=0",
+    "model.unet.attention=(False,True)",
+    "model.unet.temporal_attention=(False,True)",
+    "model.unet.first_frame_attention=(False,False)",
+    "model.unet.joint_attention=(False,False)",
+    "model.unet.frames=4",
+    "model.unet.context_dim=8",
+    "model.unet.time_dim=8",
+    "model.unet.head_dim=8",
+    "model.unet.groups=4",
+    "model.elevation.patches=(2,2)",
+    "model.elevation.width=8",
+    "model.elevation.hidden=8",
+]
+RUN = ["objects=3", "steps=2", "batch=2", "log_every=1", "warmup=1", "evaluate_objects=0", "dtype=float32"]
+
+
+def run(stage, workdir, *extra, **flags):
+    frames = "frames=(0,4,8,12)"
+    overrides = [*MODEL, *RUN, frames, *extra]
+    with flagsaver.flagsaver(config=f"tiny_{stage}", workdir=str(workdir), set=overrides, **flags):
+        train.main(["train"])
+    return load_bundle(str(workdir / "bundle"))
+
+
+def changed(before, after):
+    """Names of the parameters that differ, ``part.name``."""
+    names = set()
+    for part in before.params:
+        a, b = flatten(before.params[part]), flatten(after.params[part])
+        names |= {f"{part}.{name}" for name in a if not np.array_equal(a[name], b[name])}
+    return names
+
+
+@pytest.fixture(scope="module")
+def stages(tmp_path_factory):
+    """The bundle after each stage of a whole training, and its folder."""
+    workdir = tmp_path_factory.mktemp("run")
+    made = {}
+    for stage in ("autoencoder", "images", "video", "elevation"):
+        made[stage] = run(stage, workdir)
+    return made, workdir
+
+
+def test_each_stage_trains_its_part_alone(stages):
+    made, _ = stages
+    images = changed(made["autoencoder"], made["images"])
+    assert {name.split(".")[0] for name in images} == {"unet", "text_encoder"}
+    assert not any(is_temporal(name) for name in images)
+    video = changed(made["images"], made["video"])
+    assert video and all(name.startswith("unet.") and is_temporal(name) for name in video)
+    assert any("conv_in_condition" in name for name in video)
+    elevation = changed(made["video"], made["elevation"])
+    assert elevation and all(name.startswith("elevation.") for name in elevation)
+
+
+def test_latents_are_measured(stages):
+    made, _ = stages
+    params = made["autoencoder"].params["autoencoder"]
+    assert (params["latent_std"] != 1).all() and (params["latent_std"] > 0).all()
+    assert (params["latent_mean"] != 0).all()
+    assert 0.3 < made["autoencoder"].config.target_fraction < 1
+
+
+def test_a_run_records_its_settings_and_metrics(stages):
+    _, workdir = stages
+    for stage in ("autoencoder", "images", "video", "elevation"):
+        settings = json.loads((workdir / stage / "config.json").read_text())
+        assert settings["stage"] == stage and settings["batch"] == 2
+        assert settings["model"]["unet"]["channels"] == [8, 8]
+        lines = [json.loads(line) for line in (workdir / stage / "metrics.jsonl").read_text().splitlines()]
+        assert [line["step"] for line in lines] == [1, 2]
+        assert all(np.isfinite(line["loss"]) for line in lines)
+
+
+def test_stopped_by_the_clock_and_continued(stages, tmp_path):
+    """A run without time does nothing but save; a rerun ends where an uninterrupted one does."""
+    made, _ = stages
+    before = run("autoencoder", tmp_path, max_seconds=0.0)
+    assert (tmp_path / "autoencoder/metrics.jsonl").read_text() == ""
+    after = run("autoencoder", tmp_path)
+    assert changed(before, after)
+    jax.tree.map(np.testing.assert_array_equal, after.params, made["autoencoder"].params)
+
+
+def test_other_settings_and_arguments_are_refused(stages):
+    _, workdir = stages
+    with pytest.raises(ValueError, match="other settings.*learning_rate"):
+        run("elevation", workdir, "learning_rate=0.5")
+    with flagsaver.flagsaver(config="tiny_video", workdir=str(workdir)):
+        with pytest.raises(app.UsageError, match="extra"):
+            train.main(["train", "extra"])
+
+
+def test_vocabulary_must_fit(tmp_path):
+    with pytest.raises(ValueError, match="model.text.vocabulary=20"):
+        run("images", tmp_path, "model.text.vocabulary=20")
+
+
+@pytest.mark.parametrize("stage", ["autoencoder", "images", "video", "elevation"])
+def test_shapes_announced_are_those_made(stage, stages):
+    """Compiling ahead uses `data_shapes`; the data must then fit."""
+    made, _ = stages
+    config = train.apply_overrides(TrainConfig(stage=stage), [*MODEL, *RUN, "frames=(0,4,8,12)"])
+    data = train.make_data(config, made["elevation"], "train", 3)
+    shapes = train.data_shapes(config, made["elevation"].config)
+    assert {k: (v.shape, v.dtype) for k, v in data.items()} == {k: (v.shape, v.dtype) for k, v in shapes.items()}
+
+
+def test_schedule_and_rates():
+    """Warm-up, plateau, decay to nothing; spatial layers at their share of the rate in the video stage."""
+    names = ["unet.a.temporal_conv1.conv.kernel", "unet.conv_in.kernel"]
+    config = TrainConfig(stage="video", steps=100, warmup=10, decay=0.5, weight_decay=0.0, learning_rate=1.0)
+    config = train.apply_overrides(config, ["spatial_rate=0.1"])
+    optimizer = train.make_optimizer(config, names)
+    params = {name: np.ones(1, np.float32) for name in names}
+    state = optimizer.init(params)
+    update = jax.jit(optimizer.update)
+    sizes = []
+    for _ in range(100):
+        # A constant gradient: Adam's step is then the rate itself.
+        change, state = update(params, state, params)
+        sizes.append([-float(change[name][0]) for name in names])
+    temporal, spatial = np.array(sizes).T
+    np.testing.assert_allclose(spatial, 0.1 * temporal, rtol=1e-3, atol=1e-6)
+    np.testing.assert_allclose(temporal[[0, 5, 10, 49, 75, 99]], [0, 0.5, 1, 1, 0.5, 0.02], atol=0.011)
