@@ -1,4 +1,5 @@
 """PLY files: round trips, the fixed layout, variants of other writers, and malformed input."""
+
 import pathlib
 
 import jax.numpy as jnp
@@ -53,8 +54,23 @@ def test_no_gaussians(tmp_path):
     assert len(splat.load_ply(tmp_path / "a.ply")) == 0
 
 
-NAMES = ["opacity", "x", "y", "z", "extra", "rot_0", "rot_1", "rot_2", "rot_3",
-         "scale_0", "scale_1", "scale_2", "f_dc_0", "f_dc_1", "f_dc_2"]
+NAMES = [
+    "opacity",
+    "x",
+    "y",
+    "z",
+    "extra",
+    "rot_0",
+    "rot_1",
+    "rot_2",
+    "rot_3",
+    "scale_0",
+    "scale_1",
+    "scale_2",
+    "f_dc_0",
+    "f_dc_1",
+    "f_dc_2",
+]
 
 
 def foreign(encoding, first=b""):
@@ -94,6 +110,11 @@ MALFORMED = {
     "twice": (good.replace(b"double extra", b"double x"), "twice"),
     "mesh": (good.replace(b"element vertex", b"element face"), "vertex"),
     "list": (good.replace(b"property double extra", b"property list uchar int extra"), "list"),
+    "compressed": (good.replace(b"double extra", b"double packed_position"), "compressed PLY; convert"),
+    "empty lines": (
+        good.replace(b"binary_little_endian", b"ascii").replace(b"vertex 2", b"vertex 99999999"),
+        "truncated",
+    ),
     "rest": (good.replace(b"double extra", b"double f_rest_0"), "f_rest"),
 }
 
