@@ -9,11 +9,11 @@ from experiments.configs.training import TrainConfig
 def get_config() -> TrainConfig:
     return TrainConfig(
         stage="elevation",
-        objects=1_500,
-        frames=(0, 4, 8, 12),
+        objects=10_000,
+        frames=(0,),
         steps=4_000,
-        batch=64,
+        batch=128,
         learning_rate=1e-3,
-        weight_decay=0.05,
+        weight_decay=0.1,
         dtype="float32",
     )

@@ -27,14 +27,17 @@ class ElevationConfig:
 
 
 class ElevationHead(nn.Module):
-    """Latents of a whole orbit [B, T, h, w, z] to elevations [B] in radians, between 0 and the limit."""
+    """Latents of a whole orbit [B, T, h, w, z] to elevations [B] in radians, between 0 and the limit.
+
+    Fewer frames than `config.frames` are all used: training takes one frame of each of many objects.
+    """
 
     config: ElevationConfig
 
     @nn.compact
     def __call__(self, latents: jax.Array) -> jax.Array:
         c = self.config
-        x = latents[:, :: latents.shape[1] // c.frames][:, : c.frames]
+        x = latents[:, :: max(1, latents.shape[1] // c.frames)][:, : c.frames]
         for i, side in enumerate(c.patches):
             batch, frames, height, width, _ = x.shape
             x = x.reshape(batch, frames, height // side, side, width // side, side, -1).swapaxes(3, 4)
