@@ -44,7 +44,7 @@ SMALL = BundleConfig(
         head_dim=8,
         groups=4,
     ),
-    elevation=ElevationConfig(channels=(8, 8), hidden=8),
+    elevation=ElevationConfig(patches=(2, 2), width=8, hidden=8),
 )
 
 
