@@ -9,7 +9,7 @@ from splat.io.files import Malformed
 
 
 _HEADER, _CHUNK = struct.Struct("<4sII"), struct.Struct("<I4s")
-_MOST_JSON = 1 << 23
+_MOST_JSON = 1 << 22
 _COMPONENTS = {5120: "b", 5121: "B", 5122: "h", 5123: "H", 5125: "I", 5126: "f"}
 _WIDTHS = {"SCALAR": 1, "VEC3": 3, "VEC4": 4}
 

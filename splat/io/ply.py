@@ -5,6 +5,8 @@ rot_0..3), with unused f_rest filled with zeros: every viewer reads that. `f_res
 red coefficients first. Opacity is a logit, scales are logarithms, rotations wxyz.
 """
 
+import io
+import itertools
 import os
 import pathlib
 
@@ -41,6 +43,7 @@ _TYPES = {
 }
 _REST_COUNTS = {0: 1, 9: 4, 24: 9, 45: 16, 72: 25}
 _MAX_HEADER = 64 * 1024
+_SLICE = 4096
 
 
 def save_ply(path: str | os.PathLike, gaussians: Gaussians, active=None, *, lean: bool = False) -> None:
@@ -179,26 +182,30 @@ def _dtype(properties: list[tuple[str, str]], order: str) -> np.dtype:
 
 
 def _read_ascii(body: bytes, elements: list) -> dict[str, np.ndarray]:
-    total = sum(count for _, count, _ in elements)
-    have = body.count(b"\n") + 1
-    if total > have:
-        raise Malformed(f"truncated: its elements need {total} lines, {have} are there")
-    lines = body.split(b"\n", total)
-    offset = 0
+    lines = io.BytesIO(body)
     for name, count, properties in elements:
-        if offset + count > len(lines):
-            raise Malformed(f"truncated: element {name} needs {count} lines, {len(lines) - offset} are left")
-        if name == "vertex":
-            names = _dtype(properties, "<").names
-            rows = [line.split() for line in lines[offset : offset + count]]
+        if name != "vertex":
+            have = sum(1 for _ in itertools.islice(lines, count))
+            if have < count:
+                raise Malformed(f"truncated: element {name} needs {count} lines, {have} are left")
+            continue
+        names = _dtype(properties, "<").names
+        # A digit and a separator each, before anything is allocated for them.
+        if 2 * count * len(names) > len(body) + 1:
+            raise Malformed(f"truncated: {count} lines of {len(names)} numbers do not fit into {len(body)} bytes")
+        table = np.empty((count, len(names)))
+        # In slices, because a number that is split off takes twenty times its place in the file.
+        for start in range(0, count, _SLICE):
+            rows = [line.split() for line in itertools.islice(lines, min(_SLICE, count - start))]
+            if len(rows) < min(_SLICE, count - start):
+                raise Malformed(f"truncated: {count} vertex lines are announced, {start + len(rows)} are there")
             if any(len(row) != len(names) for row in rows):
                 raise Malformed(f"a vertex line does not hold {len(names)} numbers")
             try:
-                table = np.array(rows, dtype=object).reshape(count, len(names)).astype(np.float64)
+                table[start : start + len(rows)] = np.array(rows, dtype=object).astype(np.float64)
             except ValueError:
                 raise Malformed("a vertex line holds something that is not a number") from None
-            return {key: table[:, i] for i, key in enumerate(names)}
-        offset += count
+        return {key: table[:, i] for i, key in enumerate(names)}
     raise Malformed("has no element 'vertex'")
 
 

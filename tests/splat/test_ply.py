@@ -1,6 +1,7 @@
 """PLY files: round trips, the fixed layout, variants of other writers, and malformed input."""
 
 import pathlib
+import tracemalloc
 
 import jax.numpy as jnp
 import numpy as np
@@ -156,3 +157,17 @@ def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
     with pytest.raises(OSError, match="disk full"):
         splat.save_ply(path, random_gaussians(n=5))
     assert path.read_bytes() == before and list(pathlib.Path(tmp_path).iterdir()) == [path]
+
+
+@pytest.mark.parametrize("rows", [400_000, 27_000])
+def test_a_file_of_separators_takes_no_memory_beyond_its_size(tmp_path, rows):
+    header = f"ply\nformat ascii 1.0\nelement vertex {rows}\n".encode()
+    header += b"".join(f"property double {n}\n".encode() for n in NAMES) + b"end_header\n"
+    content = header + b"\n" * 1_000_000
+    (tmp_path / "a.ply").write_bytes(content)
+    tracemalloc.start()
+    with pytest.raises(ValueError, match="do not fit|does not hold"):
+        splat.load_ply(tmp_path / "a.ply")
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 8 * len(content)
