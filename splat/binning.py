@@ -3,55 +3,13 @@
 Two sorts with 32-bit keys instead of one with 64 bits: depth order inside each view, pairs emitted in that
 order, then one stable sort by tile.
 """
-from dataclasses import dataclass
-
 import flax.struct
 import jax
 import jax.numpy as jnp
 
+from splat.ellipses import tile_rows
 from splat.projection import Projected
-
-
-@dataclass(frozen=True)
-class TileGrid:
-    """Static sizes of one rasterization.
-
-    Attributes:
-      views, width, height: of the images, pixels.
-      tile: edge of a square tile, pixels.
-      block: pairs in one block of a tile's list.
-      slab: blocks that are evaluated together.
-      capacity: most (tile, gaussian) pairs, over all views.
-      scan: walk through a block's splats instead of evaluating them all at once.
-    """
-
-    views: int
-    width: int
-    height: int
-    tile: int
-    block: int
-    slab: int
-    capacity: int
-    scan: bool = False
-
-    @property
-    def columns(self) -> int:
-        return -(-self.width // self.tile)
-
-    @property
-    def rows(self) -> int:
-        return -(-self.height // self.tile)
-
-    @property
-    def tiles(self) -> int:
-        """Tiles of all views."""
-        return self.views * self.rows * self.columns
-
-    @property
-    def blocks(self) -> int:
-        """Upper bound on the number of blocks, a multiple of `slab`."""
-        bound = self.capacity // self.block + min(self.tiles, self.capacity)
-        return max(1, -(-bound // self.slab)) * self.slab
+from splat.tiles import TileGrid, expand, runs, saturating_sum, tile_ranges
 
 
 @flax.struct.dataclass
@@ -103,33 +61,16 @@ class Bins:
     blocks: BlockList
 
 
-def tile_ranges(projected: Projected, grid: TileGrid) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """The rectangle of tiles under each gaussian.
-
-    Returns:
-      first column, first row and (columns, rows) as int32 [V, N], [V, N], [V, N, 2]; zero sizes where nothing
-      is seen.
-    """
-    size = jnp.asarray([grid.width, grid.height], jnp.float32)[None, None]
-    # Pixel i has its centre at i + 0.5; clamping before the cast keeps far-away means inside int32.
-    low = jnp.clip(jnp.ceil(projected.means - projected.extents - 0.5), 0.0, size)
-    high = jnp.clip(jnp.floor(projected.means + projected.extents - 0.5), -1.0, size - 1.0)
-    seen = jnp.all((high >= low) & (projected.extents > 0.0), axis=-1)
-    low, high = low.astype(jnp.int32) // grid.tile, high.astype(jnp.int32) // grid.tile
-    counts = jnp.where(seen[..., None], high - low + 1, 0)
-    return low[..., 0], low[..., 1], counts
-
-
 def count_pairs(projected: Projected, grid: TileGrid) -> jax.Array:
-    """Number of (tile, gaussian) pairs over all views, int32 [], saturating at 2^31 - 1."""
+    """Number of (tile, gaussian) pairs over all views, int32 [], saturating at 2^31 - 1.
+
+    With `grid.exact` the capacity must be at least the number without it.
+    """
+    if grid.exact:
+        order = jnp.arange(projected.depths.size, dtype=jnp.int32)
+        return tile_rows(projected, grid, order).pairs
     counts = tile_ranges(projected, grid)[2]
-    return _saturating_sum(counts[..., 0] * counts[..., 1])
-
-
-def _saturating_sum(counts: jax.Array) -> jax.Array:
-    total = jnp.sum(counts, dtype=jnp.int32)
-    huge = jnp.sum(counts.astype(jnp.float32)) > 2.0e9
-    return jnp.where(huge, jnp.int32(2**31 - 1), total)
+    return saturating_sum(counts[..., 0] * counts[..., 1])
 
 
 def build_bins(projected: Projected, grid: TileGrid) -> Bins:
@@ -138,7 +79,6 @@ def build_bins(projected: Projected, grid: TileGrid) -> Bins:
     splats = views * count
     column, row, counts = tile_ranges(projected, grid)
     area = counts[..., 0] * counts[..., 1]
-    pairs = _saturating_sum(area)
 
     index = jnp.broadcast_to(jnp.arange(count, dtype=jnp.int32)[None], (views, count))
     # Depths are positive, so their bits sort like integers; unseen gaussians go last.
@@ -147,21 +87,26 @@ def build_bins(projected: Projected, grid: TileGrid) -> Bins:
     _, order = jax.lax.sort((bits, index), dimension=1, num_keys=1, is_stable=True)
     order = (order + count * jnp.arange(views, dtype=jnp.int32)[:, None]).reshape(-1)
 
-    run_area = area.reshape(-1)[order]
-    run_start = jnp.cumsum(run_area) - run_area
-    # Past the capacity (or past int32) nothing is emitted; `pairs` tells.
-    run_start = jnp.where((run_start < 0) | (run_start > grid.capacity), grid.capacity, run_start)
-    run_count = jnp.minimum(run_area, grid.capacity - run_start)
-
     slot = jnp.arange(grid.capacity, dtype=jnp.int32)
-    run = _expand(run_start, run_count, grid.capacity)
-    splat = order[run]
-    local = slot - run_start[run]
-    width = jnp.maximum(counts[..., 0].reshape(-1)[splat], 1)
-    tile_row = row.reshape(-1)[splat] + local // width
-    tile_column = column.reshape(-1)[splat] + local % width
+    if grid.exact:
+        rows = tile_rows(projected, grid, order)
+        pairs, emitted_pairs = rows.pairs, rows.emitted
+        run_start, run_count = rows.run_start, rows.run_count
+        piece = expand(rows.pair_start, rows.width, grid.capacity)
+        splat, tile_row = rows.splat[piece], rows.row[piece]
+        tile_column = rows.column[piece] + slot - rows.pair_start[piece]
+    else:
+        pairs = saturating_sum(area)
+        emitted_pairs = jnp.minimum(pairs, grid.capacity)
+        run_start, run_count = runs(area.reshape(-1)[order], grid.capacity)
+        run = expand(run_start, run_count, grid.capacity)
+        splat = order[run]
+        local = slot - run_start[run]
+        width = jnp.maximum(counts[..., 0].reshape(-1)[splat], 1)
+        tile_row = row.reshape(-1)[splat] + local // width
+        tile_column = column.reshape(-1)[splat] + local % width
     tile = (splat // count * grid.rows + tile_row) * grid.columns + tile_column
-    tile = jnp.where(slot < jnp.minimum(pairs, grid.capacity), tile, grid.tiles)
+    tile = jnp.where(slot < emitted_pairs, tile, grid.tiles)
     tile, emitted = _sort_by_tile(tile, slot, grid)
 
     offsets = jnp.searchsorted(tile, jnp.arange(grid.tiles + 1, dtype=tile.dtype)).astype(jnp.int32)
@@ -217,14 +162,6 @@ def keep_blocks(blocks: BlockList, kept: jax.Array) -> tuple[BlockList, jax.Arra
     return shorter, source, jnp.where(kept, rank[:-1], size - 1)
 
 
-def _expand(start: jax.Array, count: jax.Array, capacity: int) -> jax.Array:
-    """Index of the run that covers each of `capacity` slots, for runs that lie one behind the other."""
-    # Run starts and a running maximum: a binary search for each slot is several times slower on GPUs.
-    runs = jnp.arange(start.shape[0], dtype=jnp.int32)
-    target = jnp.where(count > 0, start, capacity)
-    return jax.lax.cummax(jnp.zeros(capacity, jnp.int32).at[target].max(runs, mode="drop"))
-
-
 def _sort_by_tile(tile: jax.Array, slot: jax.Array, grid: TileGrid) -> tuple[jax.Array, jax.Array]:
     slot_bits = max(1, (grid.capacity - 1).bit_length())
     if grid.tiles.bit_length() + slot_bits <= 32:
@@ -241,7 +178,7 @@ def _cut_blocks(offsets: jax.Array, grid: TileGrid) -> BlockList:
     blocks = (counts + grid.block - 1) // grid.block
     last = jnp.cumsum(blocks)
     first = last - blocks
-    tile = _expand(first, blocks, grid.blocks)
+    tile = expand(first, blocks, grid.blocks)
     number = jnp.arange(grid.blocks, dtype=jnp.int32)
     used = number < last[-1]
     place = number - first[tile]

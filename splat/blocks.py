@@ -18,6 +18,7 @@ from splat.projection import MIN_ALPHA
 MAX_ALPHA = 0.999
 STOP = 1e-4
 LOG_STOP = math.log(STOP)
+LOG_HALF = math.log(0.5)
 
 
 def alphas(rows: list[jax.Array], x: jax.Array, y: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -88,6 +89,7 @@ def gradients_matrix(
     count: jax.Array,
     light_bar: jax.Array,
     behind: jax.Array,
+    absolute: bool = False,
 ) -> jax.Array:
     """Gradients of each splat of each block, summed over the pixels.
 
@@ -97,10 +99,11 @@ def gradients_matrix(
         before the stop.
       light_bar: [B, P, C] gradient to the summed features.
       behind: [B, P] light from behind the block, as its product with the gradient.
+      absolute: add the sums of the absolute values of each pixel's gradient to the mean.
 
     Returns:
       [B, K, 6 + C]: moments (1, u, v, u u, u v, v v) of the gradient to sigma, u and v counted from the
-      centre of the tile, then the gradient to the features.
+      centre of the tile, then the gradient to the features; with `absolute` two more for x and y.
     """
     del log_kept
     alpha, smooth = alphas([rows[..., i, None] for i in range(6)], x[:, None], y[:, None])
@@ -114,7 +117,10 @@ def gradients_matrix(
     sigma_bar = jnp.where(kept & smooth, -alpha * alpha_bar, 0.0)
     moments = jnp.einsum("bkp,pm->bkm", sigma_bar, _monomials(x.shape[1]), precision="highest")
     features_bar = jnp.einsum("bkp,bpc->bkc", weight, light_bar, precision="highest")
-    return jnp.concatenate([moments, features_bar], axis=-1)
+    parts = [moments, features_bar]
+    if absolute:
+        parts.append(_absolute([rows[..., i, None] for i in range(5)], x[:, None], y[:, None], sigma_bar))
+    return jnp.concatenate(parts, axis=-1)
 
 
 def gradients_scan(
@@ -126,6 +132,7 @@ def gradients_scan(
     count: jax.Array,
     light_bar: jax.Array,
     behind: jax.Array,
+    absolute: bool = False,
 ) -> jax.Array:
     """The same as `gradients_matrix`, from the last splat to the first."""
     channels = rows.shape[-1] - 6
@@ -145,13 +152,29 @@ def gradients_scan(
         sigma_bar = jnp.where(smooth, -alpha * (through * gain - later * inverse), 0.0)
         moments = jnp.dot(sigma_bar, monomials, precision="highest")
         features_bar = jnp.stack([jnp.sum(weight * bars[i], axis=1) for i in range(channels)], axis=-1)
-        return (through, later + weight * gain), (moments, features_bar)
+        parts = (moments, features_bar, *([_absolute(row, x, y, sigma_bar)] if absolute else []))
+        return (through, later + weight * gain), parts
 
     index = jnp.arange(rows.shape[1], dtype=jnp.float32)
     start = (jnp.exp(log_start + log_kept), behind)
     inputs = (jnp.transpose(rows, (1, 2, 0)), index)
-    _, (moments, features_bar) = jax.lax.scan(step, start, inputs, reverse=True)
-    return jnp.swapaxes(jnp.concatenate([moments, features_bar], axis=-1), 0, 1)
+    _, parts = jax.lax.scan(step, start, inputs, reverse=True)
+    return jnp.swapaxes(jnp.concatenate(parts, axis=-1), 0, 1)
+
+
+def median_place(rows: jax.Array, x: jax.Array, y: jax.Array, log_start: jax.Array) -> jax.Array:
+    """Place in its block [B, P] int32 of the splat that halves the transmittance, K where none does."""
+    alpha, _ = alphas([rows[..., i, None] for i in range(6)], x[:, None], y[:, None])
+    after = _sum_along_block(jnp.log1p(-alpha), jnp.tril, 0) + log_start[:, None]
+    return jnp.sum(after > LOG_HALF, axis=1, dtype=jnp.int32)
+
+
+def _absolute(row: list[jax.Array], x: jax.Array, y: jax.Array, sigma_bar: jax.Array) -> jax.Array:
+    """Sums over the pixels of |d loss / d mean x|, |d loss / d mean y|: [..., 2]."""
+    dx, dy = x - row[0], y - row[1]
+    size = jnp.abs(sigma_bar)
+    along_x = jnp.sum(size * jnp.abs(row[2] * dx + row[3] * dy), axis=-1)
+    return jnp.stack([along_x, jnp.sum(size * jnp.abs(row[3] * dx + row[4] * dy), axis=-1)], axis=-1)
 
 
 def _sum_along_block(values: jax.Array, triangle, offset: int) -> jax.Array:

@@ -1,4 +1,4 @@
-"""Pinhole cameras and the turntable rig.
+"""Cameras and the turntable rig.
 
 Cameras follow OpenCV (x right, y down, z forward); pixel (column i, row j) has its centre at (i + 0.5, j +
 0.5).
@@ -18,33 +18,39 @@ DEFAULT_FOV = math.radians(33.8)
 
 @flax.struct.dataclass
 class Cameras:
-    """A batch of pinhole cameras that share one image size.
+    """A batch of cameras that share one image size and one model.
 
     Attributes:
-      world_to_camera: [V, 4, 4] float32, OpenCV.
-      intrinsics: [V, 3, 3] float32, pixels.
+      world_to_camera: [V, 4, 4] float32, OpenCV; more leading axes are scenes, [..., V, 4, 4].
+      intrinsics: [V, 3, 3] float32, pixels (pixels per world unit for orthographic cameras).
       width: image width in pixels (static).
       height: image height in pixels (static).
+      distortion: [V, 4], [V, 5] or [V, 8] OpenCV's k1, k2, p1, p2, k3, k4, k5, k6 for pinhole cameras, [V, 4]
+        its k1 to k4 for fisheye cameras; None for none.
+      model: "pinhole", "orthographic" or "fisheye" (equidistant, less than 180 degrees wide) (static).
     """
 
     world_to_camera: jax.Array
     intrinsics: jax.Array
     width: int = flax.struct.field(pytree_node=False)
     height: int = flax.struct.field(pytree_node=False)
+    distortion: jax.Array | None = None
+    model: str = flax.struct.field(pytree_node=False, default="pinhole")
 
     def __len__(self) -> int:
-        return self.world_to_camera.shape[0]
+        """Views of one scene."""
+        return self.world_to_camera.shape[-3]
 
     def __getitem__(self, index) -> "Cameras":
-        """The cameras at `index` (an int gives a batch of one)."""
+        """The cameras at `index` of the first axis (an int gives a batch of one)."""
         index = jnp.atleast_1d(index) if not isinstance(index, slice) else index
-        return self.replace(world_to_camera=self.world_to_camera[index], intrinsics=self.intrinsics[index])
+        return jax.tree.map(lambda leaf: leaf[index], self)
 
     @property
     def positions(self) -> jax.Array:
-        """Camera centres in the world, [V, 3]."""
-        rotation, translation = self.world_to_camera[:, :3, :3], self.world_to_camera[:, :3, 3]
-        return -jnp.einsum("vij,vj->vi", inverse_3x3(rotation), translation, precision="highest")
+        """Camera centres in the world, [..., V, 3]."""
+        rotation, translation = self.world_to_camera[..., :3, :3], self.world_to_camera[..., :3, 3]
+        return -jnp.einsum("...ij,...j->...i", inverse_3x3(rotation), translation, precision="highest")
 
 
 def look_at(eye: jax.Array, target: jax.Array | None = None, up: jax.Array | None = None) -> jax.Array:

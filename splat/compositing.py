@@ -13,9 +13,10 @@ import jax
 import jax.numpy as jnp
 
 from splat import blocks as kernels
-from splat.binning import Bins, BlockList, TileGrid, keep_blocks
+from splat.binning import Bins, BlockList, keep_blocks
 from splat.projection import MIN_ALPHA
 from splat.sums import segmented_scan, sum_runs
+from splat.tiles import TileGrid
 
 
 @flax.struct.dataclass
@@ -37,9 +38,15 @@ class Passes:
     transmittance: jax.Array
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(5,))
+@partial(jax.custom_vjp, nondiff_argnums=(6,))
 def composite(
-    means: jax.Array, conics: jax.Array, opacities: jax.Array, features: jax.Array, bins: Bins, grid: TileGrid
+    means: jax.Array,
+    conics: jax.Array,
+    opacities: jax.Array,
+    features: jax.Array,
+    absolute: jax.Array | None,
+    bins: Bins,
+    grid: TileGrid,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Sums features over the splats of each pixel.
 
@@ -48,6 +55,8 @@ def composite(
       conics: [V, N, 3] entries (xx, xy, yy).
       opacities: [V, N] in [0, 1].
       features: [V, N, C].
+      absolute: None, or [V, N, 2] of any values, which are not used: its "gradient" is that of `means` with
+        the absolute value of each pixel's part (Ye et al., "AbsGS", 2024).
       bins: tile lists of the same gaussians.
       grid: static sizes.
 
@@ -55,6 +64,7 @@ def composite(
       [tiles, P, C] sums of weight * feature, [tiles, P] transmittance behind the last splat and [tiles, P]
       its complement, exact where it is small; P = tile^2. Differentiable in the four float arguments.
     """
+    del absolute
     return _forward(means, conics, opacities, features, bins, grid)[0]
 
 
@@ -82,17 +92,17 @@ def _forward(means, conics, opacities, features, bins, grid):
     return outputs, Passes(live, live_place, log_start, light, transmittance)
 
 
-def _composite_fwd(means, conics, opacities, features, bins, grid):
+def _composite_fwd(means, conics, opacities, features, absolute, bins, grid):
     outputs, passes = _forward(means, conics, opacities, features, bins, grid)
-    return outputs, (means, conics, opacities, features, bins, passes)
+    return outputs, (means, conics, opacities, features, absolute, bins, passes)
 
 
 def _composite_bwd(grid, residuals, cotangents):
-    means, conics, opacities, features, bins, passes = residuals
+    means, conics, opacities, features, absolute, bins, passes = residuals
     light_bar, transmittance_bar, coverage_bar = cotangents
     views, count = opacities.shape
     channels = features.shape[-1]
-    width = 6 + channels
+    width = 6 + channels + (0 if absolute is None else 2)
     table = _table(means, conics, opacities, features)
     live = passes.live
 
@@ -102,6 +112,7 @@ def _composite_bwd(grid, residuals, cotangents):
     behind = segmented_scan(own, from_end, exclusive=True, reverse=True)
     behind = behind + (passes.transmittance * (transmittance_bar - coverage_bar))[live.tile]
     kernel = kernels.gradients_scan if grid.scan else kernels.gradients_matrix
+    kernel = partial(kernel, absolute=absolute is not None)
 
     def rows_of(begin):
         rows, x, y = _read(table, bins.splat_of_pair, live, grid, begin)
@@ -120,10 +131,45 @@ def _composite_bwd(grid, residuals, cotangents):
     means_bar = jnp.stack([-(xx * mx + xy * my), -(xy * mx + yy * my)], axis=-1)
     conics_bar = jnp.stack([0.5 * mxx, mxy, 0.5 * myy], axis=-1)
     opacities_bar = jnp.where(total != 0.0, -total / jnp.maximum(opacities, MIN_ALPHA), 0.0)
-    return means_bar, conics_bar, opacities_bar, sums[..., 6:], None
+    absolute_bar = None if absolute is None else sums[..., 6 + channels :]
+    return means_bar, conics_bar, opacities_bar, sums[..., 6 : 6 + channels], absolute_bar, None
 
 
 composite.defvjp(_composite_fwd, _composite_bwd)
+
+
+def median_splats(
+    means: jax.Array, conics: jax.Array, opacities: jax.Array, bins: Bins, grid: TileGrid
+) -> jax.Array:
+    """For each pixel the splat that takes its transmittance to one half or below.
+
+    Args:
+      means, conics, opacities, bins, grid: as for `composite`.
+
+    Returns:
+      [tiles, P] int32 rows v * N + n, -1 where the transmittance stays above one half.
+    """
+    table = _table(means, conics, opacities, jnp.zeros((*opacities.shape, 0), jnp.float32))
+    every, splats, pixels = bins.blocks, bins.splat_of_pair, grid.tile**2
+
+    def log_sums(begin):
+        return kernels.log_sums(*_read(table, splats, every, grid, begin))
+
+    log_start = segmented_scan(_map_slabs(log_sums, every.used, grid, (pixels,)), every.place, exclusive=True)
+
+    def places(begin):
+        inputs = _read(table, splats, every, grid, begin)
+        return kernels.median_place(*inputs, _slab(log_start, grid, begin)).astype(jnp.float32)
+
+    place = _map_slabs(places, every.used, grid, (pixels,)).astype(jnp.int32)
+    # The last block that starts above one half holds the splat; rounding between two blocks may hide the
+    # crossing, which then belongs to the block's last splat, except in the tile's last block.
+    above = _tile_sums((log_start > kernels.LOG_HALF).astype(jnp.float32), every).astype(jnp.int32)
+    block = jnp.minimum(every.tile_first[:, None] + jnp.maximum(above - 1, 0), grid.blocks - 1)
+    found = jnp.take_along_axis(place, block, axis=0)
+    crossed = (above > 0) & ((found < every.count[block]) | (above < every.tile_blocks[:, None]))
+    pair = every.start[block] + jnp.minimum(found, every.count[block] - 1)
+    return jnp.where(crossed, splats[jnp.clip(pair, 0, grid.capacity - 1)], -1)
 
 
 def _table(means, conics, opacities, features):

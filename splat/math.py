@@ -24,6 +24,12 @@ def safe_divide(numerator: jax.Array, denominator: jax.Array, eps: float = 1e-10
     return jnp.where(usable, numerator / jnp.where(usable, denominator, 1.0), 0.0)
 
 
+def safe_sqrt(values: jax.Array, eps: float = 1e-12) -> jax.Array:
+    """Square root of values above eps, else 0 with zero gradient."""
+    usable = values > eps
+    return jnp.where(usable, jnp.sqrt(jnp.where(usable, values, 1.0)), 0.0)
+
+
 def quaternion_to_rotation(quats: jax.Array) -> jax.Array:
     """Rotation matrices [..., 3, 3] of quaternions [..., 4] in wxyz order; they need not be of length one."""
     # A power of two brings the largest component near 1 first: squares of tiny or huge entries leave float32.

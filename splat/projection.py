@@ -1,4 +1,4 @@
-"""Perspective projection of gaussians to screen-space ellipses (EWA splatting, Zwicker et al. 2001).
+"""Projection of gaussians to screen-space ellipses (EWA splatting, Zwicker et al. 2001).
 
 Every rule is gsplat 1.5.3's "classic" mode: near plane 0.01, low-pass of 0.3 square pixels, x/z and y/z
 clamped inside the Jacobian only.
@@ -10,7 +10,8 @@ import jax.numpy as jnp
 from splat.cameras import Cameras
 from splat.gaussians import Gaussians
 from splat.harmonics import sh_colors
-from splat.math import quaternion_to_rotation, safe_normalize
+from splat.lenses import clamp_slope, image_points
+from splat.math import quaternion_to_rotation, safe_normalize, safe_sqrt
 
 
 NEAR_PLANE = 0.01
@@ -42,13 +43,20 @@ class Projected:
     extents: jax.Array
 
 
-def project(gaussians: Gaussians, cameras: Cameras, mean2d_offset: jax.Array | None = None) -> Projected:
+def project(
+    gaussians: Gaussians,
+    cameras: Cameras,
+    mean2d_offset: jax.Array | None = None,
+    antialiased: bool = False,
+) -> Projected:
     """Projects every gaussian into every view.
 
     Args:
       gaussians: N gaussians with finite numbers (see `splat.gaussians.replace_unused`).
       cameras: V cameras.
       mean2d_offset: [V, N, 2] pixels added to the projected means; its gradient is the screen-space gradient.
+      antialiased: lower opacities by what the low-pass adds to the ellipse's area, sqrt(det / det blurred)
+        (Mip-Splatting, Yu et al. 2024, eq. 9).
 
     Returns:
       `Projected`; differentiable in everything but `extents`.
@@ -59,47 +67,74 @@ def project(gaussians: Gaussians, cameras: Cameras, mean2d_offset: jax.Array | N
     reachable = jnp.all(jnp.abs(camera_space) < FAR_PLANE, axis=1) & (camera_space[:, 2] > NEAR_PLANE)
     x, y, z = (jnp.where(reachable, camera_space[:, i], float(i == 2)) for i in range(3))
 
-    fx, fy = cameras.intrinsics[:, 0, 0, None], cameras.intrinsics[:, 1, 1, None]
-    cx, cy = cameras.intrinsics[:, 0, 2, None], cameras.intrinsics[:, 1, 2, None]
-    inverse_z = 1.0 / z
-    u, v = x * inverse_z, y * inverse_z
-    means = jnp.stack([fx * u + cx, fy * v + cy], axis=-1)
-    if mean2d_offset is not None:
-        means = means + mean2d_offset
-
     # Rows of (Jacobian x camera rotation x principal axes): the 2D covariance is their Gram matrix.
-    slope_x = _clamp_slope(u, fx, cx, cameras.width)
-    slope_y = _clamp_slope(v, fy, cy, cameras.height)
     scales = jnp.exp(jnp.minimum(gaussians.log_scales, MAX_LOG_SCALE))
     axes = quaternion_to_rotation(gaussians.quats) * scales[:, None]
-    row_x = _jacobian_row(fx * inverse_z, slope_x, rotation[:, 0], rotation[:, 2], axes)
-    row_y = _jacobian_row(fy * inverse_z, slope_y, rotation[:, 1], rotation[:, 2], axes)
+    if cameras.model == "pinhole" and cameras.distortion is None:
+        fx, fy = cameras.intrinsics[:, 0, 0, None], cameras.intrinsics[:, 1, 1, None]
+        cx, cy = cameras.intrinsics[:, 0, 2, None], cameras.intrinsics[:, 1, 2, None]
+        inverse_z = 1.0 / z
+        u, v = x * inverse_z, y * inverse_z
+        means = jnp.stack([fx * u + cx, fy * v + cy], axis=-1)
+        slope_x = clamp_slope(u, fx, cx, cameras.width)
+        slope_y = clamp_slope(v, fy, cy, cameras.height)
+        row_x = _pinhole_row(fx * inverse_z, slope_x, rotation[:, 0], rotation[:, 2], axes)
+        row_y = _pinhole_row(fy * inverse_z, slope_y, rotation[:, 1], rotation[:, 2], axes)
+    else:
+        points = image_points(cameras, x, y, z)
+        means = jnp.stack([points.u, points.v], axis=-1)
+        reachable &= points.seen
+        row_x, row_y = (_row(derivative, rotation, axes) for derivative in (points.row_u, points.row_v))
+    if mean2d_offset is not None:
+        means = means + mean2d_offset
     covariance_xx = _dot(row_x, row_x) + LOW_PASS
     covariance_yy = _dot(row_y, row_y) + LOW_PASS
-    conics = _conics(row_x, row_y, covariance_xx, covariance_yy)
+    conics, kept_area = _conics(row_x, row_y, covariance_xx, covariance_yy)
 
     degree = gaussians.sh_degree
-    directions = None
-    if degree > 0:
-        directions = safe_normalize(gaussians.means[None] - cameras.positions[:, None])
+    directions = view_directions(gaussians, cameras) if degree > 0 else None
     colors = jnp.broadcast_to(sh_colors(gaussians.sh, directions, degree), (*z.shape, 3))
     opacities = jnp.broadcast_to(gaussians.opacities[None], z.shape)
+    if antialiased:
+        opacities = opacities * safe_sqrt(kept_area)
 
     extents = jax.lax.stop_gradient(_extents(covariance_xx, covariance_yy, opacities))
     extents = jnp.where(reachable[..., None], extents, 0.0)
     return Projected(means, conics, z, colors, opacities, extents)
 
 
-def _clamp_slope(slope: jax.Array, focal: jax.Array, centre: jax.Array, size: int) -> jax.Array:
-    margin = 0.3 * size / (2.0 * focal)
-    return jnp.clip(slope, -(centre / focal + margin), (size - centre) / focal + margin)
+def view_directions(gaussians: Gaussians, cameras: Cameras) -> jax.Array:
+    """Unit vectors [V, N, 3] from the cameras to the gaussians; one for each view if it is orthographic."""
+    if cameras.model != "orthographic":
+        return safe_normalize(gaussians.means[None] - cameras.positions[:, None])
+    forward = safe_normalize(cameras.world_to_camera[:, 2, :3])
+    return jnp.broadcast_to(forward[:, None], (forward.shape[0], *gaussians.means.shape))
 
 
-def _jacobian_row(
+def shortest_axes(gaussians: Gaussians, cameras: Cameras) -> jax.Array:
+    """Normals [V, N, 3] in the world: each gaussian's shortest axis, turned towards each camera."""
+    shortest = jnp.argmin(gaussians.log_scales, axis=-1)
+    rotation = quaternion_to_rotation(gaussians.quats)
+    axis = jnp.take_along_axis(rotation, shortest[:, None, None], axis=-1)[..., 0]
+    facing = jnp.einsum("vnc,nc->vn", view_directions(gaussians, cameras), axis)
+    return jnp.where(facing[..., None] > 0.0, -axis[None], axis[None])
+
+
+def _pinhole_row(
     scale: jax.Array, slope: jax.Array, own: jax.Array, forward: jax.Array, axes: jax.Array
 ) -> list[jax.Array]:
     """scale * (own - slope * forward) @ axes as three [V, N] arrays; own, forward [V, 3], axes [N, 3, 3]."""
     row = [scale * (own[:, i, None] - slope * forward[:, i, None]) for i in range(3)]
+    return _along_axes(row, axes)
+
+
+def _row(derivative: tuple[jax.Array, ...], rotation: jax.Array, axes: jax.Array) -> list[jax.Array]:
+    """derivative @ rotation @ axes as three [V, N] arrays; derivative three [V, N], rotation [V, 3, 3]."""
+    row = [sum(derivative[j] * rotation[:, j, i, None] for j in range(3)) for i in range(3)]
+    return _along_axes(row, axes)
+
+
+def _along_axes(row: list[jax.Array], axes: jax.Array) -> list[jax.Array]:
     return [sum(row[i] * axes[None, :, i, k] for i in range(3)) for k in range(3)]
 
 
@@ -107,8 +142,10 @@ def _dot(a: list[jax.Array], b: list[jax.Array]) -> jax.Array:
     return a[0] * b[0] + a[1] * b[1] + a[2] * b[2]
 
 
-def _conics(row_x: list, row_y: list, covariance_xx: jax.Array, covariance_yy: jax.Array) -> jax.Array:
-    """Inverse of the 2D covariance, [V, N, 3].
+def _conics(
+    row_x: list, row_y: list, covariance_xx: jax.Array, covariance_yy: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """Inverse of the 2D covariance, [V, N, 3], and its determinant before over after the low-pass, [V, N].
 
     The determinant is a sum of squares (Cauchy-Binet), so needle-shaped ellipses lose no digits to
     cancellation.
@@ -119,8 +156,11 @@ def _conics(row_x: list, row_y: list, covariance_xx: jax.Array, covariance_yy: j
     blur = LOW_PASS * unit * unit
     minors = [px[i] * py[j] - px[j] * py[i] for i, j in ((0, 1), (1, 2), (2, 0))]
     xx, yy = _dot(px, px), _dot(py, py)
-    factor = unit * unit / (_dot(minors, minors) + blur * (xx + yy) + blur * blur)
-    return jnp.stack([(yy + blur) * factor, -_dot(px, py) * factor, (xx + blur) * factor], axis=-1)
+    sharp = _dot(minors, minors)
+    blurred = sharp + blur * (xx + yy) + blur * blur
+    factor = unit * unit / blurred
+    conics = jnp.stack([(yy + blur) * factor, -_dot(px, py) * factor, (xx + blur) * factor], axis=-1)
+    return conics, sharp / blurred
 
 
 def _extents(covariance_xx: jax.Array, covariance_yy: jax.Array, opacities: jax.Array) -> jax.Array:

@@ -75,3 +75,32 @@ def sum_runs(rows: jax.Array, order: jax.Array, start: jax.Array, count: jax.Arr
     crossing = (last_chunk > start // CHUNK)[:, None]
     total = inside + jnp.where(crossing, open_run[jnp.maximum(last_chunk - 1, 0)], 0.0)
     return jnp.where((count > 0)[:, None], total, 0.0)
+
+
+@jax.custom_vjp
+def take_rows(values: jax.Array, index: jax.Array) -> jax.Array:
+    """values[index], and 0 where the index is negative, with a gradient that needs no scatter-add.
+
+    Args:
+      values: [S].
+      index: [M] int32, below S.
+
+    Returns:
+      [M].
+    """
+    return jnp.where(index >= 0, values[jnp.maximum(index, 0)], 0.0)
+
+
+def _take_rows_fwd(values, index):
+    return take_rows(values, index), (index, jnp.zeros_like(values))
+
+
+def _take_rows_bwd(residuals, bar):
+    index, like = residuals
+    order = jnp.argsort(index, stable=True).astype(jnp.int32)
+    rows = jnp.arange(like.shape[0] + 1, dtype=index.dtype)
+    places = jnp.searchsorted(index[order], rows).astype(jnp.int32)
+    return sum_runs(bar[:, None], order, places[:-1], places[1:] - places[:-1])[:, 0], None
+
+
+take_rows.defvjp(_take_rows_fwd, _take_rows_bwd)

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 import splat
-from splat.binning import TileGrid, build_bins, tile_ranges
+from splat.binning import build_bins
 from splat.projection import project
+from splat.tiles import TileGrid, tile_ranges
 
 
 torch = pytest.importorskip("torch")

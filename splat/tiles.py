@@ -1,0 +1,91 @@
+"""Tiles of images: their grid, the rectangle of them under a gaussian, and runs of consecutive slots."""
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+
+from splat.projection import Projected
+
+
+@dataclass(frozen=True)
+class TileGrid:
+    """Static sizes of one rasterization.
+
+    Attributes:
+      views, width, height: of the images, pixels.
+      tile: edge of a square tile, pixels.
+      block: pairs in one block of a tile's list.
+      slab: blocks that are evaluated together.
+      capacity: most (tile, gaussian) pairs, over all views.
+      scan: walk through a block's splats instead of evaluating them all at once.
+      exact: list the tiles that an ellipse touches instead of those of the rectangle around it.
+    """
+
+    views: int
+    width: int
+    height: int
+    tile: int
+    block: int
+    slab: int
+    capacity: int
+    scan: bool = False
+    exact: bool = False
+
+    @property
+    def columns(self) -> int:
+        return -(-self.width // self.tile)
+
+    @property
+    def rows(self) -> int:
+        return -(-self.height // self.tile)
+
+    @property
+    def tiles(self) -> int:
+        """Tiles of all views."""
+        return self.views * self.rows * self.columns
+
+    @property
+    def blocks(self) -> int:
+        """Upper bound on the number of blocks, a multiple of `slab`."""
+        bound = self.capacity // self.block + min(self.tiles, self.capacity)
+        return max(1, -(-bound // self.slab)) * self.slab
+
+
+def tile_ranges(projected: Projected, grid: TileGrid) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """The rectangle of tiles under each gaussian.
+
+    Returns:
+      first column, first row and (columns, rows) as int32 [V, N], [V, N], [V, N, 2]; zero sizes where nothing
+      is seen.
+    """
+    size = jnp.asarray([grid.width, grid.height], jnp.float32)[None, None]
+    # Pixel i has its centre at i + 0.5; clamping before the cast keeps far-away means inside int32.
+    low = jnp.clip(jnp.ceil(projected.means - projected.extents - 0.5), 0.0, size)
+    high = jnp.clip(jnp.floor(projected.means + projected.extents - 0.5), -1.0, size - 1.0)
+    seen = jnp.all((high >= low) & (projected.extents > 0.0), axis=-1)
+    low, high = low.astype(jnp.int32) // grid.tile, high.astype(jnp.int32) // grid.tile
+    counts = jnp.where(seen[..., None], high - low + 1, 0)
+    return low[..., 0], low[..., 1], counts
+
+
+def saturating_sum(counts: jax.Array) -> jax.Array:
+    """Sum of int32 counts, 2^31 - 1 where it would be larger."""
+    total = jnp.sum(counts, dtype=jnp.int32)
+    huge = jnp.sum(counts.astype(jnp.float32)) > 2.0e9
+    return jnp.where(huge, jnp.int32(2**31 - 1), total)
+
+
+def runs(lengths: jax.Array, capacity: int) -> tuple[jax.Array, jax.Array]:
+    """Starts and lengths of consecutive runs, cut off at the capacity."""
+    start = jnp.cumsum(lengths) - lengths
+    # Past the capacity (or past int32) nothing is emitted; the number of pairs tells.
+    start = jnp.where((start < 0) | (start > capacity), capacity, start)
+    return start, jnp.minimum(lengths, capacity - start)
+
+
+def expand(start: jax.Array, count: jax.Array, capacity: int) -> jax.Array:
+    """Index of the run that covers each of `capacity` slots, for runs that lie one behind the other."""
+    # Run starts and a running maximum: a binary search for each slot is several times slower on GPUs.
+    runs = jnp.arange(start.shape[0], dtype=jnp.int32)
+    target = jnp.where(count > 0, start, capacity)
+    return jax.lax.cummax(jnp.zeros(capacity, jnp.int32).at[target].max(runs, mode="drop"))
