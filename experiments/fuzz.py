@@ -19,11 +19,11 @@ import zlib
 from collections.abc import Callable
 from pathlib import Path
 
+import jax
 import numpy as np
 from absl import app, flags
 
-from splat.gaussians import Gaussians
-from splat.io.files import Malformed, on_device
+from splat.io.files import Malformed, Rows, on_device
 from splat.io.formats import decode, encode
 from splat.io.frames import to_y_up
 
@@ -112,8 +112,8 @@ def _read(data: bytes, kind: str, turn: np.ndarray, report: Report, reasons: set
         report.refused += 1
         return
     count, terms = len(gaussians), gaussians.sh.shape[1]
-    expected = Gaussians((count, 3), (count, 4), (count, 3), (count,), (count, terms, 3))
-    shapes = Gaussians(*(getattr(gaussians, field.name).shape for field in dataclasses.fields(gaussians)))
+    expected = [(count, 3), (count, 4), (count, 3), (count,), (count, terms, 3)]
+    shapes = [leaf.shape for leaf in jax.tree.leaves(gaussians)]
     if shapes != expected or terms not in (1, 4, 9, 16, 25):
         raise RuntimeError(f"shapes do not agree: {shapes}")
     if gaussians.sh.nbytes + 44 * len(gaussians) > _MOST_RESULT_BYTES:
@@ -127,7 +127,7 @@ def valid_files(kind: str) -> list[bytes]:
     files = []
     for count, terms in ((1, 1), (7, 4), (40, 16)):
         shapes = [(count, 3), (count, 4), (count, 3), (count,), (count, terms, 3)]
-        gaussians = Gaussians(*(0.5 * rng.normal(size=shape).astype(np.float32) for shape in shapes))
+        gaussians = Rows(*(0.5 * rng.normal(size=shape).astype(np.float32) for shape in shapes))
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)
             files.append(encode(gaussians, f".{kind}", np.eye(3)))

@@ -7,9 +7,9 @@ alone.
 
 import numpy as np
 
-from splat.gaussians import Gaussians
 from splat.io.files import (
     Malformed,
+    Rows,
     base_coefficients,
     base_colors,
     linear_scales,
@@ -24,8 +24,8 @@ from splat.io.files import (
 ROW = np.dtype([("mean", "<f4", 3), ("scale", "<f4", 3), ("rgba", "u1", 4), ("quat", "u1", 4)])
 
 
-def encode_splat(gaussians: Gaussians) -> bytes:
-    """Rows of `gaussians` (numpy leaves, finite numbers, SH degree 0)."""
+def encode_splat(gaussians: Rows) -> bytes:
+    """Rows of `gaussians` (finite numbers, SH degree 0)."""
     rows = np.empty(len(gaussians), ROW)
     rows["mean"] = gaussians.means
     rows["scale"] = linear_scales(gaussians.log_scales)
@@ -38,8 +38,8 @@ def encode_splat(gaussians: Gaussians) -> bytes:
     return rows.tobytes()
 
 
-def decode_splat(data: bytes) -> Gaussians:
-    """Gaussians (numpy leaves, SH degree 0) of a .splat file's bytes.
+def decode_splat(data: bytes) -> Rows:
+    """Gaussians (SH degree 0) of a .splat file's bytes.
 
     Raises:
       Malformed: not a whole number of rows, or numbers that no such file holds.
@@ -52,7 +52,7 @@ def decode_splat(data: bytes) -> Gaussians:
     if not sound.all():
         raise Malformed(f"row {int(sound.argmin())} holds a number that is not finite or a negative scale")
     rgba = rows["rgba"] / 255.0
-    return Gaussians(
+    return Rows(
         means=rows["mean"],
         quats=unit_quaternions((rows["quat"].astype(np.float64) - 128.0) / 128.0),
         log_scales=logarithms(rows["scale"]),

@@ -1,5 +1,6 @@
 """What every gaussian file format shares: errors, atomic writing, rows and activations."""
 
+import dataclasses
 import math
 import os
 import pathlib
@@ -11,6 +12,25 @@ import numpy as np
 
 from splat.gaussians import Gaussians
 from splat.harmonics import SH_C0
+
+
+@dataclasses.dataclass(frozen=True)
+class Rows:
+    """Gaussians in numpy arrays on their way to or from a file; shapes and units are those of `Gaussians`."""
+
+    means: np.ndarray
+    quats: np.ndarray
+    log_scales: np.ndarray
+    opacity_logits: np.ndarray
+    sh: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.means)
+
+    @property
+    def sh_degree(self) -> int:
+        """Degree of the spherical harmonics, 0 to 4."""
+        return math.isqrt(self.sh.shape[1]) - 1
 
 
 class Malformed(ValueError):
@@ -35,10 +55,10 @@ def write_atomically(path: pathlib.Path, content: bytes) -> None:
         raise
 
 
-def on_host(gaussians: Gaussians, active=None) -> Gaussians:
+def on_host(gaussians: Gaussians, active=None) -> Rows:
     """The rows of `gaussians` where `active` ([N] bool, all by default) as numpy float32 arrays."""
     rows = slice(None) if active is None else np.asarray(active, bool)
-    return Gaussians(
+    return Rows(
         means=np.asarray(gaussians.means, np.float32)[rows],
         quats=np.asarray(gaussians.quats, np.float32)[rows],
         log_scales=np.asarray(gaussians.log_scales, np.float32)[rows],
@@ -47,7 +67,7 @@ def on_host(gaussians: Gaussians, active=None) -> Gaussians:
     )
 
 
-def on_device(gaussians: Gaussians) -> Gaussians:
+def on_device(gaussians: Rows) -> Gaussians:
     """The same gaussians as jax float32 arrays; doubles beyond float32 become inf (renderers count it)."""
     with np.errstate(over="ignore", invalid="ignore", under="ignore"):
         leaves = [
@@ -63,11 +83,11 @@ def on_device(gaussians: Gaussians) -> Gaussians:
     return Gaussians(*jax.device_put(leaves))
 
 
-def check_writable(gaussians: Gaussians, kind: str, highest_degree: int) -> Gaussians:
+def check_writable(gaussians: Rows, kind: str, highest_degree: int) -> Rows:
     """What a format that holds only sound gaussians can take of `gaussians`.
 
     Args:
-      gaussians: numpy leaves.
+      gaussians: what is to be written.
       kind: name of the format for messages.
       highest_degree: SH degree that the format holds; higher coefficients are cut off with a warning.
 
@@ -93,7 +113,7 @@ def check_writable(gaussians: Gaussians, kind: str, highest_degree: int) -> Gaus
             f"{gaussians.sh_degree} are left out",
             stacklevel=4,
         )
-        return gaussians.replace(sh=gaussians.sh[:, : (highest_degree + 1) ** 2])
+        return dataclasses.replace(gaussians, sh=gaussians.sh[:, : (highest_degree + 1) ** 2])
     return gaussians
 
 

@@ -7,7 +7,7 @@ import numpy as np
 
 from splat.gaussians import Gaussians
 from splat.io.dotsplat import decode_splat, encode_splat
-from splat.io.files import Malformed, check_writable, on_device, on_host, write_atomically
+from splat.io.files import Malformed, Rows, check_writable, on_device, on_host, write_atomically
 from splat.io.frames import to_y_up, transform
 from splat.io.gltf import decode_glb, encode_glb
 from splat.io.ply import decode_ply, encode_ply
@@ -86,11 +86,11 @@ def detect(data: bytes, suffix: str) -> str | None:
     return suffix if suffix in SUFFIXES else None
 
 
-def encode(gaussians: Gaussians, kind: str, turn: np.ndarray, **options) -> bytes:
+def encode(gaussians: Rows, kind: str, turn: np.ndarray, **options) -> bytes:
     """A whole file.
 
     Args:
-      gaussians: numpy leaves.
+      gaussians: what is to be written.
       kind: one of `SUFFIXES`.
       turn: [3, 3] rotation from the gaussians' world to the frame of y-up formats.
       **options: see `save`.
@@ -107,8 +107,8 @@ def encode(gaussians: Gaussians, kind: str, turn: np.ndarray, **options) -> byte
     return encode_spz(turned, **options) if kind == ".spz" else encode_glb(turned, **options)
 
 
-def decode(data: bytes, kind: str, turn: np.ndarray) -> Gaussians:
-    """Gaussians (numpy leaves) of a file's bytes.
+def decode(data: bytes, kind: str, turn: np.ndarray) -> Rows:
+    """Gaussians of a file's bytes.
 
     Args:
       data: whole file.

@@ -9,13 +9,13 @@ there, by the direction that is up in it:
     up="-y"   (x, y, z) -> (x, -y, -z)   worlds of COLMAP and of OpenCV cameras
 """
 
+import dataclasses
 import math
 from collections.abc import Sequence
 
 import numpy as np
 
-from splat.gaussians import Gaussians
-from splat.io.files import unit_quaternions
+from splat.io.files import Rows, unit_quaternions
 
 
 _TO_Y_UP = {
@@ -37,12 +37,12 @@ def to_y_up(up: str) -> np.ndarray:
 
 
 def transform(
-    gaussians: Gaussians, rotation: np.ndarray, scale: float = 1.0, translation: Sequence[float] = (0, 0, 0)
-) -> Gaussians:
+    gaussians: Rows, rotation: np.ndarray, scale: float = 1.0, translation: Sequence[float] = (0, 0, 0)
+) -> Rows:
     """Moves gaussians as a whole: x -> scale * rotation @ x + translation.
 
     Args:
-      gaussians: N gaussians with numpy leaves.
+      gaussians: N gaussians.
       rotation: [3, 3] orthogonal, of determinant one.
       scale: above zero.
       translation: [3].
@@ -54,7 +54,8 @@ def transform(
     shift = np.asarray(translation, np.float64)
     identity = bool((rotation == np.eye(3)).all())
     means = gaussians.means.astype(np.float64)
-    return gaussians.replace(
+    return dataclasses.replace(
+        gaussians,
         means=scale * (means if identity else means @ rotation.T) + shift[None],
         quats=_multiply(_quaternion(rotation), unit_quaternions(gaussians.quats)),
         log_scales=gaussians.log_scales.astype(np.float64) + math.log(scale),

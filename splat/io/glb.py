@@ -29,10 +29,13 @@ def write_glb(document: dict, primitive: dict, attributes: dict[str, np.ndarray]
     for values in attributes.values():
         raw = values.tobytes()
         views.append({"buffer": 0, "byteOffset": size, "byteLength": len(raw), "target": 34962})
-        accessor = {"bufferView": len(accessors), "componentType": 5126, "count": len(values)}
-        accessor["type"] = {1: "SCALAR", 3: "VEC3", 4: "VEC4"}[values.size // len(values)]
-        if values.dtype == np.uint8:
-            accessor |= {"componentType": 5121, "normalized": True}
+        accessor = {
+            "bufferView": len(accessors),
+            "componentType": 5121 if values.dtype == np.uint8 else 5126,
+            "normalized": values.dtype == np.uint8,
+            "count": len(values),
+            "type": {1: "SCALAR", 3: "VEC3", 4: "VEC4"}[values.size // len(values)],
+        }
         accessors.append(accessor)
         chunks += [raw, b"\0" * (-len(raw) % 4)]
         size += len(raw) + -len(raw) % 4
@@ -134,9 +137,8 @@ class GlbReader:
         if index is None:
             raise Malformed(f"has gaussians without {name}")
         accessor = self.item("accessors", index)
-        component = accessor.get("componentType")
-        letter = _COMPONENTS.get(component) if _is_index(component) else None
-        if accessor.get("type") != kind or letter is None or letter not in types or "sparse" in accessor:
+        letter = _COMPONENTS.get(_index(accessor, "componentType"), "?")
+        if accessor.get("type") != kind or letter not in types or "sparse" in accessor:
             raise Malformed(f"stores {name} in a way that is not read")
         view = self.item("bufferViews", accessor.get("bufferView", -1))
         buffer = self.item("buffers", view.get("buffer", -1))
@@ -144,11 +146,11 @@ class GlbReader:
             raise Malformed(f"stores {name} outside of its binary chunk")
         dtype = np.dtype("<" + letter)
         width = _WIDTHS[kind] * dtype.itemsize
-        count, stride = accessor.get("count"), view.get("byteStride", width)
-        start, inner = view.get("byteOffset", 0), accessor.get("byteOffset", 0)
-        length = view.get("byteLength")
-        if not all(_is_index(v) for v in (count, stride, start, inner, length)) or not width <= stride <= 252:
-            raise Malformed(f"has a wrong count, length, offset or stride for {name}")
+        count, inner = _index(accessor, "count"), _index(accessor, "byteOffset", 0)
+        start, length = _index(view, "byteOffset", 0), _index(view, "byteLength")
+        stride = _index(view, "byteStride", width)
+        if not width <= stride <= 252:
+            raise Malformed(f"has a stride of {stride} bytes for {name}")
         needed = inner + stride * (count - 1) + width if count else 0
         if needed > length or start + length > len(self._binary):
             raise Malformed(f"truncated: {name} needs {needed} bytes of {len(self._binary)}")
@@ -173,3 +175,11 @@ def _chunk(data: bytes, offset: int) -> tuple[bytes, memoryview, int]:
 
 def _is_index(value) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**40
+
+
+def _index(parent: dict, key: str, default: int | None = None) -> int:
+    """parent[key] as a number from 0 up."""
+    value = parent.get(key, default)
+    if not _is_index(value):
+        raise Malformed(f"holds a {key} of {str(value)[:20]!r}, which is no count")
+    return value

@@ -10,9 +10,9 @@ import warnings
 
 import numpy as np
 
-from splat.gaussians import Gaussians
 from splat.io.files import (
     Malformed,
+    Rows,
     base_colors,
     linear_scales,
     logarithms,
@@ -32,11 +32,11 @@ _MOST_NODES = 10_000
 _FEWEST_BYTES_PER_ROW = 8
 
 
-def encode_glb(gaussians: Gaussians) -> bytes:
+def encode_glb(gaussians: Rows) -> bytes:
     """A whole file of gaussians that are in glTF's frame.
 
     Args:
-      gaussians: at least one; numpy leaves, finite numbers, SH degree 0 to 3.
+      gaussians: at least one; finite numbers, SH degree 0 to 3.
 
     Raises:
       ValueError: more gaussians than a .glb file can hold (4 GiB).
@@ -70,15 +70,15 @@ def encode_glb(gaussians: Gaussians) -> bytes:
     return write_glb(document, primitive, attributes)
 
 
-def decode_glb(data: bytes) -> Gaussians:
-    """All gaussians (numpy leaves) of a file's default scene, in glTF's frame.
+def decode_glb(data: bytes) -> Rows:
+    """All gaussians of a file's default scene, in glTF's frame.
 
     Raises:
       Malformed: no binary glTF file, no gaussians in it, or something in them that is not understood.
     """
     reader = GlbReader(data)
     most_rows = len(data) // _FEWEST_BYTES_PER_ROW
-    meshes: dict[int, Gaussians | None] = {}
+    meshes: dict[int, Rows | None] = {}
     parts, rows = [], 0
     for index, matrix in _instances(reader):
         if index not in meshes:
@@ -94,7 +94,7 @@ def decode_glb(data: bytes) -> Gaussians:
     return _concatenate(parts)
 
 
-def _mesh(reader: GlbReader, index: int, most_rows: int) -> Gaussians | None:
+def _mesh(reader: GlbReader, index: int, most_rows: int) -> Rows | None:
     """All gaussians of a mesh, None if it has no primitive of them."""
     parts, rows = [], 0
     for primitive in reader.objects(reader.item("meshes", index), "primitives"):
@@ -107,9 +107,9 @@ def _mesh(reader: GlbReader, index: int, most_rows: int) -> Gaussians | None:
     return _concatenate(parts) if parts else None
 
 
-def _concatenate(parts: list[Gaussians]) -> Gaussians:
+def _concatenate(parts: list[Rows]) -> Rows:
     degree = max(part.sh.shape[1] for part in parts)
-    return Gaussians(
+    return Rows(
         means=np.concatenate([part.means for part in parts]),
         quats=np.concatenate([part.quats for part in parts]),
         log_scales=np.concatenate([part.log_scales for part in parts]),
@@ -118,7 +118,7 @@ def _concatenate(parts: list[Gaussians]) -> Gaussians:
     )
 
 
-def _primitive(reader: GlbReader, primitive: dict, settings: dict) -> Gaussians:
+def _primitive(reader: GlbReader, primitive: dict, settings: dict) -> Rows:
     kernel, space = settings.get("kernel"), settings.get("colorSpace")
     if kernel != "ellipse":
         raise Malformed(f"has gaussians of kernel {str(kernel)[:40]!r}; only 'ellipse' is read")
@@ -152,7 +152,7 @@ def _primitive(reader: GlbReader, primitive: dict, settings: dict) -> Gaussians:
     degree = 0
     while f"{EXTENSION}:SH_DEGREE_{degree + 1}_COEF_0" in attributes and degree < 3:
         degree += 1
-    return Gaussians(
+    return Rows(
         means=means,
         quats=np.roll(unit_quaternions(quats), 1, axis=1),
         log_scales=logarithms(scales),
@@ -218,7 +218,7 @@ def _local_matrix(reader: GlbReader, node: dict) -> np.ndarray:
     return matrix
 
 
-def _decompose(matrix: np.ndarray) -> tuple[np.ndarray, float, np.ndarray]:
+def _decompose(matrix: np.ndarray) -> tuple[np.ndarray, float, list[float]]:
     """Rotation [3, 3], scale and translation [3] of a world matrix."""
     linear = matrix[:3, :3]
     with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
@@ -231,4 +231,4 @@ def _decompose(matrix: np.ndarray) -> tuple[np.ndarray, float, np.ndarray]:
         raise Malformed("has a node that mirrors, shears or scales axes differently, not by one factor")
     # The nearest exact rotation: what is left of float32 rounding must not reach the quaternions.
     left, _, right = np.linalg.svd(rotation)
-    return left @ right, scale, matrix[:3, 3]
+    return left @ right, scale, matrix[:3, 3].tolist()

@@ -15,6 +15,7 @@ import numpy as np
 from splat.gaussians import Gaussians
 from splat.io.files import (
     Malformed,
+    Rows,
     base_coefficients,
     drop_zero_degrees,
     on_device,
@@ -58,8 +59,8 @@ def save_ply(path: str | os.PathLike, gaussians: Gaussians, active=None, *, lean
     write_atomically(pathlib.Path(path), encode_ply(on_host(gaussians, active), lean=lean))
 
 
-def encode_ply(gaussians: Gaussians, *, lean: bool = False) -> bytes:
-    """A whole binary file of `gaussians` (numpy leaves); see `save_ply`."""
+def encode_ply(gaussians: Rows, *, lean: bool = False) -> bytes:
+    """A whole binary file of `gaussians`; see `save_ply`."""
     means, sh = gaussians.means, gaussians.sh
     count = len(means)
     rest = sh[:, 1:].transpose(0, 2, 1)
@@ -111,8 +112,8 @@ def load_ply(path: str | os.PathLike) -> Gaussians:
         raise ValueError(f"{path}: {problem}; {expected}") from None
 
 
-def decode_ply(data: bytes) -> Gaussians:
-    """Gaussians (numpy leaves) of a PLY file's bytes; see `load_ply`.
+def decode_ply(data: bytes) -> Rows:
+    """Gaussians of a PLY file's bytes; see `load_ply`.
 
     Raises:
       Malformed: what is wrong; nothing is allocated for rows that the file does not hold.
@@ -142,7 +143,7 @@ def _vertices(data: bytes) -> dict[str, np.ndarray]:
             raise Malformed(f"truncated: element {name} of {count} rows needs {size} bytes, {have} are left")
         if name == "vertex":
             rows = np.frombuffer(body, dtype, count, offset)
-            return {key: rows[key] for key in rows.dtype.names}
+            return {key: rows[key] for key in dtype.names or ()}
         offset += size
     raise Malformed("has no element 'vertex'")
 
@@ -189,7 +190,7 @@ def _read_ascii(body: bytes, elements: list) -> dict[str, np.ndarray]:
             if have < count:
                 raise Malformed(f"truncated: element {name} needs {count} lines, {have} are left")
             continue
-        names = _dtype(properties, "<").names
+        names = _dtype(properties, "<").names or ()
         # A digit and a separator each, before anything is allocated for them.
         if 2 * count * len(names) > len(body) + 1:
             raise Malformed(f"truncated: {count} lines of {len(names)} numbers do not fit into {len(body)} bytes")
@@ -209,7 +210,7 @@ def _read_ascii(body: bytes, elements: list) -> dict[str, np.ndarray]:
     raise Malformed("has no element 'vertex'")
 
 
-def _gaussians(columns: dict[str, np.ndarray]) -> Gaussians:
+def _gaussians(columns: dict[str, np.ndarray]) -> Rows:
     def take(*names: str) -> np.ndarray:
         missing = [name for name in names if name not in columns]
         if missing:
@@ -233,4 +234,4 @@ def _gaussians(columns: dict[str, np.ndarray]) -> Gaussians:
         values = take(*(f"f_rest_{i}" for i in range(rest))).reshape(len(means), 3, rest // 3)
         sh = np.concatenate([sh, values.transpose(0, 2, 1)], axis=1)
         sh = drop_zero_degrees(sh)
-    return Gaussians(means=means, quats=quats, log_scales=scales, opacity_logits=opacity, sh=sh)
+    return Rows(means=means, quats=quats, log_scales=scales, opacity_logits=opacity, sh=sh)

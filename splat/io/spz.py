@@ -20,8 +20,7 @@ import zlib
 
 import numpy as np
 
-from splat.gaussians import Gaussians
-from splat.io.files import Malformed, logit, sigmoid, to_bytes, unit_quaternions
+from splat.io.files import Malformed, Rows, logit, sigmoid, to_bytes, unit_quaternions
 
 
 _HEADER = struct.Struct("<4sIIBBBB")
@@ -34,11 +33,11 @@ _COORDINATE_SYSTEM_EXTENSION, _RIGHT_UP_BACK = 0xADBE0003, 4
 _HIGHEST_RATIO, _HIGHEST_RATIO_LARGE, _LARGE = 1032, 64, 1 << 24
 
 
-def encode_spz(gaussians: Gaussians, *, fractional_bits: int | None = None, sh_bits: tuple[int, int] = (5, 4)) -> bytes:
+def encode_spz(gaussians: Rows, *, fractional_bits: int | None = None, sh_bits: tuple[int, int] = (5, 4)) -> bytes:
     """A version-3 file of gaussians that are in the format's own frame.
 
     Args:
-      gaussians: at least one; numpy leaves, finite numbers, SH degree 0 to 3.
+      gaussians: at least one; finite numbers, SH degree 0 to 3.
       fractional_bits: positions are multiples of 2^-fractional_bits, 0 to 23; by default 12, more for objects
         smaller than 1 and fewer for scenes beyond 2048.
       sh_bits: bits of the coefficients of degree 1 and of those above, 1 to 8 (5 and 4 are what other writers
@@ -76,8 +75,8 @@ def encode_spz(gaussians: Gaussians, *, fractional_bits: int | None = None, sh_b
     return stream.compress(b"".join(parts)) + stream.flush()
 
 
-def decode_spz(data: bytes) -> Gaussians:
-    """Gaussians (numpy leaves, in the format's frame) of an SPZ file's bytes, version 1 to 3.
+def decode_spz(data: bytes) -> Rows:
+    """Gaussians (in the format's frame) of an SPZ file's bytes, version 1 to 3.
 
     Raises:
       Malformed: what is wrong; nothing larger than the gaussians that the file can hold is allocated.
@@ -116,7 +115,7 @@ def decode_spz(data: bytes) -> Gaussians:
     positions, opacities, colors, scales, rotations, rest = arrays
     sh = (rest.reshape(count, widths[5] // 3, 3).astype(np.float32) - 128) / 128
     base = ((colors / 255.0 - 0.5) / _COLOR_SCALE)[:, None].astype(np.float32)
-    return Gaussians(
+    return Rows(
         means=_positions(positions, version, fractional_bits),
         quats=_unpack_smallest_three(rotations) if version == 3 else _unpack_first_three(rotations),
         log_scales=scales / 16.0 - 10.0,

@@ -12,7 +12,7 @@ from experiments.fuzz import fuzz
 from splat import harmonics
 from splat.gaussians import usable
 from splat.io import frames
-from splat.io.files import unit_quaternions
+from splat.io.files import Rows, unit_quaternions
 from splat.math import quaternion_to_rotation
 
 
@@ -113,7 +113,7 @@ def random_rotation(seed):
 
 @pytest.mark.parametrize("rotation", [*(random_rotation(s) for s in range(3)), *map(frames.to_y_up, ("z", "y", "-y"))])
 def test_transform_moves_positions_shapes_and_colours_alike(rotation):
-    gaussians = splat.Gaussians(
+    gaussians = Rows(
         *map(
             np.asarray,
             (scene(k=25).means, scene().quats, scene().log_scales, scene().opacity_logits, scene(k=25).sh),
