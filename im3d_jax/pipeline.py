@@ -70,9 +70,9 @@ class Quality:
 
 
 QUALITIES = {
-    "draft": Quality(Sampling(8, prompt=3.0), Sampling(8, 2.0, 1.5), Sampling(3, 2.0, 1.5, start=0.5)),
-    "standard": Quality(Sampling(10, prompt=3.0), Sampling(10, 2.0, 1.5), Sampling(5, 2.0, 1.5, start=0.5)),
-    "best": Quality(Sampling(20, prompt=3.0), Sampling(20, 2.0, 1.5), Sampling(8, 2.0, 1.5, start=0.5)),
+    "draft": Quality(Sampling(8, prompt=3.0), Sampling(8, 2.0, 1.5), Sampling(3, 2.0, 1.5, start=0.3)),
+    "standard": Quality(Sampling(10, prompt=3.0), Sampling(10, 2.0, 1.5), Sampling(5, 2.0, 1.5, start=0.3)),
+    "best": Quality(Sampling(20, prompt=3.0), Sampling(20, 2.0, 1.5), Sampling(8, 2.0, 1.5, start=0.3)),
 }
 
 
