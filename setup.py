@@ -56,7 +56,15 @@ EXTRAS = {
     ],
     # `lpips` is compared with too, but it asks for torchvision, which it needs only for its pretrained
     # weights: install it with `pip install --no-deps lpips`. scipy and tqdm are what it really imports.
-    "parity": ["torch==2.13.0", "pytorch-msssim>=1.0", "h5py>=3.12", "scipy>=1.14", "tqdm>=4.66"],
+    "parity": [
+        "torch==2.13.0",
+        "gsplat==1.5.3",
+        "gsply>=0.4.6",
+        "pytorch-msssim>=1.0",
+        "h5py>=3.12",
+        "scipy>=1.14",
+        "tqdm>=4.66",
+    ],
 }
 
 setup(
