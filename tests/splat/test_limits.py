@@ -275,19 +275,32 @@ def test_both_inner_forms_agree():
     bar = jnp.asarray(rng.normal(size=(b, tile**2, channels)), jnp.float32)
     behind = jnp.asarray(rng.normal(size=(b, tile**2)), jnp.float32)
     arguments = rows, x, y, start, scan[..., -2], scan[..., -1], bar, behind
-    ours, theirs = (jax.jit(form)(*arguments) for form in (blocks.gradients_scan, blocks.gradients_matrix))
+    ours, theirs = (jax.jit(form, static_argnames="absolute")(*arguments, absolute=True)
+                    for form in (blocks.gradients_scan, blocks.gradients_matrix))
+    assert ours.shape == (b, k, 8 + channels)
     np.testing.assert_allclose(ours, theirs, atol=2e-5 * float(jnp.abs(theirs).max()))
 
 
+@pytest.mark.parametrize("options", [False, True])
 @pytest.mark.parametrize("scan", [True, False])
-def test_lowers_for_every_platform(monkeypatch, scan):
-    """Both inner forms, values and gradients, by lowering alone."""
+def test_lowers_for_every_platform(monkeypatch, scan, options):
+    """Both inner forms, values and gradients, with every option or none, by lowering alone."""
     from jax import export
 
     monkeypatch.setattr(jax, "default_backend", lambda: "cpu" if scan else "tpu")
 
-    def loss(gaussians, cameras):
-        return jnp.sum(splat.render(gaussians, cameras, capacity=CAPACITY).rgb)
+    more = {}
+    if options:
+        more = {"antialiased": True, "exact_tiles": True, "median_depth": True, "normals": True,
+                "features": jnp.ones((N, 2)), "absolute_offset": jnp.zeros((1, N, 2))}
 
-    exported = export.export(jax.jit(jax.grad(loss)), platforms=("cpu", "cuda", "tpu"))(scene(), CAMERAS)
+    def loss(gaussians, cameras, more):
+        out = splat.render(gaussians, cameras, capacity=CAPACITY, **more)
+        extra = jnp.sum(out.median_depth) + jnp.sum(out.normals) + jnp.sum(out.features) if options else 0.0
+        return jnp.sum(out.rgb) + extra
+
+    flags = {name: value for name, value in more.items() if isinstance(value, bool)}
+    arrays = {name: value for name, value in more.items() if name not in flags}
+    step = jax.jit(jax.grad(lambda g, c, arrays: loss(g, c, flags | arrays), argnums=(0, 2)))
+    exported = export.export(step, platforms=("cpu", "cuda", "tpu"))(scene(), CAMERAS, arrays)
     assert exported.platforms == ("cpu", "cuda", "tpu")

@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from splat.sums import segmented_scan, sum_runs
+from splat.sums import segmented_scan, sum_runs, take_rows
 
 
 @pytest.mark.parametrize("exclusive", [False, True])
@@ -44,3 +44,19 @@ def test_sum_runs(biggest):
     others = shuffled != heavy
     np.testing.assert_allclose(np.asarray(ours)[others], expected[shuffled][others], atol=1e-4, rtol=0)
     np.testing.assert_allclose(np.asarray(ours)[~others], expected[shuffled][~others], rtol=1e-6)
+
+
+def test_take_rows_and_its_gradient():
+    rng = np.random.default_rng(0)
+    index = rng.integers(-1, 9, 200).astype(np.int32)
+    index[index == 4] = 3  # a row that nothing takes
+    values, bar = rng.normal(size=9).astype(np.float32), rng.normal(size=200).astype(np.float32)
+
+    @jax.jit
+    def run(values, index, bar):
+        out, pull = jax.vjp(lambda values: take_rows(values, index), values)
+        return out, pull(bar)[0]
+
+    out, grad = run(*(jnp.asarray(a) for a in (values, index, bar)))
+    np.testing.assert_array_equal(out, np.where(index >= 0, values[index], 0))
+    np.testing.assert_allclose(grad, [bar[index == i].sum() for i in range(9)], atol=1e-5)
