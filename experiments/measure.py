@@ -15,12 +15,11 @@ import numpy as np
 from im3d_jax.cli import stages
 from im3d_jax.data import orbits
 from im3d_jax.data.toybox import ToyObject
-from im3d_jax.models import perceptual, ssim
+from im3d_jax.models import composite_on_white, perceptual, ssim
 from im3d_jax.output.images import to_bytes
 from im3d_jax.output.renders import render_views
 from im3d_jax.output.sheets import contact_sheet
 from im3d_jax.reconstruction import PRESETS, FitConfig, Targets, final_gaussians, fit, init_state
-from im3d_jax.reconstruction.losses import on_white
 from splat import Cameras, Gaussians, orbit_cameras
 
 
@@ -99,7 +98,7 @@ def make_assets(
 
 @jax.jit
 def _figures_of_images(features, made: jax.Array, true: jax.Array) -> dict[str, jax.Array]:
-    made, true = on_white(made), on_white(true)
+    made, true = composite_on_white(made), composite_on_white(true)
     shown, wanted = made[..., :3], true[..., :3]
     return {
         "psnr": ssim.psnr(shown, wanted),

@@ -7,14 +7,13 @@ import jax.numpy as jnp
 
 from experiments.configs.training import TrainConfig
 from im3d_jax import pipeline
-from im3d_jax.models import composite_on_white
+from im3d_jax.models import ssim
 from im3d_jax.weights import Bundle, networks
 
 
 def white_psnr(made: jax.Array, true: jax.Array) -> jax.Array:
     """Mean over pictures [..., H, W, 4] (straight alpha) of the PSNR on white, decibels."""
-    made, true = composite_on_white(made)[..., :3], composite_on_white(true)[..., :3]
-    return (-10.0 * jnp.log10(jnp.square(made - true).mean((-3, -2, -1)))).mean()
+    return ssim.psnr(ssim.composite(made), ssim.composite(true)).mean()
 
 
 def validate(config: TrainConfig, bundle: Bundle, test: dict) -> dict[str, float]:

@@ -4,7 +4,7 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 
-from im3d_jax.models import perceptual, ssim
+from im3d_jax.models import composite_on_white, perceptual, ssim
 from im3d_jax.reconstruction.presets import FitConfig
 
 
@@ -19,16 +19,11 @@ class Targets:
     rgba: jax.Array
 
 
-def on_white(rgba: jax.Array) -> jax.Array:
-    """What feature networks see of straight-alpha images [..., 4]: (colour composited on white, alpha)."""
-    return jnp.concatenate([ssim.composite(rgba), rgba[..., 3:]], axis=-1)
-
-
 def target_features(network: perceptual.Perceptual, rgba: jax.Array) -> list[jax.Array]:
     """Normalised feature maps of the targets [V, H, W, 4], one view at a time: once, not per step."""
 
     def one(view: jax.Array) -> list[jax.Array]:
-        maps = perceptual.normalised(network.features(on_white(view)[None]))
+        maps = perceptual.normalised(network.features(composite_on_white(view)[None]))
         return [feature[0] for feature in maps]
 
     return jax.lax.map(one, rgba)

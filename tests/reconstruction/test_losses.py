@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from im3d_jax import models
 from im3d_jax.models import perceptual, ssim
 from im3d_jax.reconstruction import FitConfig, losses
 
@@ -61,7 +62,7 @@ def test_perceptual_term_uses_kept_targets():
         ssim.composite(other), other[..., 3], target, WHITE, only(perceptual_weight=10.0), network, kept
     )
     expected = perceptual.distance(
-        network.features(losses.on_white(other)), network.features(losses.on_white(target))
+        network.features(models.composite_on_white(other)), network.features(models.composite_on_white(target))
     )
     np.testing.assert_allclose(terms["perceptual"], expected.mean(), rtol=1e-5)
     np.testing.assert_allclose(value, 10 * expected.mean(), rtol=1e-5)
