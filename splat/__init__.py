@@ -3,6 +3,7 @@ from splat.cameras import Cameras, from_opengl, look_at, orbit_cameras, pinhole_
 from splat.gaussians import Gaussians
 from splat.io import load, load_ply, save, save_ply
 from splat.render import Rendering, count_pairs, render, round_capacity
+from splat.sharding import render_sharded
 
 
 __all__ = [
@@ -17,6 +18,7 @@ __all__ = [
     "orbit_cameras",
     "pinhole_intrinsics",
     "render",
+    "render_sharded",
     "round_capacity",
     "save",
     "save_ply",
