@@ -217,3 +217,33 @@ def test_wrong_shapes_are_named():
     two = jax.tree.map(lambda a: jnp.stack([a, a]), scene())
     with pytest.raises(ValueError, match="leading axes"):
         splat.render(two, jax.tree.map(lambda a: jnp.stack([a, a, a]), CAMERAS))
+
+
+def test_extreme_scenes_stay_finite_with_every_option():
+    """Values and all gradients, through a distorting lens, of scenes with broken proportions."""
+    lens = CAMERAS[:1].replace(distortion=jnp.array([[-0.25, 0.08, 0.003, -0.002, -0.01]]))
+    zeros = jnp.zeros((1, N, 2))
+
+    @jax.jit
+    def run(gaussians, lens):
+        def loss(gaussians, lens, offset, absolute, features):
+            out = splat.render(gaussians, lens, capacity=CAPACITY, antialiased=True, exact_tiles=True, normals=True,
+                               median_depth=True, features=features, mean2d_offset=offset,
+                               absolute_offset=absolute)
+            images = out.rgb, out.alpha, out.depth, out.features, out.median_depth, out.normals
+            return sum(jnp.sum(image) for image in images), out
+
+        inputs = gaussians, lens, zeros, zeros, FEATURES
+        return jax.grad(loss, argnums=(0, 1, 2, 3, 4), has_aux=True)(*inputs)
+
+    rng = np.random.default_rng(0)
+    for _ in range(30):
+        means = rng.normal(0, rng.choice([1e-3, 0.3, 1.0, 4.0, 1e4]), (N, 3))
+        log_scales = rng.uniform(-120, 20) * rng.choice([0, 1]) + rng.uniform(0, 12) * rng.normal(size=(N, 3))
+        fields = {"means": means, "quats": rng.normal(size=(N, 4)), "log_scales": log_scales,
+                  "opacity_logits": rng.uniform(-110, 110) + rng.normal(size=N),
+                  "sh": rng.normal(size=(N, 4, 3))}
+        for name in rng.choice(["means", "quats", "log_scales"], 2):
+            fields[name][rng.integers(N)] = rng.choice([-1e30, -1e9, -1e-9, 0.0, 1e-30, 30.0, 1e30])
+        result = run(splat.Gaussians(**{k: jnp.asarray(v, jnp.float32) for k, v in fields.items()}), lens)
+        assert all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(result))
