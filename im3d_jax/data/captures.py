@@ -23,6 +23,8 @@ from splat.cameras import Cameras, from_opengl
 TRAIN_FILES = ("transforms_train.json", "transforms.json", "cameras.json")
 TEST_FILE = "transforms_test.json"
 _SUFFIXES = ("", ".png", ".jpg", ".jpeg", ".webp")
+# Far beyond any scene, and float32 holds its square.
+_LARGEST = 1e15
 _DISTORTION = ("k1", "k2", "k3", "k4", "p1", "p2")
 
 
@@ -153,7 +155,7 @@ def _load_split(path: pathlib.Path, downscale: int, file_paths: list[str] | None
 def _read_fields(path: pathlib.Path) -> dict[str, Any]:
     try:
         fields = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         reason = str(error).splitlines()[0]
         raise CaptureError(f"{path}: not a readable JSON file ({reason}); export it again") from None
     if not isinstance(fields, dict) or not isinstance(fields.get("frames"), list) or not fields["frames"]:
@@ -175,8 +177,10 @@ def _read_fields(path: pathlib.Path) -> dict[str, Any]:
 
 def _number(fields: dict[str, Any], name: str, path: pathlib.Path, default: float | None = None) -> float:
     value = fields.get(name, default)
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise CaptureError(f"{path}: field '{name}' is {value!r}; expected a finite number")
+    # Compared, not converted: JSON has integers that no float holds. NaN compares false.
+    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= _LARGEST:
+        shown = repr(value)[:40]
+        raise CaptureError(f"{path}: field '{name}' is {shown}; expected a finite number (at most {_LARGEST:g})")
     return value
 
 
@@ -209,12 +213,14 @@ def _pose(frame: dict[str, Any], index: int, path: pathlib.Path) -> np.ndarray:
     where = f"{path}: frame {index}: transform_matrix"
     try:
         matrix = np.asarray(frame["transform_matrix"], np.float64)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise CaptureError(f"{where} holds something that is no number") from None
     if matrix.shape == (3, 4):
         matrix = np.concatenate([matrix, [[0.0, 0.0, 0.0, 1.0]]])
-    if matrix.shape != (4, 4) or not np.isfinite(matrix).all():
-        raise CaptureError(f"{where} has shape {list(matrix.shape)} or is not finite; expected 4x4 numbers")
+    if matrix.shape != (4, 4) or not (np.abs(matrix) <= _LARGEST).all():
+        raise CaptureError(
+            f"{where} has shape {list(matrix.shape)} or is not finite; expected 4x4 numbers (at most {_LARGEST:g})"
+        )
     scales = np.linalg.norm(matrix[:3, :3], axis=0)
     if scales.min() < 1e-8 or np.linalg.det(matrix[:3, :3] / scales[None]) < 1e-4:
         raise CaptureError(f"{where} is singular or mirrored; expected a camera-to-world pose")
@@ -228,9 +234,10 @@ def _pose(frame: dict[str, Any], index: int, path: pathlib.Path) -> np.ndarray:
 def _image_file(frame: dict[str, Any], index: int, path: pathlib.Path) -> pathlib.Path:
     for suffix in _SUFFIXES:
         file = path.parent / (frame["file_path"] + suffix)
-        if file.is_file():
+        # Not pathlib's, which fails on names that are too long.
+        if os.path.isfile(file):
             return file
-    raise CaptureError(f"{path}: frame {index}: missing image {frame['file_path']!r} (.png, .jpg)")
+    raise CaptureError(f"{path}: frame {index}: missing image {frame['file_path'][:200]!r} (.png, .jpg)")
 
 
 def _scaled(image: np.ndarray, factor: int) -> np.ndarray:

@@ -116,7 +116,13 @@ def without(frame, name):
         (lambda f: {"frames": [{**f[0], "transform_matrix": [[1, 2], [3]]}]}, "no number"),
         (lambda f: {"frames": [{**f[0], "transform_matrix": np.eye(3).tolist()}]}, "expected 4x4"),
         (lambda f: {"frames": [{**f[0], "transform_matrix": np.diag([1, 2, 1, 1]).tolist()}]}, "sheared"),
+        (lambda f: {"frames": [{**f[0], "transform_matrix": (1e39 * np.eye(4)).tolist()}]}, "not finite"),
+        (lambda f: {"frames": [{**f[0], "transform_matrix": [[10**400] * 4] * 4}]}, "no number"),
+        (lambda f: {"frames": [{**f[0], "transform_matrix": [[math.nan] * 4] * 4}]}, "not finite"),
+        (lambda f: {"fl_x": 10**400}, "expected a finite number"),
+        (lambda f: {"cx": 1e39}, "expected a finite number"),
         (lambda f: {"frames": [{**f[0], "file_path": "images/none"}]}, "missing image"),
+        (lambda f: {"frames": [{**f[0], "file_path": 400 * "x"}]}, "missing image"),
         (lambda f: {"w": 80, "h": 60}, "mismatched image sizes"),
         (lambda f: {"k1": 0.1}, "distortion"),
         (lambda f: {"camera_model": "FISHEYE"}, "not supported"),
@@ -142,9 +148,10 @@ def test_other_refusals(folder, tmp_path_factory):
     (path / "images/r_1.png").write_bytes((path / "images/r_0.png").read_bytes()[:60])
     with pytest.raises(ImageError, match="truncated"):
         captures.load_capture(path)
-    (path / "transforms.json").write_text('{"frames": [')
-    with pytest.raises(captures.CaptureError, match="not a readable JSON"):
-        captures.load_capture(path)
+    for text in ('{"frames": [', 100_000 * "["):
+        (path / "transforms.json").write_text(text)
+        with pytest.raises(captures.CaptureError, match="not a readable JSON"):
+            captures.load_capture(path)
 
 
 def test_lego(shared_data):
