@@ -91,6 +91,8 @@ def test_read_round_trip_and_modes(tmp_path):
 def test_damaged_files(tmp_path):
     with pytest.raises(prepare.ImageError, match="missing"):
         prepare.read_image(tmp_path / "no.png")
+    with pytest.raises(prepare.ImageError, match="missing"):
+        prepare.read_image(tmp_path / (400 * "x"))
     with pytest.raises(prepare.ImageError, match="folder"):
         prepare.read_image(tmp_path)
     noise = np.random.default_rng(1).integers(0, 255, (64, 64, 4), dtype=np.uint8)
