@@ -57,6 +57,8 @@ def source_settings(values: flags.FlagValues) -> dict[str, Any]:
 
     if values.prompt is not None and not values.prompt.strip():
         raise UserError('--prompt is empty; say what to make, as in --prompt="a red mug", or leave it out')
+    if values.prompt is not None and not _is_text(values.prompt):
+        raise UserError("--prompt holds bytes that are no UTF-8 text; check the terminal's encoding")
     if values.prompt is None and values.image is None:
         raise UserError("neither --prompt nor --image is given; give one of them or both")
     if values.elevation_deg is not None and not math.isfinite(values.elevation_deg):
@@ -67,6 +69,11 @@ def source_settings(values: flags.FlagValues) -> dict[str, Any]:
             cut_out(read_image(values.image))
         image_hash = file_hash(values.image)
     return {"prompt": values.prompt, "image_sha256": image_hash, "elevation_deg": values.elevation_deg}
+
+
+def _is_text(argument: str) -> bool:
+    """Whether the argument was valid UTF-8; Python stands in lone surrogates for bytes that are not."""
+    return not any(0xD800 <= ord(letter) < 0xE000 for letter in argument)
 
 
 def run_settings(values: flags.FlagValues) -> dict[str, Any]:

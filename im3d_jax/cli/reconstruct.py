@@ -13,6 +13,9 @@ from im3d_jax.cli import common
 from im3d_jax.cli.errors import UserError, user_errors
 
 
+SMALLEST_SIDE = 11  # pixels of a view: the window of SSIM
+
+
 def register(values: flags.FlagValues) -> None:
     """Defines the command's flags."""
     flags.DEFINE_string("data", None, "run folder or capture to read", flag_values=values)
@@ -33,6 +36,15 @@ def run(values: flags.FlagValues) -> None:
 
     with user_errors(CaptureError, ImageError):
         capture = load_capture(values.data, values.downscale)
+    width, height = capture.cameras.width, capture.cameras.height
+    if min(width, height) < SMALLEST_SIDE:
+        after = "" if values.downscale == 1 else f" after --downscale={values.downscale}"
+        raise UserError(
+            f"{capture.source}: the views have {width}x{height} pixels{after}; expected at least "
+            f"{SMALLEST_SIDE}x{SMALLEST_SIDE}"
+        )
+    if capture.generated and len(capture.images) < 2:
+        raise UserError(f"{capture.source}: one view; an orbit has at least 2, the first of which is the given one")
     settings = {
         "command": "reconstruct",
         "data_sha256": capture.digest(),

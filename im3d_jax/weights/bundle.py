@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import pathlib
 
 import jax
@@ -173,7 +174,8 @@ def load_bundle(model: str = "tiny") -> Bundle:
         WeightsError: One line: what is missing or damaged and what to do.
     """
     folder = BUNDLED if model == "tiny" else pathlib.Path(model)
-    if not folder.is_dir():
+    # Not pathlib's test, which fails on names that are too long.
+    if not os.path.isdir(folder):
         raise WeightsError(
             f"--model={model}: no such folder; give 'tiny' or a folder with config.json and safetensors files"
         )

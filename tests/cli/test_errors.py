@@ -59,6 +59,7 @@ def test_sources(refused):
     assert "neither" in refused("generate")
     assert "--out is missing" in refused("generate", PROMPT, out=False)
     assert "--elevation_deg=nan" in refused("generate", PROMPT, "--elevation_deg=nan")
+    assert "UTF-8" in refused("generate", "--prompt=mug \udcff")
     assert "--model is empty" in refused("generate", PROMPT, "--model=")
 
 
@@ -86,6 +87,7 @@ def test_models(refused, tmp_path):
     assert "no such folder" in refused("generate", PROMPT, f"--model={tmp_path / 'none'}")
     # Nothing was made yet, so the corrected command may use the folder.
     assert "other settings" not in refused("generate", PROMPT, f"--model={tmp_path / 'neither'}")
+    assert "no such folder" in refused("generate", PROMPT, f"--model={tmp_path / (400 * 'x')}")
     folder = tmp_path / "weights"
     folder.mkdir()
     assert "config.json" in refused("generate", PROMPT, f"--model={folder}")
@@ -115,6 +117,12 @@ def test_captures(refused, tmp_path):
     assert "camera_angle_x" in frames(("a", eye))
     assert "singular" in frames(("a", np.zeros((4, 4)).tolist()), camera_angle_x=0.7)
     assert "mismatched image sizes" in frames(("a", eye), ("b", eye), camera_angle_x=0.7)
+    picture(data / "dot.png", (1, 1))
+    assert "1x1 pixels" in frames(("dot", eye), camera_angle_x=0.7)
+    (data / "transforms.json").rename(data / "cameras.json")
+    view = {"file_path": "a", "transform_matrix": eye}
+    (data / "cameras.json").write_text(json.dumps({"frames": [view], "camera_angle_x": 0.7}))
+    assert "one view" in refused("reconstruct", f"--data={data}")
     (data / "transforms.json").write_text(json.dumps({"camera_angle_x": 0.7}))
     assert "'frames'" in refused("reconstruct", f"--data={data}")
 
