@@ -140,13 +140,14 @@ def _copy(
     gives = copies > 0
     shares = share(gaussians.opacity_logits, copies + 1)
     floor = math.log(config.min_opacity / (1.0 - config.min_opacity))
-    halved = gaussians.replace(
+    shared = dataclasses.replace(
+        gaussians,
         opacity_logits=jnp.where(
             gives, jnp.maximum(shares.opacity_logits, floor), gaussians.opacity_logits
         ),
         log_scales=gaussians.log_scales + shares.log_scale_shift[:, None],
     )
-    return jax.tree.map(lambda leaf: leaf[drawn], halved), gives | receives
+    return jax.tree.map(lambda leaf: leaf[drawn], shared), gives | receives
 
 
 def _alive(gaussians: Gaussians, active: jax.Array, config: McmcConfig) -> jax.Array:
@@ -199,7 +200,7 @@ def refine(key: jax.Array, gaussians: Gaussians, active: jax.Array, config: Mcmc
     first, second = jax.random.split(key)
     moved = relocate(first, gaussians, active, config)
     grown = grow(second, moved.gaussians, moved.active, config)
-    return grown.replace(fresh=moved.fresh | grown.fresh)
+    return Densified(grown.gaussians, grown.active, moved.fresh | grown.fresh)
 
 
 def perturb(
