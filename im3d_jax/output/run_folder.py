@@ -104,8 +104,9 @@ class RunFolder:
         if self._overwrite:
             self._remove_results()
         # A process that was killed could not clean up.
-        for leftover in self.path.rglob("*.partial-*"):
-            leftover.unlink()
+        for folder in (self.path, *(self.path / name for name in RESULTS)):
+            for leftover in folder.glob(".partial-*"):
+                leftover.unlink()
         self._versions = dict(versions or {})
         self._facts = dict(facts or {})
         self._stages = self._read_json(STAGES_FILE)

@@ -158,6 +158,11 @@ def test_volatile_files_do_not_enter_the_record(tmp_path):
 def test_leftovers_of_a_killed_process_go(tmp_path):
     (tmp_path / "views").mkdir()
     (tmp_path / "views/.partial-03.png").write_text("ha")
+    (tmp_path / ".partial-run.json").write_text("{")
     (tmp_path / "run.json").write_text('{"settings": {}}')
+    mine = tmp_path / "downloads/film.partial-1"  # the folder may hold more than the run
+    mine.parent.mkdir()
+    mine.write_text("half a film")
     RunFolder(tmp_path, {}).start()
-    assert not list((tmp_path / "views").iterdir())
+    assert not list((tmp_path / "views").iterdir()) and not (tmp_path / ".partial-run.json").exists()
+    assert mine.read_text() == "half a film"
