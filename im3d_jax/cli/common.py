@@ -10,7 +10,7 @@ from absl import flags
 
 import im3d_jax
 from im3d_jax.cli.errors import UserError, user_errors
-from im3d_jax.output.run_folder import RunFolder, RunFolderError
+from im3d_jax.output.run_folder import RESULTS, RunFolder, RunFolderError
 
 
 QUALITIES = ("draft", "standard", "best")
@@ -65,10 +65,24 @@ def source_settings(values: flags.FlagValues) -> dict[str, Any]:
         raise UserError(f"--elevation_deg={values.elevation_deg}: expected degrees between -89 and 89")
     image_hash = None
     if values.image is not None:
+        refuse_source_in_results(values, "--image", values.image)
         with user_errors(ImageError):
             cut_out(read_image(values.image))
         image_hash = file_hash(values.image)
     return {"prompt": values.prompt, "image_sha256": image_hash, "elevation_deg": values.elevation_deg}
+
+
+def refuse_source_in_results(values: flags.FlagValues, flag: str, source: str) -> None:
+    """Keeps a run from writing over, or with --overwrite removing, what it was asked to read.
+
+    Raises:
+        UserError: `source` is one of the files or folders that a run in --out writes, or lies in one.
+    """
+    if not values.out:
+        return
+    source_path, out = pathlib.Path(os.path.realpath(source)), pathlib.Path(os.path.realpath(values.out))
+    if any(source_path.is_relative_to(out / name) for name in RESULTS):
+        raise UserError(f"{flag}={source} is among the results in --out, which would be lost; copy it elsewhere first")
 
 
 def _is_text(argument: str) -> bool:

@@ -31,6 +31,7 @@ def run(values: flags.FlagValues) -> None:
         raise UserError("--data is missing; give a run folder or a capture")
     if values.out and os.path.realpath(values.out) == os.path.realpath(values.data):
         raise UserError("--out is the folder of --data; give another one, its results would be mixed")
+    common.refuse_source_in_results(values, "--data", values.data)
     from im3d_jax.data.captures import CaptureError, load_capture
     from im3d_jax.data.prepare import ImageError
 

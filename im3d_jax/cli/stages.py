@@ -90,9 +90,10 @@ def make_views(
     Raises:
         UserError: the picture cannot be used, or the folder cannot be written.
     """
+    picture = _prepared(model, image_path)
     run = _begin(folder, model, progress)
     with user_errors(ImageError, RunFolderError):
-        _draw(run, image_path)
+        _draw(run, picture)
     run.progress.line(f"views in {folder / 'views'}, all on one sheet: {folder / 'sheet.png'}")
 
 
@@ -104,9 +105,10 @@ def make_asset(
     Raises:
         UserError: the picture cannot be used, or the folder cannot be written.
     """
+    picture = _prepared(model, image_path)
     run = _begin(folder, model, progress)
     with user_errors(ImageError, RunFolderError):
-        names = _draw(run, image_path)
+        names = _draw(run, picture)
         config = fitting.PRESETS[folder.settings["quality"]]
         rounds = folder.settings["rounds"]
         stops = [config.steps * part // 12 for part in REFRESH_TWELFTHS[:rounds]] + [config.steps]
@@ -145,14 +147,21 @@ def _begin(folder: RunFolder, model, progress: ProgressPrinter | None) -> Run:
     return Run(folder, model, progress)
 
 
-def _draw(run: Run, image_path: str | None) -> list[str]:
+def _prepared(model, image_path: str | None) -> np.ndarray | None:
+    """The picture as the model wants it; before the run begins, which may remove the results of an older one."""
+    if image_path is None:
+        return None
+    with user_errors(ImageError):
+        return prepare_image(read_image(image_path), model.image_size, model.target_fraction)
+
+
+def _draw(run: Run, picture: np.ndarray | None) -> list[str]:
     """Stages `input` to `preview`; returns the names of the views."""
     folder, model, prompt = run.folder, run.model, run.folder.settings["prompt"]
 
     def take_input(files: StageFiles, report: Report) -> int:
-        if image_path is not None:
-            image = prepare_image(read_image(image_path), model.image_size, model.target_fraction)
-            evaluations = 0
+        if picture is not None:
+            image, evaluations = picture, 0
         else:
             image, evaluations = model.draw_image(prompt, progress=report, **run.sampling)
         files.write("input.png", encode_png(image))
@@ -176,7 +185,7 @@ def _draw(run: Run, image_path: str | None) -> list[str]:
         files.write("sheet.png", encode_png(contact_sheet(views)))
 
     names = [f"views/{index:02d}.png" for index in range(model.num_views)]
-    run.stage("input", "picture" if image_path is None else "prepare the picture", take_input)
+    run.stage("input", "picture" if picture is None else "prepare the picture", take_input)
     run.stage("views", "views", draw_views, ["input.png"])
     run.stage("cameras", "elevation", find_cameras, names)
     run.stage("preview", "video and sheet", preview, names)

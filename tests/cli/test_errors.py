@@ -83,6 +83,16 @@ def test_folders(refused, tmp_path):
     assert "other settings" in line and "--overwrite" in line
 
 
+def test_sources_among_the_results_are_kept(refused, tmp_path):
+    (tmp_path / "run/views").mkdir(parents=True)
+    image = picture(tmp_path / "run/input.png")
+    (tmp_path / "run/views/cameras.json").write_text("{}")
+    for more in ([], ["--overwrite"]):
+        assert "among the results" in refused("generate", f"--image={image}", *more)
+        assert "among the results" in refused("reconstruct", f"--data={tmp_path / 'run/views'}", *more)
+    assert image.exists() and (tmp_path / "run/views/cameras.json").exists()
+
+
 def test_models(refused, tmp_path):
     assert "no such folder" in refused("generate", PROMPT, f"--model={tmp_path / 'none'}")
     # Nothing was made yet, so the corrected command may use the folder.

@@ -140,6 +140,18 @@ def test_views_from_a_picture(by_hand, tmp_path, capsys):
     assert main(["views", *flags, "--prompt=a xyzzy box"]) == 2
 
 
+def test_a_picture_found_wanting_late_costs_no_results(by_hand, tmp_path, capsys):
+    assert main(["views", "--prompt=a red mug", f"--out={tmp_path / 'run'}"]) == 0
+    before = {path: path.read_bytes() for path in (tmp_path / "run").rglob("*.*") if path.is_file()}
+    pixels = np.zeros((60, 60, 4), np.uint8)
+    pixels[30:33, 20:23] = 255  # passes all checks but the last
+    Image.fromarray(pixels).save(tmp_path / "dot.png")
+    capsys.readouterr()
+    assert main(["views", f"--image={tmp_path / 'dot.png'}", f"--out={tmp_path / 'run'}", "--overwrite"]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
+    assert {path: path.read_bytes() for path in (tmp_path / "run").rglob("*.*") if path.is_file()} == before
+
+
 def test_reconstruct_a_capture_with_held_out_views(short_fits, tmp_path, monkeypatch):
     monkeypatch.setattr(common, "start_jax", lambda: None)
     monkeypatch.setattr(common, "load_model", lambda name: pytest.fail("a capture needs no model"))
