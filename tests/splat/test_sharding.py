@@ -23,21 +23,23 @@ def scene():
     rng = np.random.default_rng(0)
 
     def normal(scale, *shape):
-        return jnp.asarray(scale * rng.normal(size=shape), jnp.float32)
+        return np.float32(scale * rng.normal(size=shape))
 
-    gaussians = splat.Gaussians(normal(0.4, COUNT, 3), normal(1.0, COUNT, 4), normal(0.4, COUNT, 3) - 1.8,
+    # Built with numpy: every jnp operation outside jit is a compilation of its own.
+    means, features = normal(0.4, COUNT, 3), normal(1.0, VIEWS, COUNT, 2)
+    means[7, 1] = np.nan
+    # In one view, hence on one device: the gaussian must be left out on all of them.
+    features[5, 11, 0] = np.nan
+    gaussians = splat.Gaussians(means, normal(1.0, COUNT, 4), normal(0.4, COUNT, 3) - np.float32(1.8),
                                 normal(1.5, COUNT), normal(0.3, COUNT, 4, 3))
-    gaussians = gaussians.replace(means=gaussians.means.at[7, 1].set(jnp.nan))
-    cameras = splat.orbit_cameras(jnp.linspace(-0.4, 0.6, VIEWS), views=VIEWS, width=SIZE, height=SIZE)
-    # The NaN is in one view, hence on one device: the gaussian must be left out on all of them.
-    features = normal(1.0, VIEWS, COUNT, 2).at[5, 11, 0].set(jnp.nan)
+    rig = jax.jit(lambda elevation: splat.orbit_cameras(elevation, views=VIEWS, width=SIZE, height=SIZE))
     arrays = {
-        "background": jnp.asarray(rng.uniform(size=(VIEWS, 3)), jnp.float32),
+        "background": np.float32(rng.uniform(size=(VIEWS, 3))),
         "mean2d_offset": normal(0.1, VIEWS, COUNT, 2),
-        "absolute_offset": jnp.zeros((VIEWS, COUNT, 2), jnp.float32),
+        "absolute_offset": np.zeros((VIEWS, COUNT, 2), np.float32),
         "features": features,
     }
-    return gaussians, cameras, arrays, jnp.arange(COUNT) != 3
+    return gaussians, jax.device_get(rig(np.linspace(-0.4, 0.6, VIEWS))), arrays, np.arange(COUNT) != 3
 
 
 def make_step(draw, capacity):
@@ -67,16 +69,16 @@ def compare_with_one_device():
     assert len(jax.devices()) == 8, jax.devices()
     gaussians, cameras, arrays, active = scene()
     parts = gaussians, cameras, arrays
-    weights = jnp.asarray(np.random.default_rng(1).normal(size=(VIEWS, SIZE, SIZE, 11)), jnp.float32)
+    weights = np.float32(np.random.default_rng(1).normal(size=(VIEWS, SIZE, SIZE, 11)))
     wanted, images = make_step(splat.render, CAPACITY)(parts, active, weights)
-    assert int(images.invalid) == 2 and not images.overflow and float(images.alpha.mean()) > 0.05
+    assert int(images.invalid) == 2 and not images.overflow and float(np.mean(images.alpha)) > 0.05
     for path, leaf in jax.tree.leaves_with_path(wanted):
-        assert float(jnp.abs(leaf).max()) > 1e-3, jax.tree_util.keystr(path)
+        assert float(np.abs(leaf).max()) > 1e-3, jax.tree_util.keystr(path)
 
     # Pairs add up over views; the gaussian ignored for its features counts like an inactive one.
-    offset_free = {**arrays, "mean2d_offset": jnp.zeros_like(arrays["mean2d_offset"])}
-    counted = active & (jnp.arange(COUNT) != 11)
-    of_view = np.array([splat.count_pairs(gaussians, cameras[i], active=counted) for i in range(VIEWS)])
+    offset_free = {**arrays, "mean2d_offset": np.zeros_like(arrays["mean2d_offset"])}
+    counted = active & (np.arange(COUNT) != 11)
+    of_view = np.array([splat.count_pairs(gaussians, cameras[i : i + 1], active=counted) for i in range(VIEWS)])
     mesh = Mesh(np.asarray(jax.devices()).reshape(4, 2), ("data", "fsdp"), axis_types=(AxisType.Auto,) * 2)
     for axis, split in (("data", False), (("data", "fsdp"), True)):
         devices = 8 if split else 4
@@ -118,7 +120,7 @@ def test_eight_devices_equal_one():
     ({"axis": ()}, "expected one or several"),
     ({"axis": ("data", "fsdp")}, "8 views do not split over 6 devices"),
     ({"gaussians": 39}, "39 gaussians do not split over 2 devices.*pad them"),
-    ({"background": jnp.zeros((VIEWS // 2, 3))}, "background has shape"),
+    ({"background": np.zeros((VIEWS // 2, 3))}, "background has shape"),
     ({"scenes": True}, r"one scene.*\(1,\)"),
 ])
 def test_what_does_not_split(change, message):
@@ -132,23 +134,31 @@ def test_what_does_not_split(change, message):
         splat.render_sharded(gaussians, cameras, AbstractMesh((3, 2), ("data", "fsdp")), **options)
 
 
-def test_empty_batched_and_overflowing_scenes():
-    """No gaussians leave nothing to exchange; leading axes keep their place; a lack of room is told."""
-    gaussians, cameras, _, _ = scene()
+def test_empty_and_overflowing_scenes():
+    """No gaussians leave nothing to exchange; outside jit a lack of room is told with the number it takes."""
+    gaussians, cameras, _, active = scene()
     mesh = Mesh(np.asarray(jax.devices()[:1]), ("data",))
     empty = jax.tree.map(lambda leaf: leaf[:0], gaussians)
     out = splat.render_sharded(empty, cameras, mesh, capacity=8, split_gaussians=True, background=0.25)
     assert float(jnp.abs(out.rgb - 0.25).max()) == 0.0 and int(out.pairs) == 0
-
-    clean = gaussians.replace(means=jnp.nan_to_num(gaussians.means))
-    pair = jax.tree.map(lambda leaf: jnp.stack([leaf, leaf[::-1]]), clean)
+    gaussians = gaussians.replace(means=np.nan_to_num(gaussians.means))
     with pytest.warns(UserWarning, match="incomplete: .* room for 300"):
-        out = splat.render_sharded(pair, cameras[:2], mesh, capacity=300)
-    with pytest.warns(UserWarning, match="incomplete"):
-        wanted = splat.render(pair, cameras[:2], capacity=300)
-    assert out.rgb.shape == (2, 2, SIZE, SIZE, 3)
-    assert out.overflow and int(out.pairs) > 300
-    assert_close(out, wanted, 1e-6)
+        out = splat.render_sharded(gaussians, cameras, mesh, capacity=300, active=active)
+    assert out.overflow and int(out.pairs) == splat.count_pairs(gaussians, cameras, active=active) > 300
+
+
+@pytest.mark.parametrize("alone", ["gaussians", "cameras", "neither"])
+def test_scenes_stay_in_front_of_the_split_views(alone):
+    """Two scenes on four devices: only views can be split, whoever brings the leading axis."""
+    gaussians, cameras, arrays, _ = scene()
+    two = functools.partial(jax.tree.map, lambda leaf: np.stack([leaf, leaf]))
+    arrays = two(arrays) | {"capacity": CAPACITY, "mesh": AbstractMesh((4,), ("data",))}
+    gaussians, cameras = (
+        gaussians if alone == "gaussians" else two(gaussians), cameras if alone == "cameras" else two(cameras)
+    )
+    out = jax.eval_shape(lambda g, c: splat.render_sharded(g, c, **arrays), gaussians, cameras)
+    assert out.rgb.shape == (2, VIEWS, SIZE, SIZE, 3) and out.radii.shape == (2, VIEWS, COUNT, 2)
+    assert out.features.shape == (2, VIEWS, SIZE, SIZE, 2) and out.pairs.shape == out.invalid.shape == ()
 
 
 if __name__ == "__main__":
