@@ -5,6 +5,7 @@ Images are float32 `[H, W, 4]` in [0, 1] with straight alpha. Nothing here needs
 
 import os
 import pathlib
+import warnings
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -12,6 +13,7 @@ from scipy import ndimage
 
 
 MINIMUM_SIDE = 16  # pixels of the picture
+MAXIMUM_PIXELS = 50_000_000  # cutting out takes about 120 bytes a pixel
 MINIMUM_OBJECT = 8  # pixels of the object's longer side
 
 # Largest channel difference to the background colour up to which a pixel is background.
@@ -34,7 +36,7 @@ def read_image(path: str | os.PathLike) -> np.ndarray:
         float32 `[H, W, 4]` in [0, 1], straight alpha (1 where the file has none).
 
     Raises:
-        ImageError: the file is missing, no picture, truncated, or of an unusable kind.
+        ImageError: the file is missing, no picture, truncated, too large, or of an unusable kind.
     """
     path = pathlib.Path(path)
     # Not pathlib's tests, which fail on names that are too long.
@@ -42,13 +44,19 @@ def read_image(path: str | os.PathLike) -> np.ndarray:
         kind = "a folder, not a picture" if os.path.isdir(path) else "missing"
         raise ImageError(f"image {path}: the file is {kind}; give the path of a PNG, JPEG or WebP file")
     try:
-        with Image.open(path) as opened:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            opened = Image.open(path)
+        with opened:
+            if opened.width * opened.height > MAXIMUM_PIXELS:
+                raise Image.DecompressionBombError
             opened.load()
             picture = ImageOps.exif_transpose(opened)
     except UnidentifiedImageError:
         raise ImageError(f"image {path}: not a readable picture; expected PNG, JPEG or WebP") from None
-    except Image.DecompressionBombError:
-        raise ImageError(f"image {path}: more pixels than is sane; scale it down first") from None
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+        most = f"{MAXIMUM_PIXELS / 1e6:g} million"
+        raise ImageError(f"image {path}: more than {most} pixels; scale it down first") from None
     # Pillow reports damaged files by these, depending on the format and on where the damage is.
     except (OSError, SyntaxError, ValueError, EOFError, IndexError) as error:
         raise ImageError(f"image {path}: truncated or damaged ({error}); export it again") from None

@@ -1,5 +1,7 @@
 """Preparing users' pictures: refusals, cut-outs, and where and how large the object ends up."""
 
+import warnings
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -86,6 +88,15 @@ def test_read_round_trip_and_modes(tmp_path):
     assert prepare.read_image(tmp_path / "p.png").shape == (24, 24, 4)
     Image.fromarray(np.full((20, 20), 32768, np.uint16)).save(tmp_path / "deep.png")
     assert prepare.read_image(tmp_path / "deep.png")[3, 3, 0] == pytest.approx(0.5, abs=1e-4)
+
+
+def test_pictures_too_large_for_memory_are_refused_before_they_are_decoded(tmp_path):
+    for side in (7_100, 9_600, 13_500):  # the last two are above the limits at which Pillow warns and refuses
+        Image.new("1", (side, side)).save(tmp_path / "huge.png")
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            with pytest.raises(prepare.ImageError, match="50 million pixels"):
+                prepare.read_image(tmp_path / "huge.png")
 
 
 def test_damaged_files(tmp_path):
