@@ -109,8 +109,8 @@ class RunFolder:
                 leftover.unlink()
         self._versions = dict(versions or {})
         self._facts = dict(facts or {})
-        self._stages = self._read_json(STAGES_FILE)
-        self._timings = self._read_json(TIMINGS_FILE)
+        self._stages = self._read_json(STAGES_FILE, _is_record)
+        self._timings = self._read_json(TIMINGS_FILE, lambda seconds: isinstance(seconds, int | float))
         self._write_run_file()
 
     def __truediv__(self, name: str) -> pathlib.Path:
@@ -197,7 +197,8 @@ class RunFolder:
         }
         self._write(RUN_FILE, to_json(run))
 
-    def _read_json(self, name: str) -> dict[str, Any]:
+    def _read_json(self, name: str, valid: Callable[[Any], bool] | None = None) -> dict[str, Any]:
+        """The dictionary in the file, empty without one; `valid` judges each of its values."""
         path = self.path / name
         if not path.is_file():
             return {}
@@ -205,7 +206,7 @@ class RunFolder:
             value = json.loads(path.read_bytes())
         except ValueError:
             value = None
-        if not isinstance(value, dict):
+        if not isinstance(value, dict) or not all(valid is None or valid(entry) for entry in value.values()):
             raise RunFolderError(f"{path} is damaged; choose another --out or start afresh with --overwrite")
         return value
 
@@ -230,6 +231,8 @@ class RunFolder:
 
     def _check_settings(self) -> None:
         recorded = self._read_json(RUN_FILE).get("settings")
+        if recorded is not None and not isinstance(recorded, dict):
+            raise RunFolderError(f"{self.path / RUN_FILE} is damaged; choose another --out or use --overwrite")
         if recorded is None:
             foreign = [name for name in RESULTS if (self.path / name).exists()]
             if foreign:
@@ -244,6 +247,13 @@ class RunFolder:
                 f"{self.path} holds results of other settings ({name} was {recorded.get(name)!r}, now "
                 f"{self.settings.get(name)!r}); choose another --out or replace them with --overwrite"
             )
+
+
+def _is_record(value: Any) -> bool:
+    """Whether `value` is what a finished stage leaves in `state/stages.json`."""
+    if not isinstance(value, dict) or set(value) != {"key", "outputs", "network_evaluations"}:
+        return False
+    return isinstance(value["outputs"], dict) and isinstance(value["network_evaluations"], int)
 
 
 def _write_atomically(path: pathlib.Path, save: Callable[[pathlib.Path], object]) -> None:

@@ -111,6 +111,22 @@ def test_damaged_run_file(tmp_path):
     assert json.loads((tmp_path / "run.json").read_text())["settings"] == {}
 
 
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("run.json", {"settings": [1]}),
+        ("state/stages.json", {"first": 3}),
+        ("state/stages.json", {"first": {"key": "x"}}),
+        ("timings.json", {"first": "long"}),
+    ],
+)
+def test_records_of_another_shape_are_damage(tmp_path, name, content):
+    two_stages(RunFolder(tmp_path, {"text": "x", "seed": 0}), [])
+    (tmp_path / name).write_text(json.dumps(content))
+    with pytest.raises(RunFolderError, match="damaged"):
+        two_stages(RunFolder(tmp_path, {"text": "x", "seed": 0}), [])
+
+
 def test_unwritable(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(RunFolderError, match="cannot write"):
