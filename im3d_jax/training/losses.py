@@ -91,8 +91,7 @@ def video_loss(
     """Turntables given their first frame and caption.
 
     Conditions are dropped as Emu Video does for nested guidance: `drop` of the videos lose the prompt, `drop`
-        the
-    picture, `drop` both. The conditioning latent carries a little noise (up to `condition_noise`), because at
+    the picture, `drop` both. The conditioning latent carries a little noise (up to `condition_noise`), because at
     test time it comes from an imperfect picture. With `image_weight` the first frame alone is learned as well
     (temporal layers skipped), which holds the text-to-image model in place while spatial layers are trained.
 
