@@ -5,7 +5,7 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import Mesh
+from jax.sharding import AxisType, Mesh
 from jax.sharding import PartitionSpec as P
 
 from splat.binning import build_bins
@@ -60,7 +60,7 @@ def render_sharded(
     Args:
       gaussians: N gaussians, [..., N, 3]; without scenes as leading axes if they are split.
       cameras: V cameras, V divisible by D.
-      mesh: of devices.
+      mesh: of devices, with Auto axes.
       axis: the mesh axis, or several.
       capacity: room for (tile, gaussian) pairs on each single device, thus of V / D views.
       split_gaussians: split the gaussians as well; D must divide N (pad them and use `active`).
@@ -74,7 +74,7 @@ def render_sharded(
       each gaussian once.
 
     Raises:
-      ValueError: the mesh lacks the axis, D does not divide V or N, or shapes do not fit.
+      ValueError: the mesh lacks the axis or is Explicit, D does not divide V or N, or shapes do not fit.
     """
     inputs = {
         "gaussians": gaussians,
@@ -119,6 +119,11 @@ def _check_split(gaussians, cameras, mesh, axis, split_gaussians) -> bool:
         raise ValueError(
             f"render_sharded got axis {axis!r}, but the mesh has {tuple(mesh.axis_names)}; expected one or "
             f"several of these"
+        )
+    if AxisType.Explicit in mesh.axis_types:
+        raise ValueError(
+            f"the mesh has axes of types {mesh.axis_types}; expected Auto axes, which jax.make_mesh makes with "
+            f"axis_types=(jax.sharding.AxisType.Auto,) * {len(mesh.axis_names)}"
         )
     devices, views, count = math.prod(mesh.shape[name] for name in names), len(cameras), len(gaussians)
     if views % devices:

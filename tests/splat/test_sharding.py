@@ -119,19 +119,21 @@ def test_eight_devices_equal_one():
     ({"axis": "views"}, r"axis 'views'.*\('data', 'fsdp'\)"),
     ({"axis": ()}, "expected one or several"),
     ({"axis": ("data", "fsdp")}, "8 views do not split over 6 devices"),
+    ({"mesh": AbstractMesh((2,), ("fsdp",), axis_types=(AxisType.Explicit,))}, "expected Auto axes"),
     ({"gaussians": 39}, "39 gaussians do not split over 2 devices.*pad them"),
     ({"background": np.zeros((VIEWS // 2, 3))}, "background has shape"),
     ({"scenes": True}, r"one scene.*\(1,\)"),
 ])
 def test_what_does_not_split(change, message):
     gaussians, cameras, _, _ = scene()
-    options = {"axis": "fsdp", "split_gaussians": True, "capacity": 64} | change
+    mesh = AbstractMesh((3, 2), ("data", "fsdp"))
+    options = {"mesh": mesh, "axis": "fsdp", "split_gaussians": True, "capacity": 64} | change
     count = options.pop("gaussians", COUNT)
     gaussians = jax.tree.map(lambda leaf: leaf[:count], gaussians)
     if options.pop("scenes", False):
         gaussians = jax.tree.map(lambda leaf: leaf[None], gaussians)
     with pytest.raises(ValueError, match=message):
-        splat.render_sharded(gaussians, cameras, AbstractMesh((3, 2), ("data", "fsdp")), **options)
+        splat.render_sharded(gaussians, cameras, **options)
 
 
 def test_empty_and_overflowing_scenes():
