@@ -14,7 +14,7 @@ import jax
 import numpy as np
 
 from im3d_jax.cli.errors import UserError
-from im3d_jax.output.run_folder import file_hash, to_json
+from im3d_jax.output.run_folder import model_hash, to_json
 from im3d_jax.weights.bundle import BUNDLED
 
 
@@ -22,11 +22,8 @@ MEASURES = ("psnr", "foreground_psnr", "ssim", "perceptual")
 
 
 def weights_hash(model: str) -> str:
-    """SHA-256 of a bundle: that of what `sha256sum *.json *.safetensors` prints in its folder."""
-    folder = BUNDLED if model == "tiny" else pathlib.Path(model)
-    files = [*sorted(folder.glob("*.json")), *sorted(folder.glob("*.safetensors"))]
-    listing = "".join(f"{file_hash(file)}  {file.name}\n" for file in files)
-    return hashlib.sha256(listing.encode()).hexdigest()
+    """SHA-256 of a bundle, bundled or in a folder."""
+    return model_hash(BUNDLED if model == "tiny" else model)
 
 
 def machine() -> str:

@@ -10,9 +10,11 @@ from absl import flags
 
 import im3d_jax
 from im3d_jax.cli.errors import UserError, user_errors
-from im3d_jax.output.run_folder import RESULTS, RunFolder, RunFolderError
+from im3d_jax.output.run_folder import RESULTS, RunFolder, RunFolderError, model_hash
 
 
+# Found without importing the weights' package, which would import jax.
+_BUNDLED = pathlib.Path(im3d_jax.__file__).parent / "weights" / "tiny"
 QUALITIES = ("draft", "standard", "best")
 _RECORDED_PACKAGES = ("jax", "jaxlib", "flax", "numpy", "pillow", "av")
 
@@ -91,17 +93,26 @@ def _is_text(argument: str) -> bool:
 
 
 def run_settings(values: flags.FlagValues) -> dict[str, Any]:
-    """Settings of the flags of `register_run_flags`; a folder of weights by its full path.
+    """Settings of the flags of `register_run_flags`; weights by their folder's full path and their content.
+
+    The content counts because a folder may get other weights between two runs: their results must not mix.
 
     Raises:
         UserError: --model is empty.
     """
     if not values.model:
         raise UserError("--model is empty; expected `tiny` or a folder of weights")
-    model = values.model
+    model, folder = values.model, _BUNDLED
     if model != "tiny" and os.path.exists(model):
-        model = str(pathlib.Path(model).resolve())
-    return {"model": model, "seed": values.seed, "quality": values.quality}
+        folder = pathlib.Path(model).resolve()
+        model = str(folder)
+    elif model != "tiny":
+        folder = None  # loading it will say so
+    weights = None
+    if folder is not None:
+        with user_errors(OSError):
+            weights = model_hash(folder)
+    return {"model": model, "model_sha256": weights, "seed": values.seed, "quality": values.quality}
 
 
 def open_run(values: flags.FlagValues, settings: dict[str, Any]) -> RunFolder:

@@ -34,6 +34,14 @@ def file_hash(path: str | os.PathLike) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def model_hash(folder: str | os.PathLike) -> str:
+    """SHA-256 of a model's folder: that of what `sha256sum *.json *.safetensors` prints in it."""
+    folder = pathlib.Path(folder)
+    files = [*sorted(folder.glob("*.json")), *sorted(folder.glob("*.safetensors"))]
+    listing = "".join(f"{file_hash(file)}  {file.name}\n" for file in files)
+    return hashlib.sha256(listing.encode()).hexdigest()
+
+
 def to_json(value: Any) -> bytes:
     """JSON text that is the same for equal values; NaN is refused."""
     return (json.dumps(value, indent=2, allow_nan=False) + "\n").encode()
