@@ -32,18 +32,20 @@ import splat
 from experiments import scenes
 
 
-_GAUSSIANS = flags.DEFINE_list("gaussians", ["20000"], "Sizes of the torus.")
-_SIZES = flags.DEFINE_list("size", ["256"], "Sides of the pictures, pixels (torus).")
-_VIEWS = flags.DEFINE_list("views", ["16"], "Numbers of cameras.")
-_SCENE = flags.DEFINE_enum("scene", "torus", ["torus", "garden"], "What is drawn.")
-_GARDEN = flags.DEFINE_string(
-    "garden", "../shared/data/golden/garden_points.npz", "The garden scene's points."
-)
-_REPEATS = flags.DEFINE_integer("repeats", 20, "Timed calls.", lower_bound=1)
-_GSPLAT = flags.DEFINE_bool("gsplat", False, "Time gsplat's CUDA kernels beside ours.")
-_TILE = flags.DEFINE_integer("tile_size", None, "Tile side; the device's default otherwise.")
-_BLOCK = flags.DEFINE_integer("block_size", 32, "Splats a block.")
-_OUT = flags.DEFINE_string("out", None, "Also append the lines to this file.")
+def define_flags(values: flags.FlagValues) -> None:
+    """Flags of this program."""
+    flags.DEFINE_list("gaussians", ["20000"], "Sizes of the torus.", flag_values=values)
+    flags.DEFINE_list("size", ["256"], "Sides of the pictures, pixels (torus).", flag_values=values)
+    flags.DEFINE_list("views", ["16"], "Numbers of cameras.", flag_values=values)
+    flags.DEFINE_enum("scene", "torus", ["torus", "garden"], "What is drawn.", flag_values=values)
+    flags.DEFINE_string(
+        "garden", "../shared/data/golden/garden_points.npz", "The garden scene's points.", flag_values=values
+    )
+    flags.DEFINE_integer("repeats", 20, "Timed calls.", lower_bound=1, flag_values=values)
+    flags.DEFINE_bool("gsplat", False, "Time gsplat's CUDA kernels beside ours.", flag_values=values)
+    flags.DEFINE_integer("tile_size", None, "Tile side; the device's default otherwise.", flag_values=values)
+    flags.DEFINE_integer("block_size", 32, "Splats a block.", flag_values=values)
+    flags.DEFINE_string("out", None, "Also append the lines to this file.", flag_values=values)
 
 
 def timed(call, repeats: int) -> dict[str, float]:
@@ -69,13 +71,15 @@ def peak_gib() -> float | None:
     return None if not figures else figures["peak_bytes_in_use"] / 2**30
 
 
-def rasterizer_case(gaussians: splat.Gaussians, cameras: splat.Cameras, repeats: int) -> dict:
+def rasterizer_case(
+    gaussians: splat.Gaussians, cameras: splat.Cameras, repeats: int, block_size: int = 32, tile_size: int | None = None
+) -> dict:
     """Our rasterizer on one scene."""
     gaussians, cameras = jax.tree.map(jnp.asarray, (gaussians, cameras))
-    options = {"block_size": _BLOCK.value} | ({"tile_size": _TILE.value} if _TILE.value else {})
-    tile = {"tile_size": _TILE.value} if _TILE.value else {}
-    pairs = splat.count_pairs(gaussians, cameras, **tile)
-    draw = functools.partial(splat.render, capacity=splat.round_capacity(pairs), **options)
+    pairs = splat.count_pairs(gaussians, cameras, tile_size=tile_size)
+    draw = functools.partial(
+        splat.render, capacity=splat.round_capacity(pairs), block_size=block_size, tile_size=tile_size
+    )
 
     @jax.jit
     def forward(gaussians, cameras):
@@ -147,9 +151,7 @@ def fit_case(count: int, views: int, size: int, repeats: int) -> dict:
 
     cameras = jax.tree.map(jnp.asarray, scenes.orbit(views, size))
     made = splat.render(jax.tree.map(jnp.asarray, scenes.torus(count)), cameras)
-    rgba = jnp.concatenate(
-        [made.rgb / jnp.maximum(made.alpha, 1e-6)[..., None], made.alpha[..., None]], axis=-1
-    )
+    rgba = jnp.concatenate([made.rgb / jnp.maximum(made.alpha, 1e-6)[..., None], made.alpha[..., None]], axis=-1)
     targets = Targets(jnp.clip(rgba, 0.0, 1.0))
     config = dataclasses.replace(
         PRESETS["standard"],
@@ -170,41 +172,45 @@ def fit_case(count: int, views: int, size: int, repeats: int) -> dict:
     return figures | {"ms_per_step": 1e3 * (time.perf_counter() - begun) / repeats, "peak_gib": peak_gib()}
 
 
-def cases():
+def cases(values: flags.FlagValues):
     """(gaussians, views, size) of every combination of the flags."""
-    for count in _GAUSSIANS.value:
-        for size in _SIZES.value:
-            for views in _VIEWS.value:
+    for count in values.gaussians:
+        for size in values.size:
+            for views in values.views:
                 yield int(count), int(views), int(size)
+
+
+def run(what: str, values: flags.FlagValues) -> None:
+    """Times every case of the flags; `what` is ``rasterizer`` or ``fit``."""
+    if values.gsplat and importlib.util.find_spec("gsplat") is None:
+        raise app.UsageError("--gsplat: gsplat is not installed here")
+    for count, views, size in cases(values):
+        if what == "fit":
+            line = {"case": "fit", "gaussians": count, "views": views, "size": size}
+            line |= fit_case(count, views, size, values.repeats)
+        else:
+            if values.scene == "garden":
+                gaussians, cameras = scenes.garden(values.garden, views)
+            else:
+                gaussians, cameras = scenes.torus(count), scenes.orbit(views, size)
+            line = {"case": values.scene, "gaussians": len(gaussians.means), "views": views}
+            line |= {"width": cameras.width, "height": cameras.height}
+            line |= rasterizer_case(gaussians, cameras, values.repeats, values.block_size, values.tile_size)
+            if values.gsplat:
+                line |= gsplat_case(gaussians, cameras, values.repeats)
+        text = json.dumps({k: round(v, 4) if isinstance(v, float) else v for k, v in (line | machine()).items()})
+        print(text, flush=True)
+        if values.out:
+            with open(values.out, "a") as file:
+                file.write(text + "\n")
 
 
 def main(argv):
     if len(argv) != 2 or argv[1] not in ("rasterizer", "fit"):
         raise app.UsageError("expected one argument: rasterizer or fit")
-    if _GSPLAT.value and importlib.util.find_spec("gsplat") is None:
-        raise app.UsageError("--gsplat: gsplat is not installed here")
-    for count, views, size in cases():
-        if argv[1] == "fit":
-            line = {"case": "fit", "gaussians": count, "views": views, "size": size}
-            line |= fit_case(count, views, size, _REPEATS.value)
-        else:
-            if _SCENE.value == "garden":
-                gaussians, cameras = scenes.garden(_GARDEN.value, views)
-            else:
-                gaussians, cameras = scenes.torus(count), scenes.orbit(views, size)
-            line = {"case": _SCENE.value, "gaussians": len(gaussians.means), "views": views}
-            line |= {"width": cameras.width, "height": cameras.height}
-            line |= rasterizer_case(gaussians, cameras, _REPEATS.value)
-            if _GSPLAT.value:
-                line |= gsplat_case(gaussians, cameras, _REPEATS.value)
-        text = json.dumps(
-            {k: round(v, 4) if isinstance(v, float) else v for k, v in (line | machine()).items()}
-        )
-        print(text, flush=True)
-        if _OUT.value:
-            with open(_OUT.value, "a") as file:
-                file.write(text + "\n")
+    run(argv[1], flags.FLAGS)
 
 
 if __name__ == "__main__":
+    define_flags(flags.FLAGS)
     app.run(main)

@@ -28,12 +28,6 @@ from splat.io.formats import decode, encode
 from splat.io.frames import to_y_up
 
 
-_FORMAT = flags.DEFINE_enum("format", "ply", ["ply", "spz", "splat", "glb"], "Format to damage.")
-_INPUTS = flags.DEFINE_integer("inputs", 100_000, "Number of damaged files.", lower_bound=1)
-_SEED = flags.DEFINE_integer("seed", 0, "Seed of the damage.")
-_SLOWEST = flags.DEFINE_float("slowest", 5.0, "Seconds that one input may take.")
-_KEEP = flags.DEFINE_string("keep", "fuzz-failure", "Where an input that stops the run is kept.")
-
 _MOST_RESULT_BYTES = 1 << 26
 _NUMBERS = (0, 1, 2, 3, 4, 7, 127, 128, 255, 256, 32767, 65535, 65536, 2**24, 2**31 - 1, 2**31, 2**32 - 1)
 _TOKENS = (
@@ -267,12 +261,23 @@ def _rss() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
+def define_flags(values: flags.FlagValues) -> None:
+    """Flags of this program."""
+    flags.DEFINE_enum("format", "ply", ["ply", "spz", "splat", "glb"], "Format to damage.", flag_values=values)
+    flags.DEFINE_integer("inputs", 100_000, "Number of damaged files.", lower_bound=1, flag_values=values)
+    flags.DEFINE_integer("seed", 0, "Seed of the damage.", flag_values=values)
+    flags.DEFINE_float("slowest", 5.0, "Seconds that one input may take.", flag_values=values)
+    flags.DEFINE_string("keep", "fuzz-failure", "Where an input that stops the run is kept.", flag_values=values)
+
+
 def main(argv: list[str]) -> None:
     """Runs `fuzz` by flags and prints its report."""
     del argv
-    report = fuzz(_FORMAT.value, _INPUTS.value, _SEED.value, slowest=_SLOWEST.value, keep=_KEEP.value)
+    values = flags.FLAGS
+    report = fuzz(values.format, values.inputs, values.seed, slowest=values.slowest, keep=values.keep)
     print(json.dumps(dataclasses.asdict(report)))
 
 
 if __name__ == "__main__":
+    define_flags(flags.FLAGS)
     app.run(main)

@@ -18,11 +18,13 @@ from im3d_jax.cli import main as cli
 from im3d_jax.data.toybox import Toybox
 
 
-_OUT = flags.DEFINE_string("out", None, "Folder of the runs.", required=True)
-_PICTURES = flags.DEFINE_string("pictures", None, "Folder of the WebP pictures.", required=True)
-_COUNT = flags.DEFINE_integer("count", 8, "How many prompts.", lower_bound=1)
-_QUALITY = flags.DEFINE_string("quality", "standard", "Quality of each run.")
-_MODEL = flags.DEFINE_string("model", "tiny", "Model of each run.")
+def define_flags(values: flags.FlagValues) -> None:
+    """Flags of this program."""
+    flags.DEFINE_string("out", None, "Folder of the runs.", required=True, flag_values=values)
+    flags.DEFINE_string("pictures", None, "Folder of the WebP pictures.", required=True, flag_values=values)
+    flags.DEFINE_integer("count", 8, "How many prompts.", lower_bound=1, flag_values=values)
+    flags.DEFINE_string("quality", "standard", "Quality of each run.", flag_values=values)
+    flags.DEFINE_string("model", "tiny", "Model of each run.", flag_values=values)
 
 
 def side_by_side(left: pathlib.Path, right: pathlib.Path) -> Image.Image:
@@ -38,16 +40,16 @@ def side_by_side(left: pathlib.Path, right: pathlib.Path) -> Image.Image:
 def main(argv):
     if len(argv) > 1:
         raise app.UsageError(f"unexpected arguments {argv[1:]}")
-    toybox = Toybox("test")
-    pictures = pathlib.Path(_PICTURES.value)
+    values, toybox = flags.FLAGS, Toybox("test")
+    pictures = pathlib.Path(values.pictures)
     pictures.mkdir(parents=True, exist_ok=True)
-    for i in range(_COUNT.value):
-        caption, run = toybox.caption(i), pathlib.Path(_OUT.value) / f"{i:02d}"
+    for i in range(values.count):
+        caption, run = toybox.caption(i), pathlib.Path(values.out) / f"{i:02d}"
         flags_of_run = [
             f"--prompt={caption}",
             f"--seed={i}",
-            f"--quality={_QUALITY.value}",
-            f"--model={_MODEL.value}",
+            f"--quality={values.quality}",
+            f"--model={values.model}",
         ]
         status = cli.main(["generate", *flags_of_run, f"--out={run}"])
         if status:
@@ -58,4 +60,5 @@ def main(argv):
 
 
 if __name__ == "__main__":
+    define_flags(flags.FLAGS)
     app.run(main)

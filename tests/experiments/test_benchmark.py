@@ -6,7 +6,7 @@ import pathlib
 
 import numpy as np
 import pytest
-from absl.testing import flagsaver
+from absl import flags
 
 from experiments import benchmark, scenes
 
@@ -38,8 +38,10 @@ def test_garden_names_the_missing_file(tmp_path):
 
 def test_rasterizer_prints_one_json_line_a_case(capsys, tmp_path):
     out = tmp_path / "lines.jsonl"
-    with flagsaver.flagsaver(gaussians=["40"], views=["1", "2"], size=["24"], repeats=1, out=str(out)):
-        benchmark.main(["benchmark", "rasterizer"])
+    values = flags.FlagValues()
+    benchmark.define_flags(values)
+    values(["benchmark", "--gaussians=40", "--views=1,2", "--size=24", "--repeats=1", f"--out={out}"])
+    benchmark.run("rasterizer", values)
     lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert [line["views"] for line in lines] == [1, 2]
     assert all(line["pairs"] > 0 and line["forward_backward_median_ms"] > 0 for line in lines)
