@@ -25,7 +25,8 @@ ORBIT_FRAMES = 16
 
 def _build(split: str, indices: Sequence[int]) -> tuple[ToyObject, list[str]]:
     toybox = Toybox(split)
-    return stack([toybox.sample(i) for i in indices]), [toybox.caption(i) for i in indices]
+    captions, objects = zip(*(toybox.item(i) for i in indices), strict=True)
+    return stack(objects), list(captions)
 
 
 def build_objects(
