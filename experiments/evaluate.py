@@ -7,7 +7,9 @@ rounded to 8 bits, not centred anew) and its caption. Written to --out: results.
 results.json (the same with means and spreads), and a picture per object; --table=docs/results.md renews the
 tables of that page. A rerun with the same settings goes on where an interrupted one stopped.
 
---level, --refine_steps and --guidance change the refinement, so that two runs compare two choices of them.
+--level, --refine_steps and --guidance change the refinement, --view_steps and --view_guidance the views, so that two
+runs compare two choices of them. With --shard=0/4 ... --shard=3/4 four processes share the objects (and --out); a
+last run without --shard writes what they found.
 """
 
 from __future__ import annotations
@@ -54,10 +56,13 @@ def define_flags(values: flags.FlagValues) -> None:
     )  # fmt: skip
     flags.DEFINE_integer("refine_steps", None, "solver steps a round", lower_bound=1, flag_values=values)
     flags.DEFINE_list("guidance", None, "guidance of the refinement: image,prompt", flag_values=values)
+    flags.DEFINE_integer("view_steps", None, "solver steps of the views", lower_bound=1, flag_values=values)
+    flags.DEFINE_list("view_guidance", None, "guidance of the views: image,prompt", flag_values=values)
+    flags.DEFINE_string("shard", "0/1", "i/n: only objects i, i + n, i + 2 n, ...", flag_values=values)
 
 
 def refinement_changes(values: flags.FlagValues) -> dict[str, Any]:
-    """Fields of `pipeline.Sampling` that the flags change.
+    """Fields of the refinement's `pipeline.Sampling` that the flags change.
 
     Raises:
         UserError: a value that cannot be used.
@@ -67,15 +72,39 @@ def refinement_changes(values: flags.FlagValues) -> dict[str, Any]:
         if values.level <= 0.0:
             raise UserError(f"--level={values.level}: expected more than 0; --rounds=0 leaves refinement out")
         changes["start"] = values.level
-    if values.refine_steps is not None:
-        changes["steps"] = values.refine_steps
-    if values.guidance is not None:
+    return changes | _sampling_changes("guidance", values.refine_steps, values.guidance)
+
+
+def view_changes(values: flags.FlagValues) -> dict[str, Any]:
+    """Fields of the views' `pipeline.Sampling` that the flags change.
+
+    Raises:
+        UserError: a value that cannot be used.
+    """
+    return _sampling_changes("view_guidance", values.view_steps, values.view_guidance)
+
+
+def _sampling_changes(flag: str, steps: int | None, guidance: list[str] | None) -> dict[str, Any]:
+    changes: dict[str, Any] = {} if steps is None else {"steps": steps}
+    if guidance is not None:
         try:
-            changes["image"], changes["prompt"] = map(float, values.guidance)
+            changes["image"], changes["prompt"] = map(float, guidance)
         except ValueError:
-            given = ",".join(values.guidance)
-            raise UserError(f"--guidance={given}: expected two numbers, image,prompt, as in 2,1.5") from None
+            given = ",".join(guidance)
+            raise UserError(f"--{flag}={given}: expected two numbers, image,prompt, as in 2,1.5") from None
     return changes
+
+
+def parse_shard(text: str) -> tuple[int, int]:
+    """(i, n) of ``i/n``.
+
+    Raises:
+        UserError: not two numbers with 0 <= i < n.
+    """
+    part, _, parts = text.partition("/")
+    if not (part.isdecimal() and parts.isdecimal() and int(part) < int(parts)):
+        raise UserError(f"--shard={text}: expected i/n with i from 0 to n - 1, as in 0/4")
+    return int(part), int(parts)
 
 
 def parse_rounds(texts: Sequence[str]) -> tuple[int, ...]:
@@ -92,10 +121,12 @@ def parse_rounds(texts: Sequence[str]) -> tuple[int, ...]:
 
 
 @contextlib.contextmanager
-def refined_by(quality: str, changes: dict[str, Any]) -> Iterator[pipeline.Quality]:
-    """While it lasts, `quality` refines with these fields of its `Sampling` changed."""
+def sampled_by(quality: str, views: dict[str, Any], refine: dict[str, Any]) -> Iterator[pipeline.Quality]:
+    """While it lasts, `quality` draws views and refines with these fields of its two `Sampling`s changed."""
     usual = pipeline.QUALITIES[quality]
-    changed = dataclasses.replace(usual, refine=dataclasses.replace(usual.refine, **changes))
+    changed = dataclasses.replace(
+        usual, views=dataclasses.replace(usual.views, **views), refine=dataclasses.replace(usual.refine, **refine)
+    )
     pipeline.QUALITIES[quality] = changed
     try:
         yield changed
@@ -109,17 +140,18 @@ def run(values: flags.FlagValues, command: str) -> None:
     Raises:
         UserError: a wrong flag, a model that cannot be loaded, or results that cannot be read.
     """
-    rounds, changes = parse_rounds(values.rounds), refinement_changes(values)
+    rounds, (part, parts) = parse_rounds(values.rounds), parse_shard(values.shard)
+    views, refine = view_changes(values), refinement_changes(values)
     progress, out = ProgressPrinter(), pathlib.Path(values.out)
     common.start_jax()
     model = common.load_model(values.model)
     toybox = Toybox("test")
-    with refined_by(values.quality, changes) as sampling:
+    with sampled_by(values.quality, views, refine) as sampling:
         settings = {
             "model": values.model,
             "weights_sha256": report.weights_hash(values.model),
             "machine": report.machine(),
-            "versions": common.versions(),
+            "versions": common.versions([name for name in common.RECORDED_PACKAGES if name != "av"]),  # no videos here
             "quality": values.quality,
             "rounds": list(rounds),
             "seed": values.seed,
@@ -128,7 +160,7 @@ def run(values: flags.FlagValues, command: str) -> None:
             "fit": dataclasses.asdict(PRESETS[values.quality]),
         }
         results = report.Results(out, command, settings)
-        for index in range(min(values.objects, len(toybox))):
+        for index in range(part, min(values.objects, len(toybox)), parts):
             if results.has(index):
                 progress.line(f"{index + 1}/{values.objects}: finished before")
                 continue
@@ -141,6 +173,9 @@ def run(values: flags.FlagValues, command: str) -> None:
             results.add(index, {"caption": caption, **record})
             line = f"{index + 1}/{values.objects} {caption}: {report.one_line(record)}"
             progress.line(f"{line}, {time.monotonic() - started:.0f} s")
+    if parts > 1:
+        progress.line(f"part {part} of {parts} is finished; a run without --shard writes the results")
+        return
     summary = results.write(values.objects)
     progress.line(f"results in {out / 'results.json'}")
     if values.table:

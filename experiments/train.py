@@ -6,7 +6,8 @@
     python -m experiments.train --config=tiny_elevation   --workdir=runs/tiny
 
 A stage reads WORKDIR/bundle (made new if absent, or copied from --init), trains its part and writes the
-averaged parameters back; its own checkpoints and metrics are in WORKDIR/STAGE, and a rerun continues them.
+averaged parameters back, every five minutes and at its end; its own checkpoints and metrics are in WORKDIR/STAGE, and a
+rerun continues them.
 """
 
 from __future__ import annotations
@@ -190,6 +191,7 @@ def make_loss(config: TrainConfig, bundle: Bundle):
         loss = losses.video_loss(
             nets["unet"], nets["text_encoder"], both, process,
             drop=config.drop, condition_noise=config.condition_noise, image_weight=config.image_weight,
+            high_noise=config.high_noise,
         )  # fmt: skip
         return loss, ("unet", "text_encoder")
     raise ValueError(f"stage={config.stage}: expected autoencoder, images, video or elevation")
@@ -262,17 +264,20 @@ def main(argv):
         params = assemble(merge(state.ema, held))
         return validate(config, dataclasses.replace(bundle, params=params), test)
 
+    def write_bundle(state) -> None:
+        params, bundle_config = assemble(jax.device_get(merge(state.ema, held))), bundle.config
+        if config.stage == "autoencoder":
+            params, bundle_config = measure_set(bundle, params, data)
+        save_bundle(workdir / "bundle", bundle_config, bundle.tokenizer, params, dtype=jnp.float32)
+
     settings = json.loads(json.dumps(dataclasses.asdict(config)))
     with jax.set_mesh(mesh):
         state, done = train(
             steps, state, held, data, total=config.steps, workdir=workdir / config.stage, settings=settings,
             log_every=config.log_every, evaluate_every=config.evaluate_every,
             evaluate=evaluate if test is not None else None, max_seconds=_MAX_SECONDS.value,
+            on_checkpoint=write_bundle,
         )  # fmt: skip
-    params, bundle_config = assemble(jax.device_get(merge(state.ema, held))), bundle.config
-    if config.stage == "autoencoder":
-        params, bundle_config = measure_set(bundle, params, data)
-    save_bundle(workdir / "bundle", bundle_config, bundle.tokenizer, params, dtype=jnp.float32)
     (workdir / config.stage / "config.json").write_text(json.dumps(settings, indent=1) + "\n")
     logging.info(
         "%s at step %d of %d; wrote %s",

@@ -9,10 +9,13 @@ from experiments.configs.training import TrainConfig
 def get_config() -> TrainConfig:
     return TrainConfig(
         stage="elevation",
-        objects=10_000,
-        frames=(0,),
-        steps=4_000,
-        batch=128,
+        objects=50_000,
+        frames=(0, 4, 8, 12),
+        steps=8_000,
+        batch=256,
+        log_every=1_000,
+        evaluate_every=2_000,
+        evaluate_objects=256,
         learning_rate=1e-3,
         weight_decay=0.1,
         dtype="float32",

@@ -21,6 +21,7 @@ class TrainConfig:
         spatial_rate: In the video stage, the share of the learning rate that spatial layers get; 0 holds
             them.
         image_weight: In the video stage, weight of the single-frame loss.
+        high_noise: In the video stage, share of the times drawn from the noisiest fifth alone.
         dtype: Of the computation; parameters are float32.
         attention: ``xla``, or ``cudnn`` for flash attention on NVIDIA devices.
     """
@@ -40,6 +41,7 @@ class TrainConfig:
     condition_noise: float = 0.1
     spatial_rate: float = 0.0
     image_weight: float = 0.0
+    high_noise: float = 0.0
     dtype: str = "bfloat16"
     attention: str = "xla"
     log_every: int = 250

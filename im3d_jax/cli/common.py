@@ -4,6 +4,7 @@ import importlib.metadata
 import math
 import os
 import pathlib
+from collections.abc import Sequence
 from typing import Any
 
 from absl import flags
@@ -16,7 +17,7 @@ from im3d_jax.output.run_folder import RESULTS, RunFolder, RunFolderError, model
 # Found without importing the weights' package, which would import jax.
 _BUNDLED = pathlib.Path(im3d_jax.__file__).parent / "weights" / "tiny"
 QUALITIES = ("draft", "standard", "best")
-_RECORDED_PACKAGES = ("jax", "jaxlib", "flax", "numpy", "pillow", "av")
+RECORDED_PACKAGES = ("jax", "jaxlib", "flax", "numpy", "pillow", "av")
 
 
 def register_run_flags(values: flags.FlagValues) -> None:
@@ -127,9 +128,9 @@ def open_run(values: flags.FlagValues, settings: dict[str, Any]) -> RunFolder:
         return RunFolder(values.out, settings, overwrite=values.overwrite)
 
 
-def versions() -> dict[str, str]:
+def versions(packages: Sequence[str] = RECORDED_PACKAGES) -> dict[str, str]:
     """Versions of the packages that decide the bytes of the results."""
-    recorded = {name: importlib.metadata.version(name) for name in _RECORDED_PACKAGES}
+    recorded = {name: importlib.metadata.version(name) for name in packages}
     return {"im3d_jax": im3d_jax.__version__, **recorded}
 
 

@@ -21,7 +21,7 @@ class ElevationConfig:
 
     frames: int = 4
     patches: tuple[int, ...] = (4, 2, 2)
-    width: int = 96
+    width: int = 128
     hidden: int = 64
     limit: float = 0.7853981633974483
 

@@ -2,7 +2,6 @@
 
 import io
 
-import av
 import numpy as np
 
 from im3d_jax.output.images import to_bytes
@@ -20,6 +19,9 @@ def encode_mp4(frames: np.ndarray, frames_per_second: int = 16, quality: int = 1
         The bytes of an MP4 file (H.264, yuv420p), equal in every run: the number of threads is fixed, since
         it changes x264's decisions, and neither time stamps nor the library's version are written.
     """
+    # Here, so that what only reads and measures works where there is no video library.
+    import av
+
     pixels = to_bytes(frames)
     if pixels.ndim != 4 or pixels.shape[-1] != 3 or not len(pixels):
         raise ValueError(f"frames of shape {pixels.shape}: expected [time, height, width, 3]")

@@ -2,7 +2,7 @@
 
 from im3d_jax.reconstruction.fitting import fit, init_state
 from im3d_jax.reconstruction.losses import Targets
-from im3d_jax.reconstruction.presets import PRESETS, FitConfig
+from im3d_jax.reconstruction.presets import PRESETS, FitConfig, capture_config
 from im3d_jax.reconstruction.state import FitState, final_gaussians, load_state, save_state
 
 
@@ -11,6 +11,7 @@ __all__ = [
     "FitConfig",
     "FitState",
     "Targets",
+    "capture_config",
     "final_gaussians",
     "fit",
     "init_state",

@@ -9,10 +9,12 @@ from scipy.spatial import cKDTree
 
 from im3d_jax.reconstruction.presets import FitConfig
 from splat import Cameras, Gaussians
+from splat.lenses import image_points
 
 
 # Masks that leave fewer points than this contradict each other, or show next to nothing.
 FEWEST_HULL_POINTS = 100
+SH_CONSTANT = 0.28209479177387814  # 1 / (2 sqrt(pi)), the first spherical harmonic
 
 
 def look_centre(cameras: Cameras) -> np.ndarray:
@@ -64,10 +66,17 @@ def hull_points(key: jax.Array, rgba: np.ndarray, cameras: Cameras, count: int) 
     inside = np.ones(len(points), bool)
     for view, mask in enumerate(np.asarray(rgba)[..., 3] > 0.5):
         local = points @ pose[view, :3, :3].T + pose[view, None, :3, 3]
-        pixel = local @ lens[view].T
-        column, row = (np.floor(pixel[:, i] / np.maximum(pixel[:, 2], 1e-6)).astype(int) for i in (0, 1))
-        seen = (local[:, 2] > 0) & (column >= 0) & (column < cameras.width) & (row >= 0)
-        seen &= row < cameras.height
+        if cameras.model == "pinhole" and cameras.distortion is None:
+            pixel = local @ lens[view].T
+            column, row = (np.floor(pixel[:, i] / np.maximum(pixel[:, 2], 1e-6)).astype(int) for i in (0, 1))
+            seen = local[:, 2] > 0
+        else:
+            ahead = np.maximum(local[:, 2], 1e-6)
+            image = image_points(cameras[view], *jnp.asarray(np.stack([local[:, 0], local[:, 1], ahead]))[:, None])
+            column, row = (np.floor(np.nan_to_num(np.asarray(place[0]), nan=-1.0)) for place in (image.u, image.v))
+            column, row = (np.clip(place, -1, 1e6).astype(int) for place in (column, row))
+            seen = (local[:, 2] > 0) & np.asarray(image.seen[0])
+        seen &= (column >= 0) & (column < cameras.width) & (row >= 0) & (row < cameras.height)
         covered = mask[row.clip(0, cameras.height - 1), column.clip(0, cameras.width - 1)]
         inside &= covered | ~seen
     return points[inside][:count]
@@ -83,15 +92,21 @@ def seen_points(key: jax.Array, cameras: Cameras, count: int, rgba: np.ndarray |
 
 
 def initial_gaussians(
-    key: jax.Array, config: FitConfig, extent: float, points: np.ndarray | None = None
+    key: jax.Array,
+    config: FitConfig,
+    extent: float,
+    points: np.ndarray | None = None,
+    colours: np.ndarray | None = None,
 ) -> tuple[Gaussians, jax.Array]:
-    """Round, grey, faint gaussians, each about as large as its distance to its neighbours.
+    """Round, faint gaussians, each about as large as its distance to its neighbours.
 
     Args:
         key: PRNG key.
-        config: Capacity, number, radius and opacity.
+        config: Capacity, number, radius, opacity and size.
         extent: Size of the scene; the ball's radius is `config.initial_radius` times it.
-        points: [n, 3] places, of which at most `config.capacity` are used; otherwise a ball at the origin.
+        points: [n, 3] places, of which at most `config.capacity` are used, drawn at random; otherwise a ball at the
+            origin.
+        colours: [n, 3] of the points in [0, 1]; grey without.
 
     Returns:
         `Gaussians` of `config.capacity` rows and the mask [capacity] of those in use.
@@ -102,7 +117,10 @@ def initial_gaussians(
         # About the mean distance to the three nearest of uniform points.
         scales = jnp.full((config.initial,), 0.69 * (volume / config.initial) ** (1 / 3))
     else:
-        points = np.asarray(points, np.float32)[: config.capacity]
+        points = np.asarray(points, np.float32)
+        if len(points) > config.capacity:
+            chosen = np.sort(np.asarray(jax.random.permutation(key, len(points)))[: config.capacity])
+            points, colours = points[chosen], None if colours is None else np.asarray(colours)[chosen]
         if points.ndim != 2 or points.shape[1] != 3 or len(points) < 4:
             raise ValueError(f"got points of shape {points.shape}; expected [n, 3] with n >= 4")
         near = cKDTree(points).query(points, k=4)[0][:, 1:]
@@ -110,10 +128,15 @@ def initial_gaussians(
         scales = jnp.asarray(np.sqrt((near**2).mean(-1)).clip(1e-4 * extent, 0.1 * extent), jnp.float32)
     count, rows = len(means), config.capacity
     spare = rows - count
+    sh = jnp.zeros((rows, (config.sh_degree + 1) ** 2, 3), jnp.float32)
+    if colours is not None:
+        sh = sh.at[:count, 0].set((jnp.asarray(colours, jnp.float32) - 0.5) / SH_CONSTANT)
+    if config.initial_scale != 1.0:
+        scales = scales * config.initial_scale
     return Gaussians(
         means=jnp.pad(means.astype(jnp.float32), ((0, spare), (0, 0))),
         quats=jnp.zeros((rows, 4), jnp.float32).at[:, 0].set(1.0),
         log_scales=jnp.pad(jnp.broadcast_to(jnp.log(scales)[:, None], (count, 3)), ((0, spare), (0, 0))),
         opacity_logits=jnp.full(rows, math.log(config.initial_opacity / (1 - config.initial_opacity))),
-        sh=jnp.zeros((rows, (config.sh_degree + 1) ** 2, 3), jnp.float32),
+        sh=sh,
     ), jnp.arange(rows) < count

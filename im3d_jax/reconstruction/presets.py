@@ -4,6 +4,10 @@ import dataclasses
 from typing import Literal
 
 from splat.density import DensityConfig
+from splat.mcmc import McmcConfig
+
+
+STRATEGIES = ("default", "mcmc")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,13 +25,19 @@ class FitConfig:
         initial: Gaussians at the start.
         initial_radius: Radius of the ball they fill, in units of the extent.
         initial_opacity: Their opacity.
+        initial_scale: Factor on their size, which is about the distance to their neighbours.
         sh_degree: Degree of the spherical harmonics, 0 to 4.
         sh_every: Steps after which one more degree is freed; 0 frees all at once.
         densify_every: Steps between two calls of the density control.
         densify_from: First step at which it may run.
         densify_until: It runs before this step only.
-        density: Its rules.
-        reset_opacity_every: Steps between two opacity resets; 0 for none.
+        strategy: 'default' clones, splits, prunes and resets opacities (Kerbl et al. 2023); 'mcmc' relocates, grows
+            and adds noise (Kheradmand et al. 2024) and never prunes.
+        density: Rules of the default strategy.
+        mcmc: Rules of the other one.
+        reset_opacity_every: Steps between two opacity resets, as long as the density control runs; 0 for none.
+        check_every: Most steps between two looks at the loss and at the room for pairs.
+        pair_margin: Room for pairs beyond those counted, as a share of them, whenever it is made larger.
         perceptual_weight: Of the perceptual distance (10 in IM-3D, eq. 5).
         ssim_weight: Of 1 - MS-SSIM (0.2 in IM-3D), or of 1 - SSIM.
         multiscale: MS-SSIM rather than SSIM.
@@ -41,6 +51,7 @@ class FitConfig:
         lr_scales: Rate of the log scales.
         lr_opacities: Rate of the opacity logits.
         lr_sh: Rate of the first spherical harmonic; the others take a twentieth.
+        lr_poses: Rate of the cameras' poses, in radians and in units of the extent; 0 holds them.
         extent: Size of the scene in world units; None measures it from the cameras.
     """
 
@@ -50,15 +61,20 @@ class FitConfig:
     initial: int = 5_000
     initial_radius: float = 0.5
     initial_opacity: float = 0.1
+    initial_scale: float = 1.0
     sh_degree: int = 0
     sh_every: int = 0
     densify_every: int = 50
     densify_from: int = 100
     densify_until: int = 1000
+    strategy: Literal["default", "mcmc"] = "default"
     density: DensityConfig = DensityConfig(
         gradient_threshold=0.0, growth=0.08, split_scale=0.03, min_opacity=0.02, max_scale=0.2
     )
+    mcmc: McmcConfig = McmcConfig()
     reset_opacity_every: int = 0
+    check_every: int = 50
+    pair_margin: float = 0.25
     perceptual_weight: float = 10.0
     ssim_weight: float = 0.2
     multiscale: bool = True
@@ -72,6 +88,7 @@ class FitConfig:
     lr_scales: float = 5e-3
     lr_opacities: float = 5e-2
     lr_sh: float = 1e-2
+    lr_poses: float = 0.0
     extent: float | None = 1.0
 
     def __post_init__(self):
@@ -79,11 +96,74 @@ class FitConfig:
             raise ValueError(
                 f"got initial={self.initial} and capacity={self.capacity}; expected 1 <= initial <= capacity"
             )
-        if self.steps < 1 or self.views_per_step < 1 or self.densify_every < 1:
+        if min(self.steps, self.views_per_step, self.densify_every, self.check_every) < 1:
             raise ValueError(
-                f"got steps={self.steps}, views_per_step={self.views_per_step}, "
-                f"densify_every={self.densify_every}; expected at least 1 each"
+                f"got steps={self.steps}, views_per_step={self.views_per_step}, densify_every={self.densify_every}, "
+                f"check_every={self.check_every}; expected at least 1 each"
             )
+        if self.strategy not in STRATEGIES:
+            raise ValueError(f"got strategy={self.strategy!r}; expected one of {', '.join(STRATEGIES)}")
+
+
+def capture_config(
+    steps: int = 3000,
+    *,
+    strategy: str = "default",
+    sh_degree: int = 3,
+    random_background: bool = False,
+    refine_poses: bool = False,
+    capacity: int = 40_000,
+) -> FitConfig:
+    """The preset for pictures of real or rendered scenes: L1 + SSIM, one view a step.
+
+    Rates are Kerbl et al.'s (2023), as gsplat's `simple_trainer` has them. Periods and the rate of the means are
+    for 7,000 steps and more, and follow the number of steps below: short runs move further in each step, and their
+    density control and harmonics take the same share of the run.
+
+    Args:
+        steps: Length of the fit, at least 1.
+        strategy: One of `STRATEGIES`.
+        sh_degree: 0 to 4.
+        random_background: Composite both images on a new colour each step, for objects with alpha.
+        refine_poses: Let the poses of the cameras move.
+        capacity: Most gaussians.
+    """
+    mcmc = strategy == "mcmc"
+    first = 1.6e-4 * max(1.0, (30_000 / steps) ** 0.5)
+    return FitConfig(
+        steps=steps,
+        capacity=capacity,
+        initial=min(capacity, 10_000),
+        initial_radius=1.0,
+        initial_opacity=0.5 if mcmc else 0.1,
+        initial_scale=0.5 if mcmc else 1.0,
+        sh_degree=sh_degree,
+        sh_every=max(1, min(1000, steps // (sh_degree + 4))),
+        densify_every=max(1, min(100, steps // 30)),
+        densify_from=min(500, steps // 10),
+        densify_until=min(15_000, steps * 7 // 10),
+        strategy=strategy,
+        density=DensityConfig(gradient_threshold=2e-4, growth=1.0, split_scale=0.01, min_opacity=0.005, max_scale=0.1),
+        mcmc=McmcConfig(cap=capacity),
+        # After the last reset there must be time for what was dimmed to come back.
+        reset_opacity_every=3000 if steps >= 7000 and not mcmc else 0,
+        check_every=100,
+        pair_margin=1.0,
+        perceptual_weight=0.0,
+        ssim_weight=0.2,
+        multiscale=False,
+        mask_weight=0.0,
+        l1_weight=0.8,
+        background="random" if random_background else "white",
+        lr_means=(first, first / 100),
+        lr_quats=1e-3,
+        lr_scales=5e-3,
+        lr_opacities=5e-2,
+        lr_sh=2.5e-3,
+        # Adam moves a pose seen in one of V steps by about sqrt(V) rates at each: about 0.3 / sqrt(V) in all.
+        lr_poses=0.3 / steps if refine_poses else 0.0,
+        extent=None,
+    )
 
 
 _STANDARD = FitConfig()
@@ -92,31 +172,5 @@ PRESETS: dict[str, FitConfig] = {
     "draft": dataclasses.replace(_STANDARD, steps=300, densify_every=25, densify_from=25, densify_until=250),
     "standard": _STANDARD,
     "best": dataclasses.replace(_STANDARD, steps=2400, views_per_step=2, densify_until=2000),
-    # Kerbl et al.'s rates; a tenth of their steps wants means that start faster (+0.4 dB, held-out views).
-    "capture": FitConfig(
-        steps=3000,
-        capacity=40_000,
-        initial=10_000,
-        initial_radius=1.0,
-        sh_degree=2,
-        sh_every=500,
-        densify_every=100,
-        densify_from=200,
-        densify_until=2000,
-        density=DensityConfig(
-            gradient_threshold=2e-4, growth=0.5, split_scale=0.01, min_opacity=0.005, max_scale=0.1
-        ),
-        perceptual_weight=0.0,
-        ssim_weight=0.2,
-        multiscale=False,
-        mask_weight=0.0,
-        l1_weight=0.8,
-        background="white",
-        lr_means=(6e-4, 6e-6),
-        lr_quats=1e-3,
-        lr_scales=5e-3,
-        lr_opacities=5e-2,
-        lr_sh=2.5e-3,
-        extent=None,
-    ),
+    "capture": capture_config(),
 }

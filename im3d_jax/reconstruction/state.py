@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from im3d_jax.reconstruction.poses import Poses
 from im3d_jax.reconstruction.presets import FitConfig
 from splat import Gaussians
 from splat.density import DensityStatistics
@@ -27,6 +28,7 @@ class FitState:
         key: PRNG key [2] uint32 of the whole fit.
         step: [] int32, steps done.
         extent: [] float32, size of the scene.
+        poses: Motions of the cameras, where they are refined.
         pair_capacity: Room for (tile, gaussian) pairs in a step (static).
     """
 
@@ -39,6 +41,7 @@ class FitState:
     step: jax.Array
     extent: jax.Array
     pair_capacity: int = flax.struct.field(pytree_node=False)
+    poses: Poses | None = None
 
 
 _GAUSSIANS = {
@@ -62,6 +65,7 @@ _LAYOUT = _OTHERS | {
     for group in ("gaussians", "first_moments", "second_moments")
     for name, shape in _GAUSSIANS.items()
 }
+_POSES = {f"poses.{name}": ("views", 6) for name in ("motions", "first_moments", "second_moments")}
 
 
 def final_gaussians(state: FitState) -> Gaussians:
@@ -70,11 +74,21 @@ def final_gaussians(state: FitState) -> Gaussians:
     return jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf)[rows]), state.gaussians)
 
 
-def save_state(path: str | os.PathLike, state: FitState) -> None:
-    """Writes a state atomically; equal states give equal bytes."""
-    arrays = {name: np.asarray(_get(state, name)) for name in sorted(_LAYOUT)}
+def save_state(path: str | os.PathLike, state: FitState, label: str | None = None) -> None:
+    """Writes a state atomically; equal states and labels give equal bytes.
+
+    Args:
+        path: The npz file.
+        state: Everything a fit needs to go on.
+        label: Says what the state belongs to; `read_label` gives it back.
+    """
+    names = _LAYOUT if state.poses is None else _LAYOUT | _POSES
+    arrays = {name: np.asarray(_get(state, name)) for name in sorted(names)}
+    if label is not None:
+        arrays["label"] = np.frombuffer(label.encode(), np.uint8)
     path = Path(path)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    # The name of what run folders sweep away after a process that was killed.
+    partial = path.with_name(f".partial-{os.getpid()}-{path.name}")
     try:
         with open(partial, "wb") as file:
             np.savez(file, **arrays)
@@ -83,21 +97,34 @@ def save_state(path: str | os.PathLike, state: FitState) -> None:
         partial.unlink(missing_ok=True)
 
 
+def read_label(path: str | os.PathLike) -> str | None:
+    """The label of a saved state; None where there is no file, no label, or a damaged file."""
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            return archive["label"].tobytes().decode()
+    except (KeyError, ValueError, EOFError, OSError, zipfile.BadZipFile):
+        return None
+
+
 def load_state(path: str | os.PathLike, config: FitConfig) -> FitState:
     """Reads a state that `save_state` wrote.
 
     Raises:
-        ValueError: The file is damaged, or belongs to a fit with another capacity or SH degree.
+        ValueError: The file is damaged, or belongs to a fit with another capacity or SH degree, or with or without
+            refined poses against the settings.
     """
+    layout = _LAYOUT | _POSES if config.lr_poses else _LAYOUT
     try:
         with np.load(path, allow_pickle=False) as archive:
-            arrays = {name: archive[name] for name in _LAYOUT}
+            arrays = {name: archive[name] for name in layout}
     except (KeyError, ValueError, EOFError, OSError, zipfile.BadZipFile) as error:
         if isinstance(error, FileNotFoundError):
             raise
         raise ValueError(f"{path} is not a saved fit ({error}); delete it and fit again") from error
     sizes = {"capacity": config.capacity, "bands": (config.sh_degree + 1) ** 2}
-    for name, shape in _LAYOUT.items():
+    if config.lr_poses:
+        sizes["views"] = len(arrays["poses.motions"])
+    for name, shape in layout.items():
         expected = tuple(sizes.get(side, side) for side in shape)
         if arrays[name].shape != expected:
             raise ValueError(
@@ -110,6 +137,7 @@ def load_state(path: str | os.PathLike, config: FitConfig) -> FitState:
         group: Gaussians(**{name: leaves[f"{group}.{name}"] for name in _GAUSSIANS})
         for group in ("gaussians", "first_moments", "second_moments")
     }
+    poses = Poses(*(leaves[name] for name in _POSES)) if config.lr_poses else None
     return FitState(
         **groups,
         active=leaves["active"],
@@ -118,6 +146,7 @@ def load_state(path: str | os.PathLike, config: FitConfig) -> FitState:
         step=leaves["step"],
         extent=leaves["extent"],
         pair_capacity=pair_capacity,
+        poses=poses,
     )
 
 

@@ -28,11 +28,13 @@ def train(
     evaluate_every: int = 0,
     evaluate: Callable[[TrainState], dict[str, float]] | None = None,
     max_seconds: float = math.inf,
+    checkpoint_seconds: float = 300.0,
+    on_checkpoint: Callable[[TrainState], None] | None = None,
 ) -> tuple[TrainState, bool]:
     """Runs from the newest checkpoint (or `state`) to step `total`, or until the time is up.
 
-    Metrics go to `workdir/metrics.jsonl`, one line every `log_every` steps; the state is checkpointed at the
-    end in either case, so that the next call continues it.
+    Metrics go to `workdir/metrics.jsonl`, one line every `log_every` steps. The state is checkpointed every
+    `checkpoint_seconds` and at the end, so that the next call continues it; `on_checkpoint` then gets it too.
 
     Returns:
         The state and whether `total` was reached.
@@ -43,11 +45,17 @@ def train(
     started = time.monotonic()
     workdir.mkdir(parents=True, exist_ok=True)
     with Checkpoints(workdir / "checkpoints") as checkpoints, (workdir / "metrics.jsonl").open("a") as log:
+
+        def save(state: TrainState) -> None:
+            checkpoints.save(state, settings)
+            if on_checkpoint is not None:
+                on_checkpoint(state)
+
         restored = checkpoints.restore(state, settings)
         if restored is not None:
             state = restored
             logging.info("continuing at step %d of %d", int(state.step), total)
-        step = int(state.step)
+        step, saved = int(state.step), time.monotonic()
         while step < total and time.monotonic() - started < max_seconds:
             begun = time.monotonic()
             count = min(log_every - step % log_every, total - step)
@@ -68,5 +76,8 @@ def train(
             log.write(json.dumps(metrics) + "\n")
             log.flush()
             logging.info(" ".join(f"{k}={v:.5g}" for k, v in metrics.items()))
-        checkpoints.save(state, settings)
+            if time.monotonic() - saved >= checkpoint_seconds:
+                save(state)
+                saved = time.monotonic()
+        save(state)
     return state, step >= total

@@ -87,13 +87,15 @@ def video_loss(
     drop: float = 0.1,
     condition_noise: float = 0.1,
     image_weight: float = 0.0,
+    high_noise: float = 0.0,
 ):
     """Turntables given their first frame and caption.
 
     Conditions are dropped as Emu Video does for nested guidance: `drop` of the videos lose the prompt, `drop`
     the picture, `drop` both. The conditioning latent carries a little noise (up to `condition_noise`), because at
     test time it comes from an imperfect picture. With `image_weight` the first frame alone is learned as well
-    (temporal layers skipped), which holds the text-to-image model in place while spatial layers are trained.
+    (temporal layers skipped), which holds the text-to-image model in place while spatial layers are trained. Times
+    are uniform, but for a share `high_noise` that is drawn from [0.8, 1], where the shape of hidden sides is decided.
 
     Batch: {"latents": [B, T, h, w, z], "tokens": [B, L]}.
     """
@@ -104,6 +106,8 @@ def video_loss(
         latents = batch["latents"].astype(jnp.float32)
         count = latents.shape[:1]
         time = jax.random.uniform(keys[0], count)
+        late = jax.random.bernoulli(jax.random.fold_in(keys[0], 1), high_noise, count)
+        time = jnp.where(late, 0.8 + 0.2 * time, time)
         lot = jax.random.uniform(keys[1], count)
         no_prompt, no_image = (lot < drop) | (lot > 1 - drop), (lot > 1 - 2 * drop)
         context, mask = text.apply({"params": text_params}, _drop_prompt(batch["tokens"], no_prompt))

@@ -259,27 +259,46 @@ def parsed(*arguments):
     return values
 
 
-def test_refinement_flags():
-    values = parsed("--level=0.3", "--refine_steps=4", "--guidance=2,1")
-    changes = evaluate.refinement_changes(values)
+def test_sampling_flags():
+    values = parsed("--level=0.3", "--refine_steps=4", "--guidance=2,1", "--view_steps=3", "--view_guidance=1,1.5")
+    refine, views = evaluate.refinement_changes(values), evaluate.view_changes(values)
     usual = pipeline.QUALITIES["draft"]
-    with pytest.raises(KeyboardInterrupt), evaluate.refined_by("draft", changes) as quality:
-        assert pipeline.QUALITIES["draft"] is quality and quality.views == usual.views
+    with pytest.raises(KeyboardInterrupt), evaluate.sampled_by("draft", views, refine) as quality:
+        assert pipeline.QUALITIES["draft"] is quality and quality.image == usual.image
         assert quality.refine == pipeline.Sampling(4, 2.0, 1.0, start=0.3)
+        assert quality.views == pipeline.Sampling(3, 1.0, 1.5)
         raise KeyboardInterrupt
     assert pipeline.QUALITIES["draft"] is usual
-    assert evaluate.refinement_changes(parsed()) == {}
+    assert evaluate.refinement_changes(parsed()) == {} and evaluate.view_changes(parsed()) == {}
     assert evaluate.parse_rounds(["2", "0", "2"]) == (0, 2)
 
 
 @pytest.mark.parametrize(
-    "wrong", ["--level=0", "--guidance=2", "--guidance=a,b", "--rounds=3", "--rounds=-1"]
-)
+    "wrong",
+    ["--level=0", "--guidance=2", "--guidance=a,b", "--rounds=3", "--rounds=-1", "--view_guidance=1", "--shard=2/2",
+     "--shard=-1/2", "--shard=1"],
+)  # fmt: skip
 def test_wrong_flags_are_refused(wrong):
     values = parsed(wrong)
     with pytest.raises(UserError, match="expected"):
         evaluate.parse_rounds(values.rounds)
         evaluate.refinement_changes(values)
+        evaluate.view_changes(values)
+        evaluate.parse_shard(values.shard)
+
+
+def test_shards_share_the_objects(preset, tmp_path, monkeypatch):
+    model = Copies()
+    monkeypatch.setattr(common, "load_model", lambda name: model)
+    monkeypatch.setattr(common, "start_jax", lambda: None)
+    monkeypatch.setattr(report, "weights_hash", lambda name: "0" * 64)
+    arguments = ["--quality=draft", "--rounds=0", "--objects=3", f"--out={tmp_path}"]
+    evaluate.run(parsed("--shard=1/2", *arguments), "second half")
+    assert [call[2] for call in model.calls if call[0] == "views"] == [1]
+    assert not (tmp_path / "results.json").exists()
+    evaluate.run(parsed(*arguments), "the rest")
+    assert [call[2] for call in model.calls if call[0] == "views"] == [1, 0, 2]
+    assert json.loads((tmp_path / "results.json").read_text())["objects"] == 3
 
 
 def test_a_run_goes_on_where_it_stopped(preset, tmp_path, monkeypatch, capsys):

@@ -66,6 +66,15 @@ def test_a_state_owns_its_arrays():
     np.testing.assert_array_equal(params["w"], [1.0, 2.0, 3.0])
 
 
+def test_checkpoints_come_in_between(tmp_path):
+    seen = []
+    state, _ = run(tmp_path, 6, checkpoint_seconds=0.0, on_checkpoint=lambda state: seen.append(int(state.step)))
+    assert seen == [2, 4, 6, 6]
+    late = []
+    run(tmp_path / "late", 6, on_checkpoint=lambda state: late.append(int(state.step)))
+    assert late == [6]
+
+
 def test_every_step_has_a_key_of_its_own():
     state, singles = fresh(), []
     for _ in range(6):

@@ -180,3 +180,13 @@ def test_elevation_loss():
     value, metrics = losses.elevation_loss(head, lambda flat: {})({}, {}, batch, jax.random.key(0))
     assert float(value) == pytest.approx(0.1, rel=1e-5)
     assert float(metrics["degrees"]) == pytest.approx(np.degrees(0.3), rel=1e-5)
+
+
+def test_times_are_uniform_but_for_the_share_at_high_noise(batch):
+    for share in (0.0, 0.5):
+        network = Network(oracle(batch["latents"]))
+        losses.video_loss(network, Words, NOTHING, PROCESS, high_noise=share)({}, {}, batch, jax.random.key(5))
+        time = np.asarray(network.calls[0].time)
+        assert time.min() >= 0 and time.max() <= 1
+        np.testing.assert_allclose((time > 0.8).mean(), share + 0.2 * (1 - share), atol=0.03)
+        np.testing.assert_allclose((time < 0.4).mean(), 0.4 * (1 - share), atol=0.03)
