@@ -153,9 +153,7 @@ def _to_next(step: int, period: int) -> int:
     return period - step % period
 
 
-def _segment(
-    state, targets, cameras, network, kept, config, length, looped
-) -> tuple[FitState, dict[str, float]]:
+def _segment(state, targets, cameras, network, kept, config, length, looped) -> tuple[FitState, dict[str, float]]:
     """Some steps without a host synchronisation, repeated with more room while pairs were left out."""
     while True:
         # Steps consume their state; the copy keeps the caller's for a repetition.
@@ -207,9 +205,7 @@ def _advance(state: FitState, figures, targets, cameras, network, kept, config):
     target = targets.rgba[chosen]
     features = None if kept is None else [level[chosen] for level in kept]
     if config.background == "random":
-        background = jax.random.uniform(
-            jax.random.fold_in(jax.random.fold_in(state.key, 2), state.step), (3,)
-        )
+        background = jax.random.uniform(jax.random.fold_in(jax.random.fold_in(state.key, 2), state.step), (3,))
     else:
         background = jnp.ones(3)
 

@@ -16,6 +16,7 @@ from im3d_jax.reconstruction import (
     Targets,
     final_gaussians,
     fit,
+    control,
     fitting,
     init_state,
     load_state,
@@ -142,7 +143,7 @@ def test_the_input_state_survives(fitted, start):
 
 def test_newborn_gaussians_have_no_moments(start, targets, cameras, features):
     before, _ = fit(start, targets, cameras, CONFIG, features=features, stop_step=20)
-    after = fitting._densify(before, CONFIG)
+    after = control.densify(before, CONFIG)
     born = np.asarray(after.active & ~before.active)
     assert born.sum() == 25
     for moments in (after.first_moments, after.second_moments):
