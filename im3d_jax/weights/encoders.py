@@ -1,0 +1,277 @@
+"""Text and image encoders from foreign files: name tables, and reading that uses every tensor exactly once.
+
+A table says for each of our parameters which stored tensor, or which part of one, it is. Two layouts are known:
+``transformers`` (the text_encoder and image_encoder folders of diffusers models, and CLIP and T5 of their own) and
+``open_clip`` (OpenCLIP's files, and the encoders inside Stability's single-file checkpoints). Layout and prefix
+are told from the stored names.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import fnmatch
+import json
+import os
+import pathlib
+from collections.abc import Callable, Iterable
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import safetensors
+
+from im3d_jax.models.clip import CLIPText, CLIPTextConfig, CLIPVision, CLIPVisionConfig
+from im3d_jax.models.t5 import T5Config, T5Encoder
+from im3d_jax.weights.trees import WeightsError, flatten, unflatten
+
+
+EncoderConfig = CLIPTextConfig | CLIPVisionConfig | T5Config
+Layout = Literal["transformers", "open_clip"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Piece:
+    """Where one of our parameters is stored.
+
+    Attributes:
+        name: Stored tensor.
+        axes: Transposition from the stored order to ours, or None.
+        part: (index, count) when it is one of several equal parts along the stored tensor's first axis.
+    """
+
+    name: str
+    axes: tuple[int, ...] | None = None
+    part: tuple[int, int] | None = None
+
+    def stored_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """Shape of the stored tensor when our parameter has `shape`."""
+        stored = list(shape)
+        for ours, theirs in enumerate(self.axes or ()):
+            stored[theirs] = shape[ours]
+        if self.part is not None:
+            stored[0] *= self.part[1]
+        return tuple(stored)
+
+    def take(self, stored: np.ndarray) -> np.ndarray:
+        """Our parameter out of the stored tensor, as a view."""
+        if self.part is not None:
+            stored = np.split(stored, self.part[1])[self.part[0]]
+        return stored if self.axes is None else stored.transpose(self.axes)
+
+
+@dataclasses.dataclass(frozen=True)
+class EncoderTable:
+    """Names of one encoder in one layout.
+
+    Attributes:
+        pieces: {our dotted name: piece}.
+        unused: Patterns (of fnmatch) of tensors that belong to other networks or repeat others; `pieces` come first.
+    """
+
+    pieces: dict[str, Piece]
+    unused: tuple[str, ...] = ()
+
+
+def encoder_network(config: EncoderConfig, dtype=jnp.float32) -> CLIPText | CLIPVision | T5Encoder:
+    """The linen module of a configuration."""
+    if isinstance(config, CLIPVisionConfig):
+        return CLIPVision(config, dtype)
+    return CLIPText(config, dtype) if isinstance(config, CLIPTextConfig) else T5Encoder(config, dtype)
+
+
+def encoder_shapes(config: EncoderConfig) -> dict:
+    """Nested `jax.ShapeDtypeStruct`s of an encoder's parameters, without computing anything."""
+    tokens = jax.ShapeDtypeStruct((1, 2), jnp.int32)
+    if isinstance(config, CLIPVisionConfig):
+        inputs = (jax.ShapeDtypeStruct((1, config.image_size, config.image_size, 3), jnp.float32),)
+    elif isinstance(config, CLIPTextConfig):
+        inputs = (tokens,)
+    else:
+        inputs = (tokens, jax.ShapeDtypeStruct((1, 2), jnp.bool_))
+    return jax.eval_shape(encoder_network(config).init, jax.random.key(0), *inputs)["params"]
+
+
+def detect_layout(names: Iterable[str], config: EncoderConfig) -> tuple[Layout, str]:
+    """Layout and prefix, told by where the encoder's first embedding stands.
+
+    Args:
+        names: Stored names.
+        config: Says which kind of encoder is wanted.
+
+    Returns:
+        The layout and what stands before every name of it: for instance ``text_model.`` or
+        ``conditioner.embedders.0.open_clip.model.``.
+
+    Raises:
+        WeightsError: No such encoder, or more than one.
+    """
+    if isinstance(config, CLIPVisionConfig):
+        kind, anchors = "CLIP image encoder", ("embeddings.class_embedding", "visual.class_embedding")
+    elif isinstance(config, CLIPTextConfig):
+        kind, anchors = "CLIP text encoder", ("embeddings.token_embedding.weight", "token_embedding.weight")
+    else:
+        kind, anchors = "T5 encoder", ("shared.weight",)
+    names = list(names)
+    for layout, anchor in zip(("transformers", "open_clip"), anchors, strict=False):
+        found = [name for name in names if name == anchor or name.endswith("." + anchor)]
+        if len(found) > 1:
+            raise WeightsError(
+                f"more than one {kind} in the file ({', '.join(found[:3])}): name the one meant by `within`"
+            )
+        if found:
+            return layout, found[0].removesuffix(anchor)
+    wanted = " or ".join(f"*{anchor}" for anchor in anchors)
+    raise WeightsError(f"no {kind} among the {len(names)} tensors: none is called {wanted}")
+
+
+def encoder_table(config: EncoderConfig, layout: Layout = "transformers", prefix: str = "") -> EncoderTable:
+    """The table of an encoder; layout and prefix as `detect_layout` gives them."""
+    leaves = flatten(encoder_shapes(config))
+    if layout == "open_clip":
+        if isinstance(config, T5Config):
+            raise ValueError("T5 is stored in the transformers layout only")
+        vision = isinstance(config, CLIPVisionConfig)
+        pieces = {name: _open_clip(name, leaf.ndim, vision) for name, leaf in leaves.items()}
+        unused = ("visual.*", "transformer.*", "token_embedding.weight", "positional_embedding", "ln_final.*")
+        unused = [prefix + name for name in (*unused, "text_projection", "logit_scale", "attn_mask")]
+        # What is left of the other tower is expected; of this one everything must be used.
+        mine = "visual." if vision else "transformer."
+        unused = [pattern for pattern in unused if not pattern.startswith(prefix + mine)]
+        return EncoderTable(
+            {name: dataclasses.replace(piece, name=prefix + piece.name) for name, piece in pieces.items()},
+            tuple(unused),
+        )
+    outer = prefix.removesuffix("text_model.").removesuffix("vision_model.")
+    pieces = {}
+    for name, leaf in leaves.items():
+        axes = {2: (1, 0), 4: (2, 3, 1, 0)}[leaf.ndim] if name.endswith(".kernel") else None
+        before = outer if name in ("text_projection.kernel", "visual_projection.kernel") else prefix
+        pieces[name] = Piece(before + _torch_name(name), axes)
+    if isinstance(config, T5Config):
+        # A whole T5 holds its decoder too, and the embedding is stored once or twice.
+        unused = [prefix + name for name in ("encoder.embed_tokens.weight", "decoder.*", "lm_head.weight")]
+    else:
+        other = "text_model.*" if isinstance(config, CLIPVisionConfig) else "vision_model.*"
+        unused = [outer + name for name in (other, "text_projection.weight", "visual_projection.weight", "logit_scale")]
+        unused.append(prefix + "embeddings.position_ids")
+    return EncoderTable(pieces, tuple(unused))
+
+
+def load_encoder(
+    path: str | os.PathLike,
+    config: EncoderConfig,
+    *,
+    within: str = "",
+    place: Callable[[str, np.ndarray], jax.Array] | None = None,
+) -> dict:
+    """Reads an encoder tensor by tensor.
+
+    Args:
+        path: A safetensors file, or a folder with one or with shards and their index.
+        config: Sizes that the weights must have.
+        within: Only stored names that start so are looked at, for files that hold several networks.
+        place: Puts (our name, array in the stored dtype) where it belongs, with the dtype and sharding wanted; by
+            default float32 on the default device.
+
+    Returns:
+        Nested parameters of `encoder_network(config)`.
+
+    Raises:
+        WeightsError: One line: tensors missing, left over or of another shape, or a damaged file.
+    """
+    place = place or (lambda name, array: jnp.asarray(array, jnp.float32))
+    shapes = encoder_shapes(config)
+    leaves = flatten(shapes)
+    stored = {name: file for name, file in _index(pathlib.Path(path)).items() if name.startswith(within)}
+    table = encoder_table(config, *detect_layout(stored, config))
+    by_tensor: dict[str, list[str]] = {}
+    for ours, piece in table.pieces.items():
+        by_tensor.setdefault(piece.name, []).append(ours)
+    missing = sorted(by_tensor.keys() - stored.keys())
+    left = sorted(stored.keys() - by_tensor.keys())
+    left = [name for name in left if not any(fnmatch.fnmatchcase(name, pattern) for pattern in table.unused)]
+    if missing or left:
+        raise WeightsError(
+            f"{path} does not fit the encoder: {len(missing)} tensors missing ({', '.join(missing[:3])}), "
+            f"{len(left)} unknown ({', '.join(left[:3])})"
+        )
+    flat = {}
+    for file in sorted({stored[name] for name in by_tensor}):
+        with safetensors.safe_open(file, framework="np") as reader:
+            for name in (name for name in by_tensor if stored[name] == file):
+                array = reader.get_tensor(name)
+                for ours in by_tensor[name]:
+                    wanted = table.pieces[ours].stored_shape(leaves[ours].shape)
+                    if array.shape != wanted:
+                        raise WeightsError(f"{file}: tensor {name} has shape {array.shape}, expected {wanted}")
+                    flat[ours] = place(ours, table.pieces[ours].take(array))
+    return unflatten(flat, shapes)
+
+
+def _index(path: pathlib.Path) -> dict[str, pathlib.Path]:
+    """{stored name: its file} of a file, of a folder with one file, or of shards with an index."""
+    if path.is_dir():
+        indices, files = sorted(path.glob("*.safetensors.index.json")), sorted(path.glob("*.safetensors"))
+        if len(indices) == 1:
+            files = [path / name for name in sorted(set(json.loads(indices[0].read_text())["weight_map"].values()))]
+        elif len(files) != 1:
+            names = ", ".join(file.name for file in files[:4]) or "none"
+            raise WeightsError(f"{path} must hold one safetensors file or shards with an index, found {names}")
+    else:
+        files = [path]
+    stored: dict[str, pathlib.Path] = {}
+    for file in files:
+        if not file.is_file():
+            raise WeightsError(f"no weights at {file}: the file is missing")
+        try:
+            with safetensors.safe_open(file, framework="np") as reader:
+                names = list(reader.keys())
+        except (safetensors.SafetensorError, OSError) as error:
+            raise WeightsError(
+                f"{file} is not a whole safetensors file ({error}): copy or download it again"
+            ) from error
+        if twice := sorted(stored.keys() & set(names)):
+            raise WeightsError(f"{file} repeats tensors of {stored[twice[0]].name} ({', '.join(twice[:3])})")
+        stored |= dict.fromkeys(names, file)
+    return stored
+
+
+def _torch_name(name: str) -> str:
+    stem, dot, leaf = name.rpartition(".")
+    return stem + dot + {"kernel": "weight", "scale": "weight"}.get(leaf, leaf)
+
+
+_OPEN_CLIP_TOP = {
+    "embeddings.class_embedding": "class_embedding",
+    "embeddings.patch_embedding.kernel": "conv1.weight",
+    "embeddings.position_embedding.weight": "positional_embedding",
+    "embeddings.token_embedding.weight": "token_embedding.weight",
+    "visual_projection.kernel": "proj",
+    "text_projection.kernel": "text_projection",
+}
+_OPEN_CLIP_NORMS = {"pre_layrnorm": "ln_pre", "post_layernorm": "ln_post", "final_layer_norm": "ln_final"}
+_OPEN_CLIP_LAYER = {
+    "layer_norm1": "ln_1",
+    "layer_norm2": "ln_2",
+    "mlp.fc1": "mlp.c_fc",
+    "mlp.fc2": "mlp.c_proj",
+    "self_attn.out_proj": "attn.out_proj",
+}
+
+
+def _open_clip(name: str, ndim: int, vision: bool) -> Piece:
+    tower = "visual." if vision else ""
+    if name in _OPEN_CLIP_TOP:
+        # Both projections are bare parameters, stored in x out as ours.
+        return Piece(tower + _OPEN_CLIP_TOP[name], (2, 3, 1, 0) if ndim == 4 else None)
+    stem, _, leaf = name.rpartition(".")
+    if stem in _OPEN_CLIP_NORMS:
+        return Piece(f"{tower}{_OPEN_CLIP_NORMS[stem]}.{'weight' if leaf == 'scale' else leaf}")
+    number, _, inner = stem.removeprefix("encoder.layers.").partition(".")
+    axes = (1, 0) if leaf == "kernel" else None
+    block = f"{tower}transformer.resblocks.{number}."
+    if inner in _OPEN_CLIP_LAYER:
+        return Piece(block + _OPEN_CLIP_LAYER[inner] + (".bias" if leaf == "bias" else ".weight"), axes)
+    part = ("q", "k", "v").index(inner.removeprefix("self_attn.").removesuffix("_proj"))
+    return Piece(block + ("attn.in_proj_bias" if leaf == "bias" else "attn.in_proj_weight"), axes, (part, 3))
