@@ -1,0 +1,333 @@
+"""Blocks of the large UNets: spatial ones as in Stable Diffusion, and two ways of adding time to them.
+
+*Blended* (Stable Video Diffusion, arXiv 2311.15127, appendix D): every spatial block is followed by a temporal one on
+its output, and a learned factor a = sigmoid(mix_factor) mixes the two, a of the spatial one and 1 - a of the temporal.
+*Residual* (Emu Video, arXiv 2311.10709, section 3.2): temporal layers add to the spatial ones' output and are the
+identity at initialisation. Both skip all of it with `temporal=False`, which leaves a text-to-image network.
+
+Videos are [B, T, H, W, C]. Tokens are never regrouped for what acts on each alone; only the attention over frames sees
+[B H W, T, C]. Parameter names follow diffusers' `UNet2DConditionModel` and `UNetSpatioTemporalConditionModel`.
+"""
+
+from __future__ import annotations
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from im3d_jax.models.layers import (
+    KERNEL_INIT,
+    Attention,
+    Conv,
+    Dense,
+    FeedForward,
+    GroupNorm,
+    LayerNorm,
+    TemporalConv,
+    add_bias,
+    attend,
+    group_norm,
+    sinusoid,
+)
+
+
+def blend(mix_factor: jax.Array, first: jax.Array, second: jax.Array) -> jax.Array:
+    """a first + (1 - a) second with a = sigmoid(mix_factor), in float32; `mix_factor` is [1]."""
+    share = jax.nn.sigmoid(mix_factor.astype(jnp.float32)).reshape((1,) * first.ndim)
+    return (share * first.astype(jnp.float32) + (1.0 - share) * second.astype(jnp.float32)).astype(first.dtype)
+
+
+def flash_where_possible(implementation: str, head_dim: int) -> str:
+    """``xla`` in place of ``cudnn`` for heads wider than 128, which flash attention does not take everywhere."""
+    return "xla" if head_dim > 128 else implementation
+
+
+class MixFactor(nn.Module):
+    """The learned factor of `blend`, called by its two arguments; `initial` before the sigmoid."""
+
+    initial: float = 0.5
+
+    @nn.compact
+    def __call__(self, first: jax.Array, second: jax.Array) -> jax.Array:
+        return blend(self.param("mix_factor", nn.initializers.constant(self.initial), (1,)), first, second)
+
+
+class FrameConv(nn.Module):
+    """Convolution over the frames of [B, T, H, W, C], kernel [3, in, out], zeros beyond the ends.
+
+    Frames and pixels are the two axes of an ordinary 3x1 convolution, so that no axis has to move.
+    """
+
+    features: int
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        batch, frames, height, width, channels = x.shape
+        kernel = self.param("kernel", KERNEL_INIT, (3, channels, self.features))
+        y = lax.conv_general_dilated(
+            x.astype(self.dtype).reshape(batch, frames, height * width, channels),
+            kernel.astype(self.dtype)[:, None],
+            (1, 1),
+            [(1, 1), (0, 0)],
+            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        )
+        y = add_bias(y, self.param("bias", nn.initializers.zeros, (self.features,)))
+        return y.reshape(batch, frames, height, width, self.features)
+
+
+class VideoGroupNorm(nn.Module):
+    """Group normalisation of [B, T, H, W, C] with statistics over all frames together."""
+
+    groups: int
+    eps: float
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        scale = self.param("scale", nn.initializers.ones, (x.shape[-1],))
+        bias = self.param("bias", nn.initializers.zeros, (x.shape[-1],))
+        batch, frames, height, width, channels = x.shape
+        tall = x.reshape(batch, frames * height, width, channels)
+        return group_norm(tall, scale, bias, self.groups, self.eps).reshape(x.shape)
+
+
+class SpatialResBlock(nn.Module):
+    """norm, SiLU, conv, plus the embedding, norm, SiLU, conv, plus the input.
+
+    Args of the call:
+        x: [B, T, H, W, C].
+        embedding: [B, 1 or T, E] of time and vector conditions, before its SiLU; None in autoencoders.
+        temporal_convs: Adds Emu Video's temporal convolution after each of the two.
+    """
+
+    features: int
+    groups: int
+    eps: float
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, x: jax.Array, embedding: jax.Array | None, temporal_convs: bool = False) -> jax.Array:
+        y = jax.nn.silu(GroupNorm(self.groups, self.eps, name="norm1")(x))
+        y = Conv(self.features, dtype=self.dtype, name="conv1")(y)
+        if temporal_convs:
+            y = TemporalConv(False, self.dtype, name="temporal_conv1")(y)
+        if embedding is not None:
+            shift = Dense(self.features, dtype=self.dtype, name="time_emb_proj")(jax.nn.silu(embedding))
+            y = y + shift[:, :, None, None]
+        y = jax.nn.silu(GroupNorm(self.groups, self.eps, name="norm2")(y))
+        y = Conv(self.features, dtype=self.dtype, name="conv2")(y)
+        if temporal_convs:
+            y = TemporalConv(False, self.dtype, name="temporal_conv2")(y)
+        if x.shape[-1] != self.features:
+            x = Conv(self.features, 1, dtype=self.dtype, name="conv_shortcut")(x)
+        return x + y
+
+
+class TemporalResBlock(nn.Module):
+    """The same over frames: 3-frame convolutions, norms over all frames together; keeps the width."""
+
+    groups: int
+    eps: float
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, x: jax.Array, embedding: jax.Array | None) -> jax.Array:
+        features = x.shape[-1]
+        y = jax.nn.silu(VideoGroupNorm(self.groups, self.eps, name="norm1")(x))
+        y = FrameConv(features, self.dtype, name="conv1")(y)
+        if embedding is not None:
+            shift = Dense(features, dtype=self.dtype, name="time_emb_proj")(jax.nn.silu(embedding))
+            y = y + shift[:, :, None, None]
+        y = jax.nn.silu(VideoGroupNorm(self.groups, self.eps, name="norm2")(y))
+        return x + FrameConv(features, self.dtype, name="conv2")(y)
+
+
+class BlendedResBlock(nn.Module):
+    """A spatial block, a temporal one on its output, and their blend.
+
+    `temporal_share` says what a weighs: the spatial output (UNets, False) or the temporal one (decoders, True).
+    """
+
+    features: int
+    groups: int
+    eps: float
+    temporal_eps: float
+    dtype: jnp.dtype
+    temporal_share: bool = False
+
+    @nn.compact
+    def __call__(self, x: jax.Array, embedding: jax.Array | None, temporal: bool = True) -> jax.Array:
+        block = SpatialResBlock(self.features, self.groups, self.eps, self.dtype, name="spatial_res_block")
+        x = block(x, embedding)
+        if not temporal:
+            return x
+        y = TemporalResBlock(self.groups, self.temporal_eps, self.dtype, name="temporal_res_block")(x, embedding)
+        mixer = MixFactor(0.0 if self.temporal_share else 0.5, name="time_mixer")
+        return mixer(y, x) if self.temporal_share else mixer(x, y)
+
+
+class ContextAttention(nn.Module):
+    """Attention of all tokens of a video to its context.
+
+    A context of one token needs neither queries nor keys: the softmax over one score is 1, so every token receives
+    the projected value. The unused projections keep their parameters.
+
+    Args of the call:
+        x: [B, N, C] normalised tokens; may be None once initialised where the context is one token.
+        context: [B, L, D].
+        mask: Optional [B, L] booleans.
+
+    Returns:
+        [B, N, C], or [B, 1, C] for a context of one token.
+    """
+
+    heads: int
+    features: int
+    implementation: str = "xla"
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array, context: jax.Array, mask: jax.Array | None = None) -> jax.Array:
+        project = lambda name: Dense(self.features, use_bias=False, dtype=self.dtype, name=name)  # noqa: E731
+        split = lambda y: y.reshape(*y.shape[:-1], self.heads, self.features // self.heads)  # noqa: E731
+        value = project("to_v")(context)
+        out = Dense(self.features, dtype=self.dtype, name="to_out.0")
+        one_token = context.shape[1] == 1
+        if not one_token or self.is_initializing():
+            query, key = project("to_q")(x), project("to_k")(context)
+        if one_token:
+            return out(value)
+        implementation = flash_where_possible(self.implementation, self.features // self.heads)
+        y = attend(split(query), split(key), split(value), mask, implementation)
+        return out(y.reshape(x.shape))
+
+
+class SpatialBlock(nn.Module):
+    """diffusers' `BasicTransformerBlock`: self-attention within frames, attention to contexts, GEGLU.
+
+    Args of the call:
+        x: [B, T, N, C] tokens.
+        contexts: One [B, L, D] for each context; the second and later have layers of their own.
+        masks: One [B, L] or None for each.
+    """
+
+    heads: int
+    implementation: str
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, x: jax.Array, contexts: tuple, masks: tuple) -> jax.Array:
+        batch, frames, pixels, features = x.shape
+        head_dim = features // self.heads
+        z = LayerNorm(1e-5, name="norm1")(x).reshape(batch * frames, pixels, features)
+        self_attention = Attention(
+            head_dim, False, flash_where_possible(self.implementation, head_dim), self.dtype, name="attn1"
+        )
+        x = x + self_attention(z).reshape(x.shape)
+        x = attend_to_contexts(self, x, contexts, masks)
+        return x + FeedForward(4, dtype=self.dtype, name="ff")(LayerNorm(1e-5, name="norm3")(x))
+
+
+class TemporalBlock(nn.Module):
+    """diffusers' `TemporalBasicTransformerBlock`: GEGLU, attention over frames, attention to contexts, GEGLU.
+
+    Args as `SpatialBlock`'s. The contexts are the video's (those of its first frame), the same for every pixel.
+    """
+
+    heads: int
+    implementation: str
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, x: jax.Array, contexts: tuple, masks: tuple) -> jax.Array:
+        x = x + FeedForward(4, dtype=self.dtype, name="ff_in")(LayerNorm(1e-5, name="norm_in")(x))
+        head_dim = x.shape[-1] // self.heads
+        attention = Attention(head_dim, False, "xla", self.dtype, name="attn1")
+        x = x + over_frames(attention, LayerNorm(1e-5, name="norm1")(x))
+        x = attend_to_contexts(self, x, contexts, masks)
+        return x + FeedForward(4, dtype=self.dtype, name="ff")(LayerNorm(1e-5, name="norm3")(x))
+
+
+def over_frames(attention, x: jax.Array) -> jax.Array:
+    """Applies `attention` to the frames of each pixel of [B, T, N, C]; T is too short for flash attention to pay."""
+    batch, frames, pixels, features = x.shape
+    y = attention(x.swapaxes(1, 2).reshape(batch * pixels, frames, features))
+    return y.reshape(batch, pixels, frames, features).swapaxes(1, 2)
+
+
+def attend_to_contexts(block: SpatialBlock | TemporalBlock, x: jax.Array, contexts: tuple, masks: tuple) -> jax.Array:
+    """Adds attention to each context to the tokens [B, T, N, C], with layers that belong to `block`."""
+    batch, frames, pixels, features = x.shape
+    for i, (context, mask) in enumerate(zip(contexts, masks, strict=True)):
+        suffix = "2" if i == 0 else f"2_context{i}"
+        attention = ContextAttention(block.heads, features, block.implementation, block.dtype, name="attn" + suffix)
+        z = None
+        if context.shape[1] > 1 or block.is_initializing():
+            z = LayerNorm(1e-5, name="norm" + suffix)(x).reshape(batch, frames * pixels, features)
+        y = attention(z, context, mask)
+        # One value for the whole video, or one for each token.
+        x = x + (y[:, None] if context.shape[1] == 1 else y.reshape(x.shape))
+    return x
+
+
+class FrameAttention(nn.Module):
+    """Emu Video's temporal layer: attention over the frames of each pixel, then GEGLU; the identity at initialisation.
+
+    The frames' numbers enter as a sinusoid added to what attention reads; the paper does not say how its own do.
+    """
+
+    heads: int
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        features = x.shape[-1]
+        attention = Attention(features // self.heads, True, "xla", self.dtype, name="attn1")
+        place = sinusoid(jnp.arange(x.shape[1]), features).astype(x.dtype)[None, :, None]
+        x = x + over_frames(attention, LayerNorm(1e-5, name="norm1")(x) + place)
+        return x + FeedForward(4, True, self.dtype, name="ff")(LayerNorm(1e-5, name="norm3")(x))
+
+
+def frame_position(frames: int, features: int, dtype) -> jax.Array:
+    """The embedded number of each frame, [1, T, 1, C]; makes the layers `time_pos_embed` of the calling module."""
+    y = Dense(4 * features, dtype=dtype, name="time_pos_embed.linear_1")(sinusoid(jnp.arange(frames), features))
+    y = Dense(features, dtype=dtype, name="time_pos_embed.linear_2")(jax.nn.silu(y))
+    return y[None, :, None]
+
+
+class Transformer(nn.Module):
+    """One attention site: norm, projection, `depth` spatial blocks with their temporal ones, projection, plus input.
+
+    Args of the call:
+        x: [B, T, H, W, C].
+        contexts, masks: As `SpatialBlock`'s.
+        temporal: Whether the temporal layers run.
+    """
+
+    heads: int
+    depth: int
+    groups: int
+    eps: float
+    kind: str
+    implementation: str
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, x: jax.Array, contexts: tuple, masks: tuple, temporal: bool = True) -> jax.Array:
+        batch, frames, height, width, features = x.shape
+        tokens = GroupNorm(self.groups, self.eps, name="norm")(x).reshape(batch, frames, height * width, features)
+        y = Dense(features, dtype=self.dtype, name="proj_in")(tokens)
+        blended = temporal and self.kind == "blended"
+        if blended:
+            place = frame_position(frames, features, self.dtype)
+            mixer = MixFactor(name="time_mixer")
+        for i in range(self.depth):
+            kind = (self.heads, self.implementation, self.dtype)
+            y = SpatialBlock(*kind, name=f"transformer_blocks.{i}")(y, contexts, masks)
+            if blended:
+                z = TemporalBlock(*kind, name=f"temporal_transformer_blocks.{i}")(y + place, contexts, masks)
+                y = mixer(y, z)
+            elif temporal and self.kind == "residual":
+                y = FrameAttention(self.heads, self.dtype, name=f"temporal_blocks.{i}")(y)
+        return x + Dense(features, dtype=self.dtype, name="proj_out")(y).reshape(x.shape)

@@ -1,0 +1,158 @@
+"""The large UNets: sizes, what each temporal layout does at its edges, wrong inputs."""
+
+import dataclasses
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from im3d_jax.models.layers import TemporalConv
+from im3d_jax.models.spatio_temporal_blocks import ContextAttention, FrameAttention
+from im3d_jax.models.spatio_temporal_unet import SpatioTemporalUNet, SpatioTemporalUNetConfig, is_temporal_parameter
+from im3d_jax.weights.trees import flatten
+
+
+TINY = SpatioTemporalUNetConfig(
+    in_channels=4, out_channels=4, channels=(8, 16), layers_per_block=(1, 1), attention=(False, True), heads=(1, 2),
+    context_dims=(6,), vector_dims=(4,), groups=4, down_eps=(1e-5,) * 2, up_eps=(1e-5,) * 2,
+)  # fmt: skip
+RESIDUAL = dataclasses.replace(TINY, temporal="residual", vector_dims=(), condition_channels=5, context_dims=(6, 3))
+
+
+def random_parameters(network, *arguments, **named):
+    shapes = jax.eval_shape(lambda: network.init(jax.random.key(0), *arguments, **named))["params"]
+    rng = np.random.default_rng(1)
+    return jax.tree.map(lambda leaf: rng.normal(0, 0.3, leaf.shape).astype(np.float32), shapes)
+
+
+@pytest.fixture(scope="module")
+def inputs():
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(1, 3, 4, 6, 4)).astype(np.float32)
+    return x, np.float32([0.7]), rng.normal(size=(1, 1, 6)).astype(np.float32), np.float32([[0.3]])
+
+
+@pytest.fixture(scope="module")
+def blended(inputs):
+    network = SpatioTemporalUNet(TINY)
+    return network, {"params": random_parameters(network, *inputs)}
+
+
+def test_names_of_temporal_parameters(blended):
+    names = flatten(blended[1]["params"])
+    temporal = [name for name in names if is_temporal_parameter(name)]
+    assert any("time_mixer.mix_factor" in name for name in temporal)
+    assert any("temporal_res_block" in name for name in temporal)
+    assert not any(
+        part in name for name in temporal for part in ("time_embedding", "spatial_res_block", "add_embedding")
+    )
+
+
+def test_one_token_equals_the_same_token_twice():
+    rng = np.random.default_rng(2)
+    tokens, context = rng.normal(size=(2, 5, 8)), rng.normal(size=(2, 1, 6))
+    attention = ContextAttention(heads=2, features=8)
+    parameters = {"params": random_parameters(attention, tokens, context)}
+    one = attention.apply(parameters, None, context)
+    two = attention.apply(parameters, tokens, np.repeat(context, 2, axis=1))
+    assert np.std(one) > 0.01
+    np.testing.assert_allclose(np.broadcast_to(one, two.shape), two, rtol=1e-5, atol=1e-5)
+
+
+def test_without_temporal_layers_frames_do_not_see_each_other(inputs, blended):
+    x, time, context, vector = inputs
+    network, parameters = blended
+    vectors = np.broadcast_to(vector[:, None], (1, 3, 1)).copy()
+    pictures = jax.jit(lambda p, x, v=vectors: network.apply(p, x, time, context, v, temporal=False))
+    changed = x.copy()
+    changed[:, 1] += 1.0
+    before, after = np.asarray(pictures(parameters, x)), np.asarray(pictures(parameters, changed))
+    np.testing.assert_array_equal(before[:, [0, 2]], after[:, [0, 2]])
+    assert np.abs(before[:, 1] - after[:, 1]).max() > 0.01
+    spatial = jax.tree.map(np.copy, parameters)
+    for name, leaf in flatten(spatial["params"]).items():
+        if is_temporal_parameter(name):
+            leaf[...] = np.nan
+    np.testing.assert_array_equal(before, pictures(spatial, x))
+    vectors[:, 2] += 1.0
+    one_other = np.asarray(pictures(parameters, x, vectors))
+    np.testing.assert_array_equal(before[:, :2], one_other[:, :2])
+    assert np.abs(before[:, 2] - one_other[:, 2]).max() > 1e-3
+
+
+@pytest.mark.parametrize("layer", [FrameAttention(heads=2, dtype=jnp.float32), TemporalConv(cyclic=False)])
+def test_residual_layers_start_as_the_identity(layer):
+    shape = (1, 3, 5, 8) if isinstance(layer, FrameAttention) else (1, 3, 2, 2, 8)
+    x = np.random.default_rng(3).normal(size=shape).astype(np.float32)
+    y, _ = layer.init_with_output(jax.random.key(0), x)
+    np.testing.assert_array_equal(y, x)
+
+
+def test_residual_network_without_its_last_kernels_is_the_picture_network(inputs):
+    x, time, context, _ = inputs
+    network = SpatioTemporalUNet(RESIDUAL)
+    contexts = (context, np.ones((1, 2, 3), np.float32))
+    condition = np.ones((1, 4, 6, 5), np.float32)
+
+    def apply(parameters, x, temporal):
+        return network.apply(parameters, x, time, contexts, condition=condition, temporal=temporal)
+
+    parameters = {"params": random_parameters(network, x, time, contexts, condition=condition)}
+    flat = flatten(parameters["params"])
+    last = [
+        n for n in flat if is_temporal_parameter(n) and n.rpartition(".")[0].endswith(("conv", "to_out.0", "net.2"))
+    ]
+    for name in (*last, "conv_in_condition.kernel"):
+        flat[name][...] = 0
+    run = jax.jit(apply, static_argnums=2)
+    pictures = run(parameters, x, False)
+    np.testing.assert_allclose(run(parameters, x, True), pictures, rtol=1e-5, atol=1e-5)
+    flat["conv_in_condition.kernel"][...] = 0.1
+    assert np.abs(run(parameters, x, True) - pictures).max() > 1e-3
+
+
+def test_recomputing_changes_no_parameter(inputs):
+    plain, recomputed = (SpatioTemporalUNet(TINY, remat=remat) for remat in (False, True))
+    shapes = [jax.eval_shape(n.init, jax.random.key(0), *inputs)["params"] for n in (plain, recomputed)]
+    assert jax.tree.structure(shapes[0]) == jax.tree.structure(shapes[1])
+    parameters = {"params": random_parameters(plain, *inputs)}
+    loss = lambda n: lambda p: jnp.mean(jnp.square(n.apply(p, *inputs)))  # noqa: E731
+    text = str(jax.make_jaxpr(jax.grad(loss(recomputed)))(parameters))
+    assert "remat" in text or "checkpoint" in text
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (dict(x=np.zeros((1, 3, 5, 6, 4), np.float32)), "5x6"),
+        (dict(x=np.zeros((1, 3, 4, 6, 3), np.float32)), "3 channels, expected 4"),
+        (dict(context=np.zeros((1, 1, 7), np.float32)), r"\(7,\)"),
+        (dict(vector=None), "0 scalar conditions, expected 1"),
+    ],
+)
+def test_wrong_inputs(inputs, change, message):
+    arguments = {**dict(zip(("x", "time", "context", "vector"), inputs, strict=True)), **change}
+    with pytest.raises(ValueError, match=message):
+        jax.eval_shape(lambda: SpatioTemporalUNet(TINY).init(jax.random.key(0), **arguments))
+
+
+def test_wrong_configs():
+    with pytest.raises(ValueError, match="heads has 1 entries"):
+        dataclasses.replace(TINY, heads=(1,))
+    with pytest.raises(ValueError, match="'both', expected one of none, blended, residual"):
+        dataclasses.replace(TINY, temporal="both")
+
+
+def test_bfloat16_keeps_its_type_until_the_end(inputs):
+    network = SpatioTemporalUNet(TINY, jnp.bfloat16)
+    shapes = jax.eval_shape(network.init, jax.random.key(0), *inputs)["params"]
+    half = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, jnp.bfloat16), shapes)
+    text = jax.jit(network.apply).lower({"params": half}, *inputs).as_text()
+    convolutions = [line for line in text.splitlines() if "stablehlo.convolution" in line]
+    assert convolutions and all(
+        line.rpartition("->")[2].strip().startswith("tensor<") and "bf16" in line.rpartition("->")[2]
+        for line in convolutions
+    )
+    assert math.prod(jax.eval_shape(network.apply, {"params": half}, *inputs).shape) == 3 * 4 * 6 * 4
