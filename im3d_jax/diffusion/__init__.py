@@ -3,6 +3,9 @@
 The diffrax form of the solver is in ``im3d_jax.diffusion.diffrax_solver``, imported only where it is wanted.
 """
 
+from im3d_jax.diffusion.discrete import DiscreteScaledLinear, timestep_grid
+from im3d_jax.diffusion.euler import euler_step, initial_sample
+from im3d_jax.diffusion.frame_guidance import frame_guided_denoiser, frame_scales
 from im3d_jax.diffusion.guidance import (
     Guidance,
     guide,
@@ -11,11 +14,13 @@ from im3d_jax.diffusion.guidance import (
     rescale_guidance,
     stack_conditions,
 )
+from im3d_jax.diffusion.preconditioning import edm_scalings, network_input, network_time, precondition
 from im3d_jax.diffusion.prediction import Prediction, convert, prediction_target
 from im3d_jax.diffusion.process import Cosine, Karras, Level, NoiseProcess, ScaledLinear, add_noise
 from im3d_jax.diffusion.samplers import (
     Denoiser,
     SamplerState,
+    SolverStep,
     StepLevels,
     init_state,
     sample_loop,
@@ -30,6 +35,7 @@ from im3d_jax.diffusion.solver import History, dpmpp_2m_step, no_history
 __all__ = [
     "Cosine",
     "Denoiser",
+    "DiscreteScaledLinear",
     "Guidance",
     "History",
     "Karras",
@@ -38,15 +44,24 @@ __all__ = [
     "Prediction",
     "SamplerState",
     "ScaledLinear",
+    "SolverStep",
     "StepLevels",
     "add_noise",
     "convert",
     "dpmpp_2m_step",
+    "edm_scalings",
+    "euler_step",
+    "frame_guided_denoiser",
+    "frame_scales",
     "guide",
     "guided_denoiser",
     "init_state",
+    "initial_sample",
     "network_evaluations",
+    "network_input",
+    "network_time",
     "no_history",
+    "precondition",
     "prediction_target",
     "rescale_guidance",
     "sample_loop",
@@ -55,4 +70,5 @@ __all__ = [
     "schedule",
     "stack_conditions",
     "time_grid",
+    "timestep_grid",
 ]

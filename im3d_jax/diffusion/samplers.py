@@ -1,4 +1,4 @@
-"""Samplers: the same DPM-Solver++(2M) step under ``lax.scan`` or under a loop on the host.
+"""Samplers: the same solver step, DPM-Solver++(2M) by default, under ``lax.scan`` or under a loop on the host.
 
 ``denoise(x, t, index) -> x̂`` is any callable on samples ``x [B, …]``, a scalar float32 time ``t`` and the
 scalar int32 number of the step; it returns the estimate of the clean samples. A grid of ``n + 1`` times
@@ -21,6 +21,7 @@ from im3d_jax.diffusion.solver import History, dpmpp_2m_step, no_history
 
 
 Denoiser = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
+SolverStep = Callable[[jax.Array, jax.Array, History, Level, Level], tuple[jax.Array, History]]
 
 
 @flax.struct.dataclass
@@ -100,16 +101,26 @@ def init_state(x: jax.Array) -> SamplerState:
     return SamplerState(x, no_history(x), jnp.zeros((), jnp.int32))
 
 
-def sampler_step(denoise: Denoiser, state: SamplerState, levels: StepLevels) -> SamplerState:
-    """One evaluation and one update; ``levels`` holds the scalars of this step."""
+def sampler_step(
+    denoise: Denoiser, state: SamplerState, levels: StepLevels, *, solver: SolverStep = dpmpp_2m_step
+) -> SamplerState:
+    """One evaluation and one update; ``levels`` holds the scalars of this step, ``solver`` may be ``euler_step``."""
     x0 = denoise(state.x, levels.t, state.index)
     if x0.shape != state.x.shape:
         raise ValueError(f"the denoiser returned shape {x0.shape} for samples of shape {state.x.shape}")
-    x, history = dpmpp_2m_step(state.x, x0, state.history, levels.source, levels.target)
+    x, history = solver(state.x, x0, state.history, levels.source, levels.target)
     return SamplerState(x, history, state.index + 1)
 
 
-def sample_scan(denoise: Denoiser, x: jax.Array, grid, process: NoiseProcess) -> jax.Array:
+def sample_scan(
+    denoise: Denoiser,
+    x: jax.Array,
+    grid,
+    process: NoiseProcess,
+    *,
+    solver: SolverStep = dpmpp_2m_step,
+    to_data: bool = True,
+) -> jax.Array:
     """Samples inside one ``lax.scan``: the denoiser is traced once, dtype and sharding of ``x`` are kept.
 
     Meant to be called inside the caller's ``jax.jit``, which passes parameters as arguments.
@@ -120,14 +131,16 @@ def sample_scan(denoise: Denoiser, x: jax.Array, grid, process: NoiseProcess) ->
             ``add_noise``.
         grid: ``[n + 1]`` decreasing times, concrete or traced.
         process: The noise process.
+        solver: ``dpmpp_2m_step`` or ``euler_step``.
+        to_data: See ``schedule``.
 
     Returns:
         ``[B, …]`` clean samples.
     """
     state, _ = jax.lax.scan(
-        lambda state, levels: (sampler_step(denoise, state, levels), None),
+        lambda state, levels: (sampler_step(denoise, state, levels, solver=solver), None),
         init_state(x),
-        schedule(grid, process),
+        schedule(grid, process, to_data=to_data),
     )
     return state.x
 
