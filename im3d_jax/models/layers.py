@@ -51,9 +51,7 @@ def layer_norm(x: jax.Array, scale: jax.Array, bias: jax.Array, eps: float) -> j
     return ((y - mean) * lax.rsqrt(variance + eps) * scale.reshape(tail) + bias.reshape(tail)).astype(x.dtype)
 
 
-def attend(
-    q: jax.Array, k: jax.Array, v: jax.Array, mask: jax.Array | None = None, implementation: str = "xla"
-):
+def attend(q: jax.Array, k: jax.Array, v: jax.Array, mask: jax.Array | None = None, implementation: str = "xla"):
     """Scaled dot-product attention.
 
     Args:
@@ -96,7 +94,10 @@ class Dense(nn.Module):
 
 
 class Conv(nn.Module):
-    """Two-dimensional convolution over [..., H, W, C] with PyTorch's symmetric padding, kernel HWIO."""
+    """Two-dimensional convolution over [..., H, W, C], kernel HWIO.
+
+    `padding` is (before, after) of both axes; by default it is PyTorch's symmetric half of the kernel.
+    """
 
     features: int
     kernel_size: int = 3
@@ -104,6 +105,7 @@ class Conv(nn.Module):
     use_bias: bool = True
     zero_init: bool = False
     dtype: jnp.dtype = jnp.float32
+    padding: tuple[int, int] | None = None
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -115,7 +117,7 @@ class Conv(nn.Module):
             x.astype(self.dtype).reshape(-1, *x.shape[-3:]),
             kernel.astype(self.dtype),
             (self.stride, self.stride),
-            [(size // 2, size // 2)] * 2,
+            [self.padding or (size // 2, size // 2)] * 2,
             dimension_numbers=("NHWC", "HWIO", "NHWC"),
         )
         if self.use_bias:
@@ -187,9 +189,7 @@ class Attention(nn.Module):
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
-    def __call__(
-        self, x: jax.Array, context: jax.Array | None = None, mask: jax.Array | None = None
-    ) -> jax.Array:
+    def __call__(self, x: jax.Array, context: jax.Array | None = None, mask: jax.Array | None = None) -> jax.Array:
         context = x if context is None else context
         width = x.shape[-1]
         heads = width // self.head_dim

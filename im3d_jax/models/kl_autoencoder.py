@@ -1,0 +1,227 @@
+"""The autoencoders of Stable Diffusion (`AutoencoderKL`) and Stable Video Diffusion (`AutoencoderKLTemporalDecoder`).
+
+The encoder works picture by picture; so does the image decoder. The temporal decoder follows every residual block by
+one over frames and blends the two, the weight on the *temporal* one: the other way round than in the UNet.
+
+Parameter names are diffusers'. Images are in [0, 1] outside and [-1, 1] inside; latents are the posterior's mean as it
+is: diffusion models see them times `scaling_factor`, except SVD's conditioning latent, which is not scaled.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from im3d_jax.models.layers import Conv, Dense, GroupNorm, attend, upsample
+from im3d_jax.models.spatio_temporal_blocks import FrameConv, MixFactor, SpatialResBlock, TemporalResBlock
+
+
+@dataclasses.dataclass(frozen=True)
+class KLAutoencoderConfig:
+    """Sizes and switches; `channels` has one entry a resolution level.
+
+    Attributes:
+        temporal_decoder: SVD's decoder in place of Stable Diffusion's.
+        quant_conv, post_quant_conv: The 1x1 convolutions on either side of the latent; SVD and SV3D lack the second.
+        temporal_eps: Of the group norms over frames, 1e-5 in both public implementations.
+    """
+
+    image_channels: int = 3
+    latent_channels: int = 4
+    channels: tuple[int, ...] = (128, 256, 512, 512)
+    layers_per_block: int = 2
+    groups: int = 32
+    eps: float = 1e-6
+    temporal_eps: float = 1e-5
+    temporal_decoder: bool = False
+    quant_conv: bool = True
+    post_quant_conv: bool = True
+    scaling_factor: float = 0.18215
+
+    @property
+    def factor(self) -> int:
+        return 2 ** (len(self.channels) - 1)
+
+
+class PixelAttention(nn.Module):
+    """One head of self-attention within each picture of [..., H, W, C], projections with biases, plus the input."""
+
+    groups: int
+    eps: float
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        features = x.shape[-1]
+        y = GroupNorm(self.groups, self.eps, name="group_norm")(x).reshape(-1, x.shape[-3] * x.shape[-2], features)
+        q, k, v = (Dense(features, dtype=self.dtype, name=f"to_{n}")(y)[:, :, None] for n in "qkv")
+        y = attend(q, k, v)[:, :, 0]
+        return x + Dense(features, dtype=self.dtype, name="to_out.0")(y).reshape(x.shape)
+
+
+class KLEncoder(nn.Module):
+    """Images [..., H, W, C] in [-1, 1] to moments [..., h, w, 2 z] before the 1x1 convolution."""
+
+    config: KLAutoencoderConfig
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, images: jax.Array) -> jax.Array:
+        c = self.config
+        x = Conv(c.channels[0], dtype=self.dtype, name="conv_in")(images)
+        for level, features in enumerate(c.channels):
+            name = f"down_blocks.{level}."
+            for i in range(c.layers_per_block):
+                x = SpatialResBlock(features, c.groups, c.eps, self.dtype, name=f"{name}resnets.{i}")(x, None)
+            if level < len(c.channels) - 1:
+                # Padded below and on the right only, unlike the UNet's.
+                halve = Conv(features, 3, 2, dtype=self.dtype, padding=(0, 1), name=name + "downsamplers.0.conv")
+                x = halve(x)
+        features = c.channels[-1]
+        x = SpatialResBlock(features, c.groups, c.eps, self.dtype, name="mid_block.resnets.0")(x, None)
+        x = PixelAttention(c.groups, c.eps, self.dtype, name="mid_block.attentions.0")(x)
+        x = SpatialResBlock(features, c.groups, c.eps, self.dtype, name="mid_block.resnets.1")(x, None)
+        x = jax.nn.silu(GroupNorm(c.groups, c.eps, name="conv_norm_out")(x))
+        return Conv(2 * c.latent_channels, dtype=self.dtype, name="conv_out")(x)
+
+
+class KLDecoder(nn.Module):
+    """Latents [B, T, h, w, z] to images [B, T, H, W, C] in [-1, 1]; both kinds of decoder.
+
+    What lies between two temporal layers (everything, in the image decoder) runs on `frames_at_once` frames at a time:
+    the result is the same and the widest activations exist for those frames only.
+    """
+
+    config: KLAutoencoderConfig
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, latents: jax.Array, frames_at_once: int | None = None) -> jax.Array:
+        segment, segments = [], []
+        for step in self.steps():
+            segment.append(step)
+            if step[0] == "resnet" and self.config.temporal_decoder:
+                segments.append((segment, step))
+                segment = []
+        segments.append((segment, None))
+        x = latents
+        for spatial, resnet in segments:
+            x = by_frames(self, lambda module, y, steps=spatial: module.run(steps, y), x, frames_at_once)
+            if resnet is not None:
+                x = self.over_frames(x, resnet[1])
+        if self.config.temporal_decoder:
+            x = FrameConv(self.config.image_channels, self.dtype, name="time_conv_out")(x)
+        return x.astype(jnp.float32)
+
+    def steps(self) -> list[tuple[str, str, int]]:
+        """(kind, name, features) of the spatial layers in order."""
+        c = self.config
+        last = c.channels[-1]
+        steps = [("conv", "conv_in", last), ("resnet", "mid_block.resnets.0", last)]
+        # diffusers' temporal decoder has `layers_per_block` blocks in its middle, which is 2 in every checkpoint.
+        steps += [("attention", "mid_block.attentions.0", last), ("resnet", "mid_block.resnets.1", last)]
+        for k, features in enumerate(reversed(c.channels)):
+            steps += [("resnet", f"up_blocks.{k}.resnets.{i}", features) for i in range(c.layers_per_block + 1)]
+            if k < len(c.channels) - 1:
+                steps.append(("upsample", f"up_blocks.{k}.upsamplers.0.conv", features))
+        return [*steps, ("norm", "conv_norm_out", c.channels[0]), ("conv", "conv_out", c.image_channels)]
+
+    def run(self, steps: list[tuple[str, str, int]], x: jax.Array) -> jax.Array:
+        """Applies spatial layers to [B, t, h, w, C]."""
+        c = self.config
+        for kind, name, features in steps:
+            if kind == "resnet":
+                name += ".spatial_res_block" if c.temporal_decoder else ""
+                x = SpatialResBlock(features, c.groups, c.eps, self.dtype, name=name)(x, None)
+            elif kind == "attention":
+                x = PixelAttention(c.groups, c.eps, self.dtype, name=name)(x)
+            elif kind == "norm":
+                x = jax.nn.silu(GroupNorm(c.groups, c.eps, name=name)(x))
+            else:
+                x = Conv(features, dtype=self.dtype, name=name)(upsample(x) if kind == "upsample" else x)
+        return x
+
+    def over_frames(self, x: jax.Array, name: str) -> jax.Array:
+        """The temporal block of the residual block `name`, and the blend: the share is the temporal one's."""
+        c = self.config
+        block = TemporalResBlock(c.groups, c.temporal_eps, self.dtype, name=name + ".temporal_res_block")
+        return MixFactor(0.0, name=name + ".time_mixer")(block(x, None), x)
+
+
+def by_frames(
+    module: nn.Module, layers: Callable[[nn.Module, jax.Array], jax.Array], x: jax.Array, frames_at_once: int | None
+) -> jax.Array:
+    """Applies `layers` of `module`, which treat frames alike, to a few frames of [B, T, ...] at a time.
+
+    Frames are repeated where `frames_at_once` does not divide them; choose a divisor.
+    """
+    batch, frames, *rest = x.shape
+    if frames_at_once is None or frames_at_once >= frames:
+        return layers(module, x)
+    chunks = -(-frames // frames_at_once)
+    missing = chunks * frames_at_once - frames
+    x = jnp.concatenate([x, jnp.repeat(x[:, -1:], missing, axis=1)], axis=1) if missing else x
+    x = x.reshape(batch, chunks, frames_at_once, *rest).swapaxes(0, 1)
+    scan = nn.scan(
+        lambda module, carry, chunk: (carry, layers(module, chunk)),
+        variable_broadcast="params",
+        split_rngs={"params": False},
+    )
+    y = scan(module, None, x)[1].swapaxes(0, 1)
+    return y.reshape(batch, chunks * frames_at_once, *y.shape[3:])[:, :frames]
+
+
+class KLAutoencoder(nn.Module):
+    """Encoder and decoder.
+
+    Methods:
+        encode: images [..., H, W, C] in [0, 1] -> posterior means [..., h, w, z], not scaled.
+        moments: images -> (mean, log variance clipped to [-30, 20]) of the posterior.
+        decode: latents [B, T, h, w, z], not scaled -> images [B, T, H, W, C] in about [0, 1], not clipped.
+    """
+
+    config: KLAutoencoderConfig
+    dtype: jnp.dtype = jnp.float32
+
+    def setup(self):
+        c = self.config
+        self.encoder = KLEncoder(c, self.dtype)
+        self.decoder = KLDecoder(c, self.dtype)
+        if c.quant_conv:
+            self.quant_conv = Conv(2 * c.latent_channels, 1, dtype=self.dtype)
+        if c.post_quant_conv:
+            self.post_quant_conv = Conv(c.latent_channels, 1, dtype=self.dtype)
+
+    def moments(self, images: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Mean and log variance of the posterior, float32."""
+        factor = self.config.factor
+        if images.shape[-3] % factor or images.shape[-2] % factor:
+            raise ValueError(
+                f"images are {images.shape[-3]}x{images.shape[-2]}, but sides must be multiples of {factor}"
+            )
+        y = self.encoder(2.0 * images - 1.0)
+        y = (self.quant_conv(y) if self.config.quant_conv else y).astype(jnp.float32)
+        mean, log_variance = jnp.split(y, 2, axis=-1)
+        return mean, jnp.clip(log_variance, -30.0, 20.0)
+
+    def encode(self, images: jax.Array) -> jax.Array:
+        """The posterior's mean."""
+        return self.moments(images)[0]
+
+    def decode(self, latents: jax.Array, frames_at_once: int | None = None) -> jax.Array:
+        """Images of latents.
+
+        Args:
+            latents: [B, T, h, w, z], divided by `scaling_factor` if they come from a diffusion model.
+            frames_at_once: Frames whose widest activations are held together; None for all. The result is the same.
+        """
+        latents = self.post_quant_conv(latents) if self.config.post_quant_conv else latents
+        return 0.5 * self.decoder(latents, frames_at_once) + 0.5
+
+    def __call__(self, images: jax.Array) -> jax.Array:
+        """Images [B, T, H, W, C] there and back."""
+        return self.decode(self.encode(images))

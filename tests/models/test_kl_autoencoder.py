@@ -1,0 +1,80 @@
+"""Stable Diffusion's and SVD's autoencoders: against diffusers on random weights, decoding by frames, sizes."""
+
+import dataclasses
+import importlib.util
+import pathlib
+
+import jax
+import numpy as np
+import pytest
+
+from im3d_jax.models.kl_autoencoder import KLAutoencoder, KLAutoencoderConfig
+
+
+IMAGE = KLAutoencoderConfig(channels=(32, 64))
+VIDEO = dataclasses.replace(IMAGE, temporal_decoder=True, post_quant_conv=False)
+
+
+@pytest.fixture(scope="module")
+def inputs():
+    rng = np.random.default_rng(0)
+    return (
+        rng.uniform(size=(2, 3, 8, 12, 3)).astype(np.float32),
+        rng.normal(size=(2, 3, 4, 6, 4)).astype(np.float32),
+    )
+
+
+def foreign():
+    spec = importlib.util.spec_from_file_location("foreign", pathlib.Path(__file__).with_name("foreign.py"))
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parity
+@pytest.mark.parametrize("config", [IMAGE, VIDEO], ids=["image", "video"])
+def test_diffusers(inputs, config):
+    torch = pytest.importorskip("torch")
+    diffusers = pytest.importorskip("diffusers")
+    tools = foreign()
+    images, latents = inputs
+    network = KLAutoencoder(config)
+    template = jax.eval_shape(network.init, jax.random.key(0), images)["params"]
+    run = jax.jit(lambda p, x, z: (*network.apply(p, x, method="moments"), network.apply(p, z, method="decode")))
+    arguments = dict(block_out_channels=(32, 64), layers_per_block=2, down_block_types=("DownEncoderBlock2D",) * 2)
+    flat = lambda x: torch.tensor(x).flatten(0, 1).permute(0, 3, 1, 2)  # noqa: E731
+    # The second time everything inside is so small that another eps in a norm would show.
+    for faint in (1.0, 3e-3):
+        if config.temporal_decoder:
+            model = tools.randomise(diffusers.AutoencoderKLTemporalDecoder(**arguments), faint)
+        else:
+            up = ("UpDecoderBlock2D",) * 2
+            model = tools.randomise(diffusers.AutoencoderKL(**arguments, up_block_types=up), faint)
+        mean, log_variance, decoded = run({"params": tools.parameters_from(model, template)}, images, latents)
+        with torch.no_grad():
+            posterior = model.encode(flat(2 * images - 1)).latent_dist
+            frames = dict(num_frames=3) if config.temporal_decoder else {}
+            pictures = 0.5 * model.decode(flat(latents), **frames).sample + 0.5
+        for ours, theirs in ((mean, posterior.mean), (log_variance, posterior.logvar), (decoded, pictures)):
+            theirs = theirs.permute(0, 2, 3, 1).reshape(ours.shape).numpy()
+            assert tools.relative(ours, theirs) < (2e-5 if faint == 1.0 else 1e-4)
+
+
+def test_decoding_some_frames_at_a_time_is_exact(inputs):
+    _, latents = inputs
+    config = dataclasses.replace(VIDEO, channels=(4, 8), layers_per_block=1, groups=2)
+    network = KLAutoencoder(config)
+    shapes = jax.eval_shape(lambda: network.init(jax.random.key(0), inputs[0]))
+    rng = np.random.default_rng(1)
+    parameters = jax.tree.map(lambda leaf: rng.normal(0, 0.3, leaf.shape).astype(np.float32), shapes)
+    decode = jax.jit(lambda p, z, at_once: network.apply(p, z, at_once, method="decode"), static_argnums=2)
+    whole = np.asarray(decode(parameters, latents, None))
+    assert whole.std() > 0.01
+    np.testing.assert_allclose(decode(parameters, latents, 2), whole, rtol=1e-6, atol=1e-6)
+    # Frames see each other, so cutting the video would not be the same.
+    assert np.abs(decode(parameters, latents[:, :2], None) - whole[:, :2]).max() > 1e-3
+
+
+def test_sizes_that_do_not_halve():
+    with pytest.raises(ValueError, match="6x9, but sides must be multiples of 2"):
+        jax.eval_shape(lambda: KLAutoencoder(IMAGE).init(jax.random.key(0), np.zeros((1, 1, 6, 9, 3), np.float32)))
