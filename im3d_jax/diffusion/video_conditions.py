@@ -16,16 +16,20 @@ GivenView = Literal["first", "last"]
 
 
 def augment_image(image: jax.Array, noise: jax.Array, strength: float) -> jax.Array:
-    """The noised condition, image + strength · noise.
+    """The noised condition that is encoded, image + strength / 2 · noise.
 
     Args:
-        image: [B, H, W, 3] in [-1, 1]: the range of the autoencoder, not of files.
+        image: [B, H, W, 3] in [0, 1].
         noise: Standard normal, same shape.
-        strength: 0.02 for SVD, 1e-5 for SV3D; the network is told it by the scalar conditions.
+        strength: Standard deviation on the scale of [-1, 1], as published: 0.02 for SVD, 1e-5 for SV3D; the network is
+            told it by the scalar conditions.
+
+    Returns:
+        [B, H, W, 3], not clipped.
     """
     if image.shape != noise.shape:
         raise ValueError(f"noise of shape {noise.shape} does not match an image of shape {image.shape}")
-    return image + strength * noise.astype(image.dtype)
+    return image + 0.5 * strength * noise.astype(image.dtype)
 
 
 def svd_vector(batch: int, *, fps: float = 7, motion: float = 127, strength: float = 0.02) -> np.ndarray:

@@ -57,7 +57,7 @@ def test_guidance_by_frame():
 
 def test_noised_condition():
     image, noise = jnp.full((1, 2, 2, 3), 0.5), jnp.ones((1, 2, 2, 3))
-    np.testing.assert_allclose(conditions.augment_image(image, noise, 0.02), 0.52 * np.ones((1, 2, 2, 3)), rtol=1e-6)
+    np.testing.assert_allclose(conditions.augment_image(image, noise, 0.02), 0.51 * np.ones((1, 2, 2, 3)), rtol=1e-6)
     with pytest.raises(ValueError, match="does not match"):
         conditions.augment_image(image, noise[:, 0], 0.02)
     x, latent = jnp.ones((1, 3, 2, 2, 4)), jnp.full((1, 2, 2, 4), 7.0)
