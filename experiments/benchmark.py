@@ -3,23 +3,31 @@
     python -m experiments.benchmark rasterizer --gaussians=5000 --views=4 --size=128
     python -m experiments.benchmark rasterizer --gaussians=20000,100000,400000 --views=16 --size=256,512,1024 --gsplat
     python -m experiments.benchmark rasterizer --scene=garden --garden=PATH/garden_points.npz --views=1
+    python -m experiments.benchmark rasterizer --views=16 --tile_size=8,16 --slab=4096,8192 --passes=backward
+    python -m experiments.benchmark rasterizer --gaussians=100000 --views=16 --size=512 --stages
     python -m experiments.benchmark fit --gaussians=5000 --views=1 --size=128
 
 `rasterizer` times the forward pass, and forward plus backward of mean(rgb²) + mean(alpha²) with gradients to means,
-quaternions, scales, opacities and colours (none to cameras), the capacity known. `--gsplat` times gsplat's CUDA kernels
-on the same scene in the same run where it can be imported. `fit` times optimisation steps of the standard preset
-without density control, with the bundled model's perceptual features.
+quaternions, scales, opacities and colours (none to cameras), the capacity known. Flags with several values are swept,
+every combination a case; a case that fails (too little memory, say) prints its error, and the next one runs.
+`--stages` times the parts of the same scene alone. `--gsplat` times gsplat's CUDA kernels on the same scene in the same
+run where it can be imported. `fit` times optimisation steps of the standard preset without density control, with the
+bundled model's perceptual features.
 
-Times are medians (and minima) of `--repeats` calls after warm-up, each waited for. Peak memory is the device
-allocator's where there is one, else null.
+Times are medians (and minima) of `--repeats` calls after warm-up, each waited for. Memory: `…_program_gib` is what the
+compiled program asks for (arguments, results and temporaries); `peak_gib` is the device allocator's, of the process so
+far, thus of one case alone only with `--isolate`, which gives each case a process of its own.
 """
 
 from __future__ import annotations
 
 import functools
 import importlib.util
+import itertools
 import json
+import os
 import statistics
+import subprocess
 import sys
 import time
 
@@ -29,22 +37,38 @@ import numpy as np
 from absl import app, flags
 
 import splat
-from experiments import scenes
+from experiments import scenes, stages
+
+
+# Each may have several values; the defaults "auto" are those of `splat.render` for the device.
+SWEPT = {
+    "gaussians": (["20000"], "Sizes of the torus."),
+    "size": (["256"], "Sides of the pictures, pixels (torus)."),
+    "views": (["16"], "Numbers of cameras."),
+    "tile_size": (["auto"], "Tile sides, pixels."),
+    "block_size": (["32"], "Splats a block."),
+    "slab": (["auto"], "Blocks evaluated together."),
+    "unroll": (["auto"], "Splats a step; 0 takes whole blocks by matrix products."),
+    "exact_tiles": (["0"], "1: list only the tiles that an ellipse touches."),
+}
+TUNING = ("tile_size", "block_size", "slab", "unroll", "exact_tiles")
 
 
 def define_flags(values: flags.FlagValues) -> None:
     """Flags of this program."""
-    flags.DEFINE_list("gaussians", ["20000"], "Sizes of the torus.", flag_values=values)
-    flags.DEFINE_list("size", ["256"], "Sides of the pictures, pixels (torus).", flag_values=values)
-    flags.DEFINE_list("views", ["16"], "Numbers of cameras.", flag_values=values)
+    for name, (default, text) in SWEPT.items():
+        flags.DEFINE_list(name, default, text, flag_values=values)
     flags.DEFINE_enum("scene", "torus", ["torus", "garden"], "What is drawn.", flag_values=values)
     flags.DEFINE_string(
         "garden", "../shared/data/golden/garden_points.npz", "The garden scene's points.", flag_values=values
     )
     flags.DEFINE_integer("repeats", 20, "Timed calls.", lower_bound=1, flag_values=values)
+    flags.DEFINE_multi_enum(
+        "passes", ["forward", "backward"], ["forward", "backward"], "What is timed.", flag_values=values
+    )
+    flags.DEFINE_bool("stages", False, "Time the parts of the rasterizer alone.", flag_values=values)
     flags.DEFINE_bool("gsplat", False, "Time gsplat's CUDA kernels beside ours.", flag_values=values)
-    flags.DEFINE_integer("tile_size", None, "Tile side; the device's default otherwise.", flag_values=values)
-    flags.DEFINE_integer("block_size", 32, "Splats a block.", flag_values=values)
+    flags.DEFINE_bool("isolate", False, "Each case in a process of its own.", flag_values=values)
     flags.DEFINE_string("out", None, "Also append the lines to this file.", flag_values=values)
 
 
@@ -62,7 +86,8 @@ def timed(call, repeats: int) -> dict[str, float]:
 
 def machine() -> dict[str, str]:
     """Where the figures come from."""
-    return {"device": jax.devices()[0].device_kind, "jax": jax.__version__, "python": sys.version.split()[0]}
+    made = {"device": jax.devices()[0].device_kind, "jax": jax.__version__, "python": sys.version.split()[0]}
+    return made | ({"xla_flags": os.environ["XLA_FLAGS"]} if os.environ.get("XLA_FLAGS") else {})
 
 
 def peak_gib() -> float | None:
@@ -71,15 +96,24 @@ def peak_gib() -> float | None:
     return None if not figures else figures["peak_bytes_in_use"] / 2**30
 
 
+def program_gib(compiled: jax.stages.Compiled) -> float:
+    """Memory of a compiled program: arguments, results and temporaries, GiB."""
+    sizes = compiled.memory_analysis()
+    return (sizes.argument_size_in_bytes + sizes.output_size_in_bytes + sizes.temp_size_in_bytes) / 2**30
+
+
 def rasterizer_case(
-    gaussians: splat.Gaussians, cameras: splat.Cameras, repeats: int, block_size: int = 32, tile_size: int | None = None
+    gaussians: splat.Gaussians,
+    cameras: splat.Cameras,
+    repeats: int,
+    tuning: dict[str, int | bool | None],
+    passes: tuple[str, ...] = ("forward", "backward"),
 ) -> dict:
-    """Our rasterizer on one scene."""
+    """Our rasterizer on one scene; `tuning` are options of `splat.render`."""
     gaussians, cameras = jax.tree.map(jnp.asarray, (gaussians, cameras))
-    pairs = splat.count_pairs(gaussians, cameras, tile_size=tile_size)
-    draw = functools.partial(
-        splat.render, capacity=splat.round_capacity(pairs), block_size=block_size, tile_size=tile_size
-    )
+    counted = {name: tuning.get(name) for name in ("tile_size", "exact_tiles")}
+    pairs = splat.count_pairs(gaussians, cameras, **counted)
+    draw = functools.partial(splat.render, capacity=splat.round_capacity(pairs), **tuning)
 
     @jax.jit
     def forward(gaussians, cameras):
@@ -95,10 +129,12 @@ def rasterizer_case(
         return jax.value_and_grad(loss)(gaussians)
 
     figures = {"pairs": int(pairs)}
-    for name, program in (("forward", forward), ("forward_backward", backward)):
+    programs = {"forward": ("forward", forward), "backward": ("forward_backward", backward)}
+    for name, program in (programs[each] for each in passes):
         begun = time.perf_counter()
         compiled = program.lower(gaussians, cameras).compile()
         figures[name + "_compile_s"] = time.perf_counter() - begun
+        figures[name + "_program_gib"] = program_gib(compiled)
         for key, value in timed(lambda compiled=compiled: compiled(gaussians, cameras), repeats).items():
             figures[f"{name}_{key}"] = value
     return figures | {"peak_gib": peak_gib()}
@@ -134,12 +170,15 @@ def gsplat_case(gaussians: splat.Gaussians, cameras: splat.Cameras, repeats: int
         torch.autograd.grad(rgb.square().mean() + alpha.square().mean(), leaves)
         torch.cuda.synchronize()
 
-    torch.cuda.reset_peak_memory_stats()
     figures = {"gsplat": gsplat.__version__, "torch": torch.__version__}
     for name, call in (("forward", forward), ("forward_backward", backward)):
+        torch.cuda.reset_peak_memory_stats()
         for key, value in timed(call, repeats).items():
             figures[f"gsplat_{name}_{key}"] = value
-    return figures | {"gsplat_peak_gib": torch.cuda.max_memory_allocated() / 2**30}
+    figures["gsplat_peak_gib"] = torch.cuda.max_memory_allocated() / 2**30
+    del leaves
+    torch.cuda.empty_cache()  # the next case's arrays are JAX's
+    return figures
 
 
 def fit_case(count: int, views: int, size: int, repeats: int) -> dict:
@@ -172,33 +211,72 @@ def fit_case(count: int, views: int, size: int, repeats: int) -> dict:
     return figures | {"ms_per_step": 1e3 * (time.perf_counter() - begun) / repeats, "peak_gib": peak_gib()}
 
 
-def cases(values: flags.FlagValues):
-    """(gaussians, views, size) of every combination of the flags."""
-    for count in values.gaussians:
-        for size in values.size:
-            for views in values.views:
-                yield int(count), int(views), int(size)
+def cases(values: flags.FlagValues) -> list[dict[str, str]]:
+    """Every combination of the swept flags, as texts.
+
+    Raises:
+        app.UsageError: A value is neither a whole number nor "auto" where that is possible.
+    """
+    for name, (default, _) in SWEPT.items():
+        for value in values[name].value:
+            if not value.isdecimal() and not (value == "auto" and name in ("tile_size", "slab", "unroll")):
+                raise app.UsageError(f"--{name} got {value!r}; expected whole numbers such as --{name}={default[0]}")
+    return [dict(zip(SWEPT, each, strict=True)) for each in itertools.product(*(values[name].value for name in SWEPT))]
+
+
+def run_case(what: str, case: dict[str, str], values: flags.FlagValues) -> dict:
+    """The figures of one case."""
+    count, size, views = (int(case[name]) for name in ("gaussians", "size", "views"))
+    if what == "fit":
+        line = {"case": "fit", "gaussians": count, "views": views, "size": size}
+        return line | fit_case(count, views, size, values.repeats)
+    if values.scene == "garden":
+        gaussians, cameras = scenes.garden(values.garden, views)
+    else:
+        gaussians, cameras = scenes.torus(count), scenes.orbit(views, size)
+    line = {"case": values.scene, "gaussians": len(gaussians.means), "views": views}
+    line |= {"width": cameras.width, "height": cameras.height}
+    tuning = {name: None if case[name] == "auto" else int(case[name]) for name in TUNING}
+    tuning["exact_tiles"] = bool(tuning["exact_tiles"])
+    line |= {name: case[name] if value is None else value for name, value in tuning.items()}
+    if values.stages:
+        return line | stages.time_stages(gaussians, cameras, tuning, functools.partial(timed, repeats=values.repeats))
+    line |= rasterizer_case(gaussians, cameras, values.repeats, tuning, tuple(values.passes))
+    if values.gsplat:
+        line |= gsplat_case(gaussians, cameras, values.repeats)
+    return line
+
+
+def run_isolated(what: str, case: dict[str, str], values: flags.FlagValues) -> str:
+    """The line of one case from a process of its own, or one with the error's last line."""
+    given = [f"--{name}={text}" for name, text in case.items()]
+    given += [f"--{name}={values[name].value}" for name in ("scene", "garden", "repeats", "stages", "gsplat")]
+    given += [f"--passes={name}" for name in values.passes]
+    command = [sys.executable, "-m", "experiments.benchmark", what, *given]
+    done = subprocess.run(command, capture_output=True, text=True)
+    lines = [line for line in done.stdout.splitlines() if line.startswith("{")]
+    if lines:
+        return lines[-1]
+    said = done.stderr.strip().splitlines() or [f"ended with {done.returncode}"]
+    return json.dumps(case | {"error": said[-1][:300]})
 
 
 def run(what: str, values: flags.FlagValues) -> None:
     """Times every case of the flags; `what` is ``rasterizer`` or ``fit``."""
     if values.gsplat and importlib.util.find_spec("gsplat") is None:
         raise app.UsageError("--gsplat: gsplat is not installed here")
-    for count, views, size in cases(values):
-        if what == "fit":
-            line = {"case": "fit", "gaussians": count, "views": views, "size": size}
-            line |= fit_case(count, views, size, values.repeats)
+    if values.gsplat:
+        # JAX would take three quarters of the device at its first use and leave gsplat the rest.
+        os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+    for case in cases(values):
+        if values.isolate:
+            text = run_isolated(what, case, values)
         else:
-            if values.scene == "garden":
-                gaussians, cameras = scenes.garden(values.garden, views)
-            else:
-                gaussians, cameras = scenes.torus(count), scenes.orbit(views, size)
-            line = {"case": values.scene, "gaussians": len(gaussians.means), "views": views}
-            line |= {"width": cameras.width, "height": cameras.height}
-            line |= rasterizer_case(gaussians, cameras, values.repeats, values.block_size, values.tile_size)
-            if values.gsplat:
-                line |= gsplat_case(gaussians, cameras, values.repeats)
-        text = json.dumps({k: round(v, 4) if isinstance(v, float) else v for k, v in (line | machine()).items()})
+            try:
+                line = run_case(what, case, values)
+            except jax.errors.JaxRuntimeError as error:
+                line = case | {"error": str(error).splitlines()[0][:300]}
+            text = json.dumps({k: round(v, 4) if isinstance(v, float) else v for k, v in (line | machine()).items()})
         print(text, flush=True)
         if values.out:
             with open(values.out, "a") as file:

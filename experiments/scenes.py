@@ -39,15 +39,11 @@ def torus(count: int, seed: int = 0) -> Gaussians:
     return _gaussians(means, quats, scales, opacities, colours)
 
 
-def orbit(
-    views: int, size: int, fov_deg: float = 40.0, distance: float = 2.2, elevation_deg: float = 15.0
-) -> Cameras:
+def orbit(views: int, size: int, fov_deg: float = 40.0, distance: float = 2.2, elevation_deg: float = 15.0) -> Cameras:
     """Cameras around the torus, evenly spaced."""
     azimuth, elevation = 2 * np.pi * np.arange(views) / views, math.radians(elevation_deg)
     level = np.cos(elevation)
-    eyes = np.stack(
-        [level * np.cos(azimuth), level * np.sin(azimuth), np.full(views, np.sin(elevation))], axis=-1
-    )
+    eyes = np.stack([level * np.cos(azimuth), level * np.sin(azimuth), np.full(views, np.sin(elevation))], axis=-1)
     intrinsics = pinhole_intrinsics(math.radians(fov_deg), size, size)
     intrinsics = np.broadcast_to(np.asarray(intrinsics, np.float32).reshape(-1, 3, 3)[:1], (views, 3, 3))
     return Cameras(look_at(np.asarray(distance * eyes, np.float32)), intrinsics, size, size)

@@ -80,13 +80,7 @@ def build_bins(projected: Projected, grid: TileGrid) -> Bins:
     column, row, counts = tile_ranges(projected, grid)
     area = counts[..., 0] * counts[..., 1]
 
-    index = jnp.broadcast_to(jnp.arange(count, dtype=jnp.int32)[None], (views, count))
-    # Depths are positive, so their bits sort like integers; unseen gaussians go last.
-    bits = jax.lax.bitcast_convert_type(projected.depths, jnp.uint32)
-    bits = jnp.where(area > 0, bits, jnp.uint32(0xFFFFFFFF))
-    _, order = jax.lax.sort((bits, index), dimension=1, num_keys=1, is_stable=True)
-    order = (order + count * jnp.arange(views, dtype=jnp.int32)[:, None]).reshape(-1)
-
+    order = depth_order(projected.depths, area > 0)
     slot = jnp.arange(grid.capacity, dtype=jnp.int32)
     if grid.exact:
         rows = tile_rows(projected, grid, order)
@@ -126,6 +120,16 @@ def build_bins(projected: Projected, grid: TileGrid) -> Bins:
         run_count=run_count[rank],
         blocks=blocks,
     )
+
+
+def depth_order(depths: jax.Array, seen: jax.Array) -> jax.Array:
+    """Rows v * N + n of gaussians [V, N], view by view from near to far, unseen ones last: [V * N] int32."""
+    views, count = depths.shape
+    index = jnp.broadcast_to(jnp.arange(count, dtype=jnp.int32)[None], (views, count))
+    # Depths are positive, so their bits sort like integers.
+    bits = jnp.where(seen, jax.lax.bitcast_convert_type(depths, jnp.uint32), jnp.uint32(0xFFFFFFFF))
+    _, order = jax.lax.sort((bits, index), dimension=1, num_keys=1, is_stable=True)
+    return (order + count * jnp.arange(views, dtype=jnp.int32)[:, None]).reshape(-1)
 
 
 def keep_blocks(blocks: BlockList, kept: jax.Array) -> tuple[BlockList, jax.Array, jax.Array]:

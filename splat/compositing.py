@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from splat import blocks as kernels
 from splat.binning import Bins, BlockList, keep_blocks
 from splat.projection import MIN_ALPHA
-from splat.sums import segmented_scan, sum_runs
+from splat.sums import segmented_scan, sum_runs, sum_segments
 from splat.tiles import TileGrid
 
 
@@ -27,7 +27,7 @@ class Passes:
       live: the blocks that some pixel reaches before its stop.
       live_place: [blocks] where each of all blocks stands in `live`.
       log_start: [blocks, P] log transmittance at each live block's start.
-      light: [blocks, P, C + 3] what each live block adds to the image, see `splat.blocks.light_matrix`.
+      light: [blocks, C + 3, P] what each live block adds to the image, see `splat.blocks.light_matrix`.
       transmittance: [tiles, P] behind the last splat.
     """
 
@@ -61,7 +61,7 @@ def composite(
       grid: static sizes.
 
     Returns:
-      [tiles, P, C] sums of weight * feature, [tiles, P] transmittance behind the last splat and [tiles, P]
+      [tiles, C, P] sums of weight * feature, [tiles, P] transmittance behind the last splat and [tiles, P]
       its complement, exact where it is small; P = tile^2. Differentiable in the four float arguments.
     """
     del absolute
@@ -70,26 +70,44 @@ def composite(
 
 def _forward(means, conics, opacities, features, bins, grid):
     table = _table(means, conics, opacities, features)
-    pixels, channels = grid.tile**2, features.shape[-1]
-    every, splats = bins.blocks, bins.splat_of_pair
+    channels = features.shape[-1]
+    live, live_place, log_start = find_live(table, bins, grid)
+    light = sum_light(table, bins, live, log_start, grid)
+    total = _tile_sums(light, live)
+    transmittance = jnp.exp(total[:, channels + 1])
+    outputs = total[:, :channels], transmittance, total[:, channels]
+    return outputs, Passes(live, live_place, log_start, light, transmittance)
 
-    def log_sums(begin):
-        return kernels.log_sums(*_read(table, splats, every, grid, begin))
 
-    log_start = segmented_scan(_map_slabs(log_sums, every.used, grid, (pixels,)), every.place, exclusive=True)
+def find_live(
+    table: jax.Array, bins: Bins, grid: TileGrid
+) -> tuple[BlockList, jax.Array, jax.Array]:
+    """First pass: the blocks that some pixel reaches before its stop.
+
+    Args:
+      table: [V * N, 6 + C] mean, conic, opacity, features.
+      bins, grid: as for `composite`.
+
+    Returns:
+      `live`, `live_place` and `log_start` of `Passes`.
+    """
+    every = bins.blocks
+    log_start = _log_starts(table, bins, grid)
     reached = (every.count > 0) & jnp.any(log_start > kernels.LOG_STOP, axis=1)
     live, source, live_place = keep_blocks(every, reached)
-    log_start = log_start[source]
-    kernel = kernels.light_scan if grid.scan else kernels.light_matrix
+    return live, live_place, log_start[source]
+
+
+def sum_light(
+    table: jax.Array, bins: Bins, live: BlockList, log_start: jax.Array, grid: TileGrid
+) -> jax.Array:
+    """Second pass: [blocks, C + 3, P] what each live block adds, see `splat.blocks.light_matrix`."""
+    kernel = partial(kernels.light_scan, unroll=grid.unroll) if grid.unroll else kernels.light_matrix
 
     def light_of(begin):
-        return kernel(*_read(table, splats, live, grid, begin), _slab(log_start, grid, begin))
+        return kernel(*_read(table, bins.splat_of_pair, live, grid, begin), _slab(log_start, grid, begin))
 
-    light = _map_slabs(light_of, live.used, grid, (pixels, channels + 3))
-    total = _tile_sums(light[..., : channels + 2], live)
-    transmittance = jnp.exp(total[..., -1])
-    outputs = total[..., :channels], transmittance, total[..., channels]
-    return outputs, Passes(live, live_place, log_start, light, transmittance)
+    return _map_slabs(light_of, live.used, grid, (table.shape[-1] - 3, grid.tile**2))
 
 
 def _composite_fwd(means, conics, opacities, features, absolute, bins, grid):
@@ -99,33 +117,11 @@ def _composite_fwd(means, conics, opacities, features, absolute, bins, grid):
 
 def _composite_bwd(grid, residuals, cotangents):
     means, conics, opacities, features, absolute, bins, passes = residuals
-    light_bar, transmittance_bar, coverage_bar = cotangents
     views, count = opacities.shape
     channels = features.shape[-1]
-    width = 6 + channels + (0 if absolute is None else 2)
     table = _table(means, conics, opacities, features)
-    live = passes.live
-
-    # Light that reaches the pixel from behind each block, as the scalar product with the incoming gradient.
-    own = jnp.sum(passes.light[..., :channels] * light_bar[live.tile], axis=-1)
-    from_end = jnp.where(live.count > 0, live.tile_blocks[live.tile] - 1 - live.place, 0)
-    behind = segmented_scan(own, from_end, exclusive=True, reverse=True)
-    behind = behind + (passes.transmittance * (transmittance_bar - coverage_bar))[live.tile]
-    kernel = kernels.gradients_scan if grid.scan else kernels.gradients_matrix
-    kernel = partial(kernel, absolute=absolute is not None)
-
-    def rows_of(begin):
-        rows, x, y = _read(table, bins.splat_of_pair, live, grid, begin)
-        ends = _slab(passes.light, grid, begin)
-        bar = light_bar[_slab(live.tile, grid, begin)]
-        log_start = _slab(passes.log_start, grid, begin)
-        out = kernel(rows, x, y, log_start, ends[..., -2], ends[..., -1], bar, _slab(behind, grid, begin))
-        centre = [jnp.mean(coordinate, axis=1, keepdims=True) for coordinate in (x, y)]
-        return _about_means(out, centre[0] - rows[..., 0], centre[1] - rows[..., 1])
-
-    rows = _map_slabs(rows_of, live.used, grid, (grid.block, width)).reshape(grid.blocks * grid.block, width)
-    row_of_pair = passes.live_place[bins.block_of_pair] * grid.block + bins.place_of_pair
-    sums = sum_runs(rows, row_of_pair, bins.run_start, bins.run_count).reshape(views, count, width)
+    rows = gradient_rows(table, bins, passes, cotangents, grid, absolute is not None)
+    sums = sum_pairs(rows, bins, passes.live_place, grid).reshape(views, count, -1)
     total, mx, my, mxx, mxy, myy = (sums[..., i] for i in range(6))
     xx, xy, yy = (conics[..., i] for i in range(3))
     means_bar = jnp.stack([-(xx * mx + xy * my), -(xy * mx + yy * my)], axis=-1)
@@ -133,6 +129,56 @@ def _composite_bwd(grid, residuals, cotangents):
     opacities_bar = jnp.where(total != 0.0, -total / jnp.maximum(opacities, MIN_ALPHA), 0.0)
     absolute_bar = None if absolute is None else sums[..., 6 + channels :]
     return means_bar, conics_bar, opacities_bar, sums[..., 6 : 6 + channels], absolute_bar, None
+
+
+def gradient_rows(
+    table: jax.Array,
+    bins: Bins,
+    passes: Passes,
+    cotangents: tuple[jax.Array, jax.Array, jax.Array],
+    grid: TileGrid,
+    absolute: bool = False,
+) -> jax.Array:
+    """Gradients of every (tile, gaussian) pair.
+
+    Args:
+      table: [V * N, 6 + C] mean, conic, opacity, features.
+      bins, grid: as for `composite`.
+      passes: what the forward passes left.
+      cotangents: to the three outputs of `composite`.
+      absolute: as for `splat.blocks.gradients_matrix`.
+
+    Returns:
+      [blocks * K, 6 + C (+ 2)]: moments (1, x, y, x x, x y, y y) about the gaussian's mean of the gradient to
+      sigma, the gradient to the features, and the absolute sums, in the order of the live blocks.
+    """
+    light_bar, transmittance_bar, coverage_bar = cotangents
+    live, channels = passes.live, table.shape[-1] - 6
+    # Light that reaches the pixel from behind each block, as the scalar product with the incoming gradient.
+    own = jnp.sum(passes.light[:, :channels] * light_bar[live.tile], axis=1)
+    from_end = jnp.where(live.count > 0, live.tile_blocks[live.tile] - 1 - live.place, 0)
+    behind = segmented_scan(own, from_end, exclusive=True, reverse=True)
+    behind = behind + (passes.transmittance * (transmittance_bar - coverage_bar))[live.tile]
+    kernel = partial(kernels.gradients_scan, unroll=grid.unroll) if grid.unroll else kernels.gradients_matrix
+    kernel = partial(kernel, absolute=absolute)
+
+    def rows_of(begin):
+        rows, x, y = _read(table, bins.splat_of_pair, live, grid, begin)
+        ends = _slab(passes.light, grid, begin)
+        bar = light_bar[_slab(live.tile, grid, begin)]
+        log_start = _slab(passes.log_start, grid, begin)
+        out = kernel(rows, x, y, log_start, ends[:, -2], ends[:, -1], bar, _slab(behind, grid, begin))
+        centre = [jnp.mean(coordinate, axis=1, keepdims=True) for coordinate in (x, y)]
+        return _about_means(out, centre[0] - rows[..., 0], centre[1] - rows[..., 1])
+
+    width = table.shape[-1] + (2 if absolute else 0)
+    return _map_slabs(rows_of, live.used, grid, (grid.block, width)).reshape(-1, width)
+
+
+def sum_pairs(rows: jax.Array, bins: Bins, live_place: jax.Array, grid: TileGrid) -> jax.Array:
+    """Sums the rows of `gradient_rows` over each gaussian's pairs: [V * N, ...]."""
+    row_of_pair = live_place[bins.block_of_pair] * grid.block + bins.place_of_pair
+    return sum_runs(rows, row_of_pair, bins.run_start, bins.run_count)
 
 
 composite.defvjp(_composite_fwd, _composite_bwd)
@@ -150,18 +196,14 @@ def median_splats(
       [tiles, P] int32 rows v * N + n, -1 where the transmittance stays above one half.
     """
     table = _table(means, conics, opacities, jnp.zeros((*opacities.shape, 0), jnp.float32))
-    every, splats, pixels = bins.blocks, bins.splat_of_pair, grid.tile**2
-
-    def log_sums(begin):
-        return kernels.log_sums(*_read(table, splats, every, grid, begin))
-
-    log_start = segmented_scan(_map_slabs(log_sums, every.used, grid, (pixels,)), every.place, exclusive=True)
+    every, splats = bins.blocks, bins.splat_of_pair
+    log_start = _log_starts(table, bins, grid)
 
     def places(begin):
         inputs = _read(table, splats, every, grid, begin)
         return kernels.median_place(*inputs, _slab(log_start, grid, begin)).astype(jnp.float32)
 
-    place = _map_slabs(places, every.used, grid, (pixels,)).astype(jnp.int32)
+    place = _map_slabs(places, every.used, grid, (grid.tile**2,)).astype(jnp.int32)
     # The last block that starts above one half holds the splat; rounding between two blocks may hide the
     # crossing, which then belongs to the block's last splat, except in the tile's last block.
     above = _tile_sums((log_start > kernels.LOG_HALF).astype(jnp.float32), every).astype(jnp.int32)
@@ -175,6 +217,16 @@ def median_splats(
 def _table(means, conics, opacities, features):
     parts = [means, conics, opacities[..., None], features]
     return jnp.concatenate(parts, axis=-1).reshape(-1, 6 + features.shape[-1])
+
+
+def _log_starts(table: jax.Array, bins: Bins, grid: TileGrid) -> jax.Array:
+    """[blocks, P] log transmittance at each block's start, the stop rule aside."""
+
+    def log_sums(begin):
+        return kernels.log_sums(*_read(table, bins.splat_of_pair, bins.blocks, grid, begin))
+
+    sums = _map_slabs(log_sums, bins.blocks.used, grid, (grid.tile**2,))
+    return segmented_scan(sums, bins.blocks.place, exclusive=True)
 
 
 def _map_slabs(function, used: jax.Array, grid: TileGrid, shape: tuple[int, ...]) -> jax.Array:
@@ -222,6 +274,6 @@ def _about_means(rows: jax.Array, a: jax.Array, b: jax.Array) -> jax.Array:
 
 def _tile_sums(values: jax.Array, blocks: BlockList) -> jax.Array:
     """Sums blocks [blocks, ...] into tiles [tiles, ...]."""
-    summed = segmented_scan(values, blocks.place, exclusive=False)
     last = jnp.maximum(blocks.tile_first + blocks.tile_blocks - 1, 0)
-    return jnp.where((blocks.tile_blocks > 0).reshape((-1,) + (1,) * (values.ndim - 1)), summed[last], 0.0)
+    sums = sum_segments(values, blocks.place, last)
+    return jnp.where((blocks.tile_blocks > 0).reshape((-1,) + (1,) * (values.ndim - 1)), sums, 0.0)

@@ -8,26 +8,12 @@ import jax.numpy as jnp
 from jax.sharding import AxisType, Mesh
 from jax.sharding import PartitionSpec as P
 
-from splat.binning import build_bins
 from splat.cameras import Cameras
 from splat.checks import check_extras, leading_axes
-from splat.compositing import composite, median_splats
 from splat.gaussians import Gaussians
-from splat.math import safe_divide, safe_normalize
-from splat.render import (
-    DEFAULT_BLOCK,
-    Rendering,
-    _grid,
-    _Options,
-    _project,
-    _render,
-    _schedule,
-    _untile,
-    _used,
-    _warn,
-)
+from splat.rasterize import Rendering, make_grid, make_options, project_views, rasterize, select_used
+from splat.render import _render, _warn
 from splat.scenes import flat_background, flat_features
-from splat.sums import take_rows
 
 
 def render_sharded(
@@ -66,7 +52,7 @@ def render_sharded(
       split_gaussians: split the gaussians as well; D must divide N (pad them and use `active`).
       background, active, mean2d_offset, absolute_offset, features: as for `render`, for all V views.
       **options: the other options of `render`: median_depth, normals, antialiased, exact_tiles, tile_size,
-        block_size, slab.
+        block_size, slab, unroll.
 
     Returns:
       `Rendering`. `pairs` is the largest number on any one device, so that `overflow` says that some
@@ -89,26 +75,10 @@ def render_sharded(
     if features is not None and jnp.ndim(features) == len(leading_axes(gaussians, cameras)) + 3:
         inputs["features"] = _spread_invalid(features, bool(gaussians.means.shape[:-2]))
     traced = any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(inputs))
-    out = _render_sharded(inputs, mesh, axis, split_gaussians, _make_options(capacity, **options))
+    out = _render_sharded(inputs, mesh, axis, split_gaussians, make_options(capacity, **options))
     if not traced:
         _warn(out)
     return out
-
-
-def _make_options(
-    capacity: int,
-    *,
-    median_depth: bool = False,
-    normals: bool = False,
-    antialiased: bool = False,
-    exact_tiles: bool = False,
-    tile_size: int | None = None,
-    block_size: int = DEFAULT_BLOCK,
-    slab: int | None = None,
-) -> _Options:
-    tile_size, slab, scan = _schedule(tile_size, slab)
-    return _Options(max(int(capacity), 1), tile_size, block_size, slab, scan, antialiased, exact_tiles,
-                    median_depth, normals)
 
 
 def _check_split(gaussians, cameras, mesh, axis, split_gaussians) -> bool:
@@ -189,44 +159,19 @@ def _render_views(inputs, *, axis, options):
 def _exchange_and_render(inputs, *, axis, options):
     """One device's views: its own gaussians [N / D] and all cameras are given."""
     gaussians, cameras = inputs["gaussians"], inputs["cameras"]
-    used, invalid = _used(gaussians, inputs["active"])
+    used, invalid = select_used(gaussians, inputs["active"])
     features, absolute = inputs["features"], inputs["offsets"]["absolute_offset"]
-    channels = 0
     if features is not None:
-        channels = features.shape[-1]
         features, finite = flat_features(features, (), (), len(cameras))
         invalid += jnp.sum(used & ~finite, dtype=jnp.int32)
         used &= finite
-    projected, axes = _project(gaussians, cameras, used, inputs["offsets"]["mean2d_offset"], (), options)
+    projected, axes = project_views(gaussians, cameras, used, inputs["offsets"]["mean2d_offset"], (), options)
 
     # [V, N / D, ...] to [V / D, N, ...]: the devices' order is that of the gaussians, so ties sort alike.
     exchange = partial(jax.lax.all_to_all, axis_name=axis, split_axis=0, concat_axis=1, tiled=True)
     projected, axes, features, absolute = jax.tree.map(exchange, (projected, axes, features, absolute))
-    views, count = projected.depths.shape
-    grid = dataclasses.replace(_grid((), cameras, options), views=views)
-    bins = build_bins(jax.lax.stop_gradient(projected), grid)
-    table = [projected.colors, projected.depths[..., None]]
-    table += [part for part in (features, axes) if part is not None]
-    parts = composite(projected.means, projected.conics, projected.opacities,
-                      jnp.concatenate(table, axis=-1), absolute, bins, grid)
-    light, transmittance, alpha = (_untile(p.reshape(*p.shape[:2], -1), grid) for p in parts)
-    alpha = alpha[..., 0]
-    median = None
-    if options.median_depth:
-        rows = median_splats(*jax.lax.stop_gradient((projected.means, projected.conics, projected.opacities)),
-                             bins, grid)
-        values = take_rows(projected.depths.reshape(-1), rows.reshape(-1))
-        median = _untile(values.reshape(*rows.shape, 1), grid)[..., 0]
+    views = len(projected.depths)
+    grid = dataclasses.replace(make_grid((), cameras, options), views=views)
     background = flat_background(inputs["background"], views, grid.height, grid.width)
-    return Rendering(
-        rgb=light[..., :3] + transmittance * background,
-        alpha=alpha,
-        depth=safe_divide(light[..., 3], alpha),
-        pairs=jax.lax.pmax(bins.pairs, axis),
-        invalid=jax.lax.psum(invalid, axis),
-        radii=jnp.where((bins.run_count > 0).reshape(views, count, 1), projected.extents, 0.0),
-        capacity=options.capacity,
-        features=None if features is None else light[..., 4 : 4 + channels],
-        median_depth=median,
-        normals=safe_normalize(light[..., 4 + channels :]) if options.normals else None,
-    )
+    out = rasterize(projected, features, axes, absolute, background, invalid, grid, options)
+    return out.replace(pairs=jax.lax.pmax(out.pairs, axis), invalid=jax.lax.psum(out.invalid, axis))

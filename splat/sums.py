@@ -4,17 +4,19 @@ import jax.numpy as jnp
 
 
 CHUNK = 32
+GROUP = 16
 
 
 def segmented_scan(
     values: jax.Array, place: jax.Array, *, exclusive: bool, reverse: bool = False
 ) -> jax.Array:
-    """Prefix sums along axis 0 that restart at each segment (Hillis and Steele 1986).
+    """Prefix sums along axis 0 that restart at each segment.
 
-    The number of steps is the logarithm of the longest segment, known only when it runs.
+    Two levels: inside groups of 16 rows by a triangular product that restarts at each segment, then over the
+    groups that a long segment spans. The number of steps of the second level is known only when it runs.
 
     Args:
-      values: [M, ...].
+      values: [M, ...], finite: the product multiplies other segments' rows by zero.
       place: [M] int32, place of each element inside its segment, counted from 0 (from its end with
         `reverse`).
       exclusive: leave out the element itself.
@@ -23,19 +25,69 @@ def segmented_scan(
     Returns:
       [M, ...].
     """
-    places = place.reshape((-1,) + (1,) * (values.ndim - 1))
+    size, shape = values.shape[0], values.shape[1:]
+    inside, before, local = _two_levels(values, place, exclusive, reverse)
+    spans = (_grouped(place) > local[None])[:, :, None]
+    sums = inside + jnp.where(spans, before[:, None], 0.0)
+    return sums.reshape(-1, *shape)[:size]
 
-    def shifted(array: jax.Array, step: jax.Array) -> jax.Array:
-        # Elements rolled in from another segment or the other end are discarded by the comparison.
-        return jnp.where(places >= step, jnp.roll(array, -step if reverse else step, axis=0), 0.0)
+
+def sum_segments(values: jax.Array, place: jax.Array, last: jax.Array) -> jax.Array:
+    """Sums of whole segments: `segmented_scan` at their last elements, without the rest.
+
+    Args:
+      values: [M, ...], finite.
+      place: [M] int32, place of each element inside its segment, counted from 0.
+      last: [T] int32, the last element of each segment asked for.
+
+    Returns:
+      [T, ...].
+    """
+    inside, before, _ = _two_levels(values, place, exclusive=False, reverse=False)
+    spans = (place[last] > last % GROUP)[:, None]
+    sums = inside.reshape(-1, inside.shape[-1])[last] + jnp.where(spans, before[last // GROUP], 0.0)
+    return sums.reshape(-1, *values.shape[1:])
+
+
+def _grouped(values: jax.Array) -> jax.Array:
+    """[M, ...] as [groups, 16, ...], zeros behind the end."""
+    size = values.shape[0]
+    groups = -(-max(size, 1) // GROUP)
+    padding = [(0, groups * GROUP - size)] + [(0, 0)] * (values.ndim - 1)
+    return jnp.pad(values, padding).reshape(groups, GROUP, *values.shape[1:])
+
+
+def _two_levels(
+    values: jax.Array, place: jax.Array, exclusive: bool, reverse: bool
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Sums inside each group [G, 16, D], what the groups before it leave to the segment that is open at its
+    border [G, D], and how many elements of its group come before an element [16]."""
+    place = _grouped(place)
+    rows = _grouped(values.reshape(values.shape[0], -1))
+    index = jnp.arange(GROUP, dtype=jnp.int32)
+    local = GROUP - 1 - index if reverse else index
+    back = (local[:, None] - local[None])[None]
+    same = (back >= (1 if exclusive else 0)) & (back <= place[:, :, None])
+    inside = jnp.einsum("gij,gjd->gid", same.astype(rows.dtype), rows, precision="highest")
+    border = 0 if reverse else -1
+    tail = inside[:, border] + (rows[:, border] if exclusive else 0.0)
+    total = _scan_by_doubling(tail, place[:, border] // GROUP, reverse)
+    zero = jnp.zeros_like(total[:1])
+    before = jnp.concatenate([total[1:], zero] if reverse else [zero, total[:-1]])
+    return inside, before, local
+
+
+def _scan_by_doubling(values: jax.Array, place: jax.Array, reverse: bool = False) -> jax.Array:
+    """Inclusive `segmented_scan` of [M, D] (Hillis and Steele 1986): for what is short."""
 
     def double(state: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
         step, array = state
-        return 2 * step, array + shifted(array, step)
+        moved = jnp.roll(array, -step if reverse else step, axis=0)
+        # Elements rolled in from another segment or the other end are discarded by the comparison.
+        return 2 * step, array + jnp.where((place >= step)[:, None], moved, 0.0)
 
     longest = jnp.max(place, initial=0)
-    start = shifted(values, jnp.int32(1)) if exclusive else values
-    return jax.lax.while_loop(lambda state: state[0] <= longest, double, (jnp.int32(1), start))[1]
+    return jax.lax.while_loop(lambda state: state[0] <= longest, double, (jnp.int32(1), values))[1]
 
 
 def sum_runs(rows: jax.Array, order: jax.Array, start: jax.Array, count: jax.Array) -> jax.Array:
@@ -68,7 +120,7 @@ def sum_runs(rows: jax.Array, order: jax.Array, start: jax.Array, count: jax.Arr
     # A chunk's last prefix belongs to the run that is open at its end, begun here if the chunk holds a mark.
     chunk = jnp.arange(chunks, dtype=jnp.int32)
     started = jax.lax.cummax(jnp.where(jnp.any(marks, axis=1), chunk, 0))
-    open_run = segmented_scan(prefix[:, -1], chunk - started, exclusive=False)
+    open_run = _scan_by_doubling(prefix[:, -1], chunk - started)
     last = jnp.maximum(start + count - 1, 0)
     last_chunk = last // CHUNK
     inside = prefix.reshape(chunks * CHUNK, -1)[last]

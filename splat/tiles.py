@@ -17,7 +17,8 @@ class TileGrid:
       block: pairs in one block of a tile's list.
       slab: blocks that are evaluated together.
       capacity: most (tile, gaussian) pairs, over all views.
-      scan: walk through a block's splats instead of evaluating them all at once.
+      unroll: how many of a block's splats one step of a walk through them evaluates; 0: all at once, by small
+        matrix products.
       exact: list the tiles that an ellipse touches instead of those of the rectangle around it.
     """
 
@@ -28,7 +29,7 @@ class TileGrid:
     block: int
     slab: int
     capacity: int
-    scan: bool = False
+    unroll: int = 0
     exact: bool = False
 
     @property

@@ -3,10 +3,13 @@
 import importlib.util
 import json
 import pathlib
+import subprocess
+import sys
 
+import jax
 import numpy as np
 import pytest
-from absl import flags
+from absl import app, flags
 
 from experiments import benchmark, scenes
 
@@ -36,13 +39,71 @@ def test_garden_names_the_missing_file(tmp_path):
         scenes.garden(tmp_path / "garden.npz")
 
 
-def test_rasterizer_prints_one_json_line_a_case(capsys, tmp_path):
-    out = tmp_path / "lines.jsonl"
+def parse(*given):
     values = flags.FlagValues()
     benchmark.define_flags(values)
-    values(["benchmark", "--gaussians=40", "--views=1,2", "--size=24", "--repeats=1", f"--out={out}"])
-    benchmark.run("rasterizer", values)
-    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
-    assert [line["views"] for line in lines] == [1, 2]
-    assert all(line["pairs"] > 0 and line["forward_backward_median_ms"] > 0 for line in lines)
+    values(["benchmark", *given])
+    return values
+
+
+def printed(capsys):
+    return [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+
+
+TINY = "--gaussians=40", "--views=1", "--size=24", "--repeats=1"
+
+
+def test_rasterizer_prints_one_json_line_a_case(capsys, tmp_path):
+    out = tmp_path / "lines.jsonl"
+    benchmark.run("rasterizer", parse(*TINY, f"--out={out}"))
+    (line,) = lines = printed(capsys)
+    assert line["pairs"] > 0 and line["forward_backward_median_ms"] > 0 and line["forward_program_gib"] > 0
     assert lines == [json.loads(line) for line in out.read_text().splitlines()]
+
+
+def test_sweep_takes_every_combination_and_outlives_a_failing_case(capsys, monkeypatch):
+    def case(gaussians, cameras, repeats, tuning, passes):
+        if tuning["slab"] == 7:
+            raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: no memory\nmore")
+        return {"tile": tuning["tile_size"], "exact": tuning["exact_tiles"], "passes": passes}
+
+    monkeypatch.setattr(benchmark, "rasterizer_case", case)
+    benchmark.run(
+        "rasterizer", parse(*TINY, "--tile_size=auto,8", "--slab=7,16", "--exact_tiles=1", "--passes=forward")
+    )
+    lines = printed(capsys)
+    assert [(line["tile_size"], str(line["slab"])) for line in lines] == [
+        ("auto", "7"),
+        ("auto", "16"),
+        ("8", "7"),
+        (8, "16"),
+    ]
+    assert [line.get("error") for line in lines] == ["RESOURCE_EXHAUSTED: no memory", None] * 2
+    assert lines[3]["exact"] is True and lines[3]["passes"] == ["forward"] and lines[1]["tile"] is None
+    with pytest.raises(app.UsageError, match="--slab got 'x'"):
+        benchmark.run("rasterizer", parse(*TINY, "--slab=x"))
+
+
+def test_isolated_case_is_the_same_case_in_a_process_of_its_own(capsys, monkeypatch):
+    def answer(command, **options):
+        commands.append(command)
+        out = "" if "--slab=7" in command else 'talk\n{"case": "torus"}\n'
+        return subprocess.CompletedProcess(command, 1, out, "Traceback\nMemoryError: too much\n")
+
+    commands = []
+    monkeypatch.setattr(benchmark.subprocess, "run", answer)
+    given = *TINY, "--slab=7,auto", "--passes=backward", "--isolate"
+    benchmark.run("rasterizer", parse(*given))
+    first, second = printed(capsys)
+    assert first["error"] == "MemoryError: too much" and first["slab"] == "7" and second == {"case": "torus"}
+    child = parse(*commands[1][4:])
+    assert commands[1][:4] == [sys.executable, "-m", "experiments.benchmark", "rasterizer"]
+    assert child.passes == ["backward"] and not child.isolate and child.repeats == 1 and child.gaussians == ["40"]
+
+
+def test_stages_cover_the_rasterizer(capsys):
+    benchmark.run("rasterizer", parse(*TINY, "--stages"))
+    (line,) = printed(capsys)
+    names = "projection depth_sort binning first_pass second_pass composite gradient_rows gradient_sums"
+    assert all(line[f"{name}_median_ms"] > 0 for name in names.split())
+    assert 0 < line["live_blocks"] <= line["blocks"] <= line["pairs"]

@@ -1,4 +1,6 @@
 """What must never be silent and never NaN: overflow, broken numbers, empty scenes, inactive rows."""
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -255,12 +257,13 @@ def test_wrong_background_and_camera_shapes_are_named():
         splat.render(scene(), single)
 
 
-def test_both_inner_forms_agree():
-    """The matrix form serves GPUs and TPUs; on the CPU only this test reaches it."""
+def test_inner_forms_agree():
+    """The matrix form serves TPUs, an unrolled scan GPUs; CPUs use neither."""
     from splat import blocks
 
     rng = np.random.default_rng(0)
     b, k, tile, channels = 5, 8, 4, 3
+    unrolled = {"unroll": 4}
     rows = rng.uniform(0, 1, (b, k, 6 + channels)).astype(np.float32)
     rows[..., :2] *= tile
     rows[..., 3] *= 0.1
@@ -269,25 +272,28 @@ def test_both_inner_forms_agree():
     x, y = (jnp.asarray(np.broadcast_to(a[None], (b, tile**2)), jnp.float32) for a in (x, y))
     start = jnp.asarray(rng.uniform(-8.5, 0.0, (b, tile**2)), jnp.float32)
     rows = jnp.asarray(rows)
-    scan, matrix = (jax.jit(form)(rows, x, y, start) for form in (blocks.light_scan, blocks.light_matrix))
-    assert 0 < np.mean(np.asarray(scan[..., -1]) < k) < 1
-    np.testing.assert_allclose(scan, matrix, atol=2e-6, rtol=1e-5)
-    bar = jnp.asarray(rng.normal(size=(b, tile**2, channels)), jnp.float32)
+    forms = blocks.light_scan, partial(blocks.light_scan, **unrolled), blocks.light_matrix
+    scan, *others = (jax.jit(form)(rows, x, y, start) for form in forms)
+    assert 0 < np.mean(np.asarray(scan[:, -1]) < k) < 1
+    for other in others:
+        np.testing.assert_allclose(scan, other, atol=2e-6, rtol=1e-5)
+    bar = jnp.asarray(rng.normal(size=(b, channels, tile**2)), jnp.float32)
     behind = jnp.asarray(rng.normal(size=(b, tile**2)), jnp.float32)
-    arguments = rows, x, y, start, scan[..., -2], scan[..., -1], bar, behind
-    ours, theirs = (jax.jit(form, static_argnames="absolute")(*arguments, absolute=True)
-                    for form in (blocks.gradients_scan, blocks.gradients_matrix))
+    arguments = rows, x, y, start, scan[:, -2], scan[:, -1], bar, behind
+    forms = blocks.gradients_scan, partial(blocks.gradients_scan, **unrolled), blocks.gradients_matrix
+    ours, *others = (jax.jit(partial(form, absolute=True))(*arguments) for form in forms)
     assert ours.shape == (b, k, 8 + channels)
-    np.testing.assert_allclose(ours, theirs, atol=2e-5 * float(jnp.abs(theirs).max()))
+    for other in others:
+        np.testing.assert_allclose(ours, other, atol=2e-5 * float(jnp.abs(ours).max()))
 
 
 @pytest.mark.parametrize("options", [False, True])
-@pytest.mark.parametrize("scan", [True, False])
-def test_lowers_for_every_platform(monkeypatch, scan, options):
-    """Both inner forms, values and gradients, with every option or none, by lowering alone."""
+@pytest.mark.parametrize("backend", ["cpu", "gpu", "tpu"])
+def test_lowers_for_every_platform(monkeypatch, backend, options):
+    """All inner forms, values and gradients, with every option or none, by lowering alone."""
     from jax import export
 
-    monkeypatch.setattr(jax, "default_backend", lambda: "cpu" if scan else "tpu")
+    monkeypatch.setattr(jax, "default_backend", lambda: backend)
 
     more = {}
     if options:
