@@ -13,7 +13,7 @@ import fnmatch
 import json
 import os
 import pathlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Literal
 
 import jax
@@ -23,11 +23,12 @@ import safetensors
 
 from im3d_jax.models.clip import CLIPText, CLIPTextConfig, CLIPVision, CLIPVisionConfig
 from im3d_jax.models.t5 import T5Config, T5Encoder
+from im3d_jax.weights.names.table import KERNELS, Layout
 from im3d_jax.weights.trees import WeightsError, flatten, unflatten
 
 
 EncoderConfig = CLIPTextConfig | CLIPVisionConfig | T5Config
-Layout = Literal["transformers", "open_clip"]
+FileLayout = Literal["transformers", "open_clip"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,28 +37,24 @@ class Piece:
 
     Attributes:
         name: Stored tensor.
-        axes: Transposition from the stored order to ours, or None.
+        layout: How its axes lie there.
         part: (index, count) when it is one of several equal parts along the stored tensor's first axis.
     """
 
     name: str
-    axes: tuple[int, ...] | None = None
+    layout: Layout
     part: tuple[int, int] | None = None
 
     def stored_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
         """Shape of the stored tensor when our parameter has `shape`."""
-        stored = list(shape)
-        for ours, theirs in enumerate(self.axes or ()):
-            stored[theirs] = shape[ours]
-        if self.part is not None:
-            stored[0] *= self.part[1]
-        return tuple(stored)
+        first, *rest = self.layout.file_shape(shape)
+        return (first if self.part is None else first * self.part[1], *rest)
 
     def take(self, stored: np.ndarray) -> np.ndarray:
         """Our parameter out of the stored tensor, as a view."""
         if self.part is not None:
             stored = np.split(stored, self.part[1])[self.part[0]]
-        return stored if self.axes is None else stored.transpose(self.axes)
+        return self.layout.from_file(stored)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,7 +89,7 @@ def encoder_shapes(config: EncoderConfig) -> dict:
     return jax.eval_shape(encoder_network(config).init, jax.random.key(0), *inputs)["params"]
 
 
-def detect_layout(names: Iterable[str], config: EncoderConfig) -> tuple[Layout, str]:
+def detect_layout(names: Iterable[str], config: EncoderConfig) -> tuple[FileLayout, str]:
     """Layout and prefix, told by where the encoder's first embedding stands.
 
     Args:
@@ -125,7 +122,7 @@ def detect_layout(names: Iterable[str], config: EncoderConfig) -> tuple[Layout, 
     raise WeightsError(f"no {kind} among the {len(names)} tensors: none is called {wanted}")
 
 
-def encoder_table(config: EncoderConfig, layout: Layout = "transformers", prefix: str = "") -> EncoderTable:
+def encoder_table(config: EncoderConfig, layout: FileLayout = "transformers", prefix: str = "") -> EncoderTable:
     """The table of an encoder; layout and prefix as `detect_layout` gives them."""
     leaves = flatten(encoder_shapes(config))
     if layout == "open_clip":
@@ -138,6 +135,9 @@ def encoder_table(config: EncoderConfig, layout: Layout = "transformers", prefix
         # What is left of the other tower is expected; of this one everything must be used.
         mine = "visual." if vision else "transformer."
         unused = [pattern for pattern in unused if not pattern.startswith(prefix + mine)]
+        if isinstance(config, CLIPTextConfig) and config.projection is None:
+            # The last layer, which Stable Diffusion 2.1 does not use and a configuration of 23 layers does not have.
+            unused.append(f"{prefix}transformer.resblocks.{config.layers}.*")
         return EncoderTable(
             {name: dataclasses.replace(piece, name=prefix + piece.name) for name, piece in pieces.items()},
             tuple(unused),
@@ -145,9 +145,8 @@ def encoder_table(config: EncoderConfig, layout: Layout = "transformers", prefix
     outer = prefix.removesuffix("text_model.").removesuffix("vision_model.")
     pieces = {}
     for name, leaf in leaves.items():
-        axes = {2: (1, 0), 4: (2, 3, 1, 0)}[leaf.ndim] if name.endswith(".kernel") else None
         before = outer if name in ("text_projection.kernel", "visual_projection.kernel") else prefix
-        pieces[name] = Piece(before + _torch_name(name), axes)
+        pieces[name] = Piece(before + _torch_name(name), _layout(name, leaf.ndim))
     if isinstance(config, T5Config):
         # A whole T5 holds its decoder too, and the embedding is stored once or twice.
         unused = [prefix + name for name in ("encoder.embed_tokens.weight", "decoder.*", "lm_head.weight")]
@@ -185,9 +184,7 @@ def load_encoder(
     leaves = flatten(shapes)
     stored = {name: file for name, file in _index(pathlib.Path(path)).items() if name.startswith(within)}
     table = encoder_table(config, *detect_layout(stored, config))
-    by_tensor: dict[str, list[str]] = {}
-    for ours, piece in table.pieces.items():
-        by_tensor.setdefault(piece.name, []).append(ours)
+    by_tensor = _by_tensor(table)
     missing = sorted(by_tensor.keys() - stored.keys())
     left = sorted(stored.keys() - by_tensor.keys())
     left = [name for name in left if not any(fnmatch.fnmatchcase(name, pattern) for pattern in table.unused)]
@@ -201,12 +198,40 @@ def load_encoder(
         with safetensors.safe_open(file, framework="np") as reader:
             for name in (name for name in by_tensor if stored[name] == file):
                 array = reader.get_tensor(name)
-                for ours in by_tensor[name]:
-                    wanted = table.pieces[ours].stored_shape(leaves[ours].shape)
+                for ours, piece in by_tensor[name]:
+                    wanted = piece.stored_shape(leaves[ours].shape)
                     if array.shape != wanted:
                         raise WeightsError(f"{file}: tensor {name} has shape {array.shape}, expected {wanted}")
-                    flat[ours] = place(ours, table.pieces[ours].take(array))
+                    flat[ours] = place(ours, piece.take(array))
     return unflatten(flat, shapes)
+
+
+def export_encoder(
+    params: dict, config: EncoderConfig, layout: FileLayout = "transformers", prefix: str = ""
+) -> Iterator[tuple[str, np.ndarray]]:
+    """The inverse of `load_encoder`: (stored name, tensor) one after the other, in the parameters' dtypes.
+
+    Tensors that `load_encoder` left aside (position numbers, tied embeddings, other networks) are not made up again.
+
+    Args:
+        params: Nested parameters of `encoder_network(config)`.
+        config: Their sizes.
+        layout: Layout wanted.
+        prefix: As `detect_layout` gives it, for instance ``text_model.``.
+    """
+    flat = flatten(params)
+    for name, ours in _by_tensor(encoder_table(config, layout, prefix)).items():
+        pieces = [(piece, np.asarray(flat[own])) for own, piece in ours]
+        parts = [piece.layout.to_file(array) for piece, array in sorted(pieces, key=lambda pair: pair[0].part or ())]
+        yield name, parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+
+def _by_tensor(table: EncoderTable) -> dict[str, list[tuple[str, Piece]]]:
+    """{stored name: our parameters in it}."""
+    grouped: dict[str, list[tuple[str, Piece]]] = {}
+    for ours, piece in table.pieces.items():
+        grouped.setdefault(piece.name, []).append((ours, piece))
+    return grouped
 
 
 def _index(path: pathlib.Path) -> dict[str, pathlib.Path]:
@@ -237,6 +262,10 @@ def _index(path: pathlib.Path) -> dict[str, pathlib.Path]:
     return stored
 
 
+def _layout(name: str, ndim: int) -> Layout:
+    return KERNELS[ndim] if name.endswith(".kernel") else Layout(tuple(range(ndim)))
+
+
 def _torch_name(name: str) -> str:
     stem, dot, leaf = name.rpartition(".")
     return stem + dot + {"kernel": "weight", "scale": "weight"}.get(leaf, leaf)
@@ -264,14 +293,16 @@ def _open_clip(name: str, ndim: int, vision: bool) -> Piece:
     tower = "visual." if vision else ""
     if name in _OPEN_CLIP_TOP:
         # Both projections are bare parameters, stored in x out as ours.
-        return Piece(tower + _OPEN_CLIP_TOP[name], (2, 3, 1, 0) if ndim == 4 else None)
+        bare = name in ("visual_projection.kernel", "text_projection.kernel")
+        return Piece(tower + _OPEN_CLIP_TOP[name], Layout((0, 1)) if bare else _layout(name, ndim))
     stem, _, leaf = name.rpartition(".")
     if stem in _OPEN_CLIP_NORMS:
-        return Piece(f"{tower}{_OPEN_CLIP_NORMS[stem]}.{'weight' if leaf == 'scale' else leaf}")
+        return Piece(f"{tower}{_OPEN_CLIP_NORMS[stem]}.{'weight' if leaf == 'scale' else leaf}", _layout(name, ndim))
     number, _, inner = stem.removeprefix("encoder.layers.").partition(".")
-    axes = (1, 0) if leaf == "kernel" else None
     block = f"{tower}transformer.resblocks.{number}."
     if inner in _OPEN_CLIP_LAYER:
-        return Piece(block + _OPEN_CLIP_LAYER[inner] + (".bias" if leaf == "bias" else ".weight"), axes)
+        return Piece(block + _OPEN_CLIP_LAYER[inner] + (".bias" if leaf == "bias" else ".weight"), _layout(name, ndim))
     part = ("q", "k", "v").index(inner.removeprefix("self_attn.").removesuffix("_proj"))
-    return Piece(block + ("attn.in_proj_bias" if leaf == "bias" else "attn.in_proj_weight"), axes, (part, 3))
+    return Piece(
+        block + ("attn.in_proj_bias" if leaf == "bias" else "attn.in_proj_weight"), _layout(name, ndim), (part, 3)
+    )

@@ -10,7 +10,7 @@ import pytest
 from safetensors.numpy import save_file
 
 from im3d_jax.models import clip, t5
-from im3d_jax.weights.encoders import detect_layout, encoder_shapes, encoder_table, load_encoder
+from im3d_jax.weights.encoders import detect_layout, encoder_shapes, encoder_table, export_encoder, load_encoder
 from im3d_jax.weights.trees import WeightsError, flatten
 
 
@@ -109,8 +109,27 @@ def test_both_layouts_give_the_same_parameters(config, tmp_path):
     name = "encoder.layers.1.mlp.fc1"
     stem = "vision_model." if vision else "text_model."
     np.testing.assert_array_equal(flat[name + ".kernel"], named[stem + name + ".weight"].T)
+    exported = dict(export_encoder(first, config, "open_clip", SGM))
+    assert exported.keys() == {name for name in single if name.removeprefix(SGM) not in extra | rest}
+    for name, array in exported.items():
+        np.testing.assert_array_equal(array, single[name])
+    again = dict(export_encoder(second, config, "transformers", stem))
+    assert again.keys() == named.keys() and all(np.array_equal(again[name], named[name]) for name in named)
     with pytest.raises(WeightsError, match="unknown.*model.unet.weight"):
         load_encoder(tmp_path / "single.safetensors", config)
+
+
+def test_the_last_layer_of_openclip_may_be_left_out(tmp_path):
+    config = dataclasses.replace(TEXT, projection=None)
+    named = drawn(stored_shapes(config, "open_clip", "cond_stage_model.model."))
+    last = {name.replace(".1.", ".2."): array for name, array in named.items() if ".resblocks.1." in name}
+    save_file(named | last, tmp_path / "model.safetensors")
+    shallow = load_encoder(tmp_path, config, within="cond_stage_model.")
+    deep = load_encoder(tmp_path, dataclasses.replace(config, layers=3, skip_last=1), within="cond_stage_model.")
+    for name, value in flatten(shallow).items():
+        np.testing.assert_array_equal(value, flatten(deep)[name])
+    with pytest.raises(WeightsError, match="12 unknown"):
+        load_encoder(tmp_path, dataclasses.replace(config, layers=1))
 
 
 def test_the_patch_kernel_is_transposed():
