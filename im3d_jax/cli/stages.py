@@ -15,17 +15,18 @@
 import dataclasses
 import functools
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from im3d_jax.cli import common
+from im3d_jax.cli import common, fits
 from im3d_jax.cli.errors import user_errors
 from im3d_jax.data.captures import Capture, load_capture
 from im3d_jax.data.prepare import ImageError, prepare_image, read_image
+from im3d_jax.models import lpips as lpips_distance
 from im3d_jax.models.ssim import psnr, ssim
 from im3d_jax.output.cameras import encode_cameras
 from im3d_jax.output.images import encode_png, on_white, read_images
@@ -72,14 +73,15 @@ class Run:
         title: str,
         work: Callable[[StageFiles, Report], int | None],
         inputs: Iterable[str] = (),
+        settings: Mapping[str, Any] | None = None,
     ) -> None:
         """Does `work` under a progress bar unless it is finished."""
         inputs = list(inputs)
-        if self.folder.finished(name, inputs):
+        if self.folder.finished(name, inputs, settings):
             self.progress.line(f"{title}: finished before")
             return
         with self.progress.stage(title) as report:
-            self.folder.stage(name, lambda files: work(files, report), inputs=inputs)
+            self.folder.stage(name, lambda files: work(files, report), inputs=inputs, settings=settings)
 
 
 def make_views(
@@ -120,18 +122,31 @@ def make_asset(
 
 
 def reconstruct(
-    folder: RunFolder, capture: Capture, model, progress: ProgressPrinter | None = None
+    folder: RunFolder,
+    capture: Capture,
+    model,
+    progress: ProgressPrinter | None = None,
+    lpips: tuple[lpips_distance.Params, str] | None = None,
 ) -> None:
     """The second half: views that are there, of a run folder (with `model`) or a capture, to metrics.json.
+
+    Args:
+        folder: the run's.
+        capture: the views.
+        model: a `Pipeline`, or None for captures.
+        progress: what the user sees.
+        lpips: parameters and their file's hash, to measure with.
 
     Raises:
         UserError: the folder cannot be written.
     """
     run = _begin(folder, model, progress)
-    config = fitting.PRESETS[folder.settings["quality"] if capture.generated else "capture"]
+    settings = folder.settings
+    config = fitting.PRESETS[settings["quality"]] if capture.generated else fits.config_of(settings)
     with user_errors(RunFolderError):
         _fit(run, 0, config.steps, config, lambda: capture, [])
-        _finish(run, 0, config, lambda: capture, [])
+        views = functools.partial(fits.with_refined_poses, folder, capture, config)
+        _finish(run, 0, config, views, [], lpips)
 
 
 def _begin(folder: RunFolder, model, progress: ProgressPrinter | None) -> Run:
@@ -210,19 +225,32 @@ def _fit(run: Run, part: int, stop: int, config, views: Callable[[], Capture], i
 
     def work(files: StageFiles, report: Report) -> None:
         capture = views()
-        targets = fitting.Targets(jnp.asarray(capture.images))
-        if part:
-            state = fitting.load_state(run.folder / before[0], config)
-        else:
+
+        def begin() -> fitting.FitState:
+            if part:
+                return fitting.load_state(run.folder / before[0], config)
             key = jax.random.fold_in(jax.random.key(run.folder.settings["seed"]), FIT_STREAM)
-            state = fitting.init_state(key, config, capture.cameras, targets=targets)
-        features = None if run.model is None else run.model.features
-        state, _ = fitting.fit(
-            state, targets, capture.cameras, config, features=features, stop_step=stop, progress=report
+            targets = fitting.Targets(jnp.asarray(capture.images))
+            start = {"points": capture.points, "colours": capture.colours}
+            return fitting.init_state(key, config, capture.cameras, targets=targets, **start)
+
+        state = fits.fit_resumably(
+            run.folder,
+            part,
+            begin,
+            capture,
+            config,
+            stop=stop,
+            features=None if run.model is None else run.model.features,
+            inputs=[*before, *inputs],
+            report=report,
+            line=run.progress.line,
+            previews=not capture.generated,
         )
         files.save(f"state/fit{part}.npz", lambda path: fitting.save_state(path, state))
 
     run.stage(f"fit{part}", f"fit to step {stop}", work, [*before, *inputs])
+    fits.forget(run.folder, part)
 
 
 def _refine(run: Run, number: int, config) -> list[str]:
@@ -245,9 +273,17 @@ def _refine(run: Run, number: int, config) -> list[str]:
     return names
 
 
-def _finish(run: Run, part: int, config, views: Callable[[], Capture], inputs: list[str]) -> None:
+def _finish(
+    run: Run,
+    part: int,
+    config,
+    views: Callable[[], Capture],
+    inputs: list[str],
+    lpips: tuple[lpips_distance.Params, str] | None = None,
+) -> None:
     """Stages `asset` to `metrics`, from state/fit{part}.npz and the views fitted last."""
     folder, state_file = run.folder, f"state/fit{part}.npz"
+    params, lpips_file = lpips or (None, None)
 
     def write_asset(files: StageFiles, report: Report) -> None:
         gaussians = fitting.final_gaussians(fitting.load_state(folder / state_file, config))
@@ -257,7 +293,7 @@ def _finish(run: Run, part: int, config, views: Callable[[], Capture], inputs: l
         gaussians, cameras = load_ply(folder / "asset.ply"), views().cameras
         longest = max(cameras.width, cameras.height)
         # At the views' own size a draft needs no further compiled program.
-        draft = folder.settings["quality"] == "draft"
+        draft = folder.settings.get("quality") == "draft"
         scale = 1.0 if draft else min(2.0, max(1.0, TURNTABLE_SIDE / longest))
         orbit = turntable_cameras(cameras, TURNTABLE_FRAMES, scale)
         files.write("turntable.mp4", encode_mp4(on_white(render_views(gaussians, orbit))))
@@ -269,22 +305,32 @@ def _finish(run: Run, part: int, config, views: Callable[[], Capture], inputs: l
         # Of an orbit, the conditioning view was given and proves nothing.
         compared = capture.cameras[1:] if capture.generated else capture.cameras
         images = capture.images[1:] if capture.generated else capture.images
-        figures: dict[str, Any] = {"views": compare(render_views(gaussians, compared), images)}
+        figures: dict[str, Any] = {"views": compare(render_views(gaussians, compared), images, params)}
         if capture.test is not None:
-            figures["test"] = compare(render_views(gaussians, capture.test.cameras), capture.test.images)
+            renders = render_views(gaussians, capture.test.cameras)
+            figures["test"] = compare(renders, capture.test.images, params)
         figures |= {"seconds": round(folder.seconds, 1), "gaussians": len(gaussians)}
         files.write("metrics.json", to_json(figures), volatile=True)
 
     run.stage("asset", "asset", write_asset, [state_file])
     run.stage("pictures", "turntable", draw_pictures, ["asset.ply", *inputs])
-    run.stage("metrics", "metrics", measure, ["asset.ply", *inputs])
+    measured_with = {"lpips_sha256": lpips_file} if lpips_file else None
+    run.stage("metrics", "metrics", measure, ["asset.ply", *inputs], measured_with)
     run.progress.line(f"asset: {folder / 'asset.ply'}, turning: {folder / 'turntable.mp4'}")
 
 
-def compare(renders: np.ndarray, images: np.ndarray) -> dict[str, float]:
-    """Mean PSNR (dB) and SSIM of straight-alpha images `[V, H, W, 4]`, both composited on white."""
+def compare(
+    renders: np.ndarray, images: np.ndarray, lpips: lpips_distance.Params | None = None
+) -> dict[str, float]:
+    """Mean PSNR (dB), SSIM and, with parameters, LPIPS of straight-alpha images `[V, H, W, 4]` on white."""
     rendered, true = jnp.asarray(on_white(renders)), jnp.asarray(on_white(images))
-    return {
+    figures = {
         "psnr": round(float(jnp.mean(psnr(rendered, true))), 4),
         "ssim": round(float(jnp.mean(ssim(rendered, true))), 5),
     }
+    if lpips is not None:
+        # One view at a time: the features of all of a capture need not fit into memory.
+        pairs = zip(rendered, true, strict=True)
+        distances = [float(lpips_distance.lpips(lpips, a[None], b[None])[0]) for a, b in pairs]
+        figures["lpips"] = round(float(np.mean(distances)), 5)
+    return figures

@@ -16,7 +16,7 @@ import numpy as np
 from im3d_jax.models import perceptual, ssim
 from im3d_jax.reconstruction import control, initial, losses, optimizer, poses
 from im3d_jax.reconstruction.losses import Targets
-from im3d_jax.reconstruction.presets import PRESETS, FitConfig
+from im3d_jax.reconstruction.presets import PRESETS, FitConfig, capture_config
 from im3d_jax.reconstruction.state import FitState, final_gaussians, load_state, save_state
 from splat import Cameras, count_pairs, density, mcmc, render, round_capacity
 
@@ -26,6 +26,7 @@ __all__ = [
     "FitConfig",
     "FitState",
     "Targets",
+    "capture_config",
     "final_gaussians",
     "fit",
     "init_state",

@@ -7,13 +7,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from im3d_jax.cli import common, stages
+from im3d_jax.cli import stages
 from im3d_jax.cli.main import main
-from im3d_jax.output.cameras import encode_cameras
-from im3d_jax.output.images import encode_png, read_image
+from im3d_jax.output.images import read_image
 from im3d_jax.output.run_folder import RunFolder
 from im3d_jax.reconstruction import fitting
-from splat import orbit_cameras
 
 
 GENERATED = [
@@ -150,23 +148,6 @@ def test_a_picture_found_wanting_late_costs_no_results(by_hand, tmp_path, capsys
     assert main(["views", f"--image={tmp_path / 'dot.png'}", f"--out={tmp_path / 'run'}", "--overwrite"]) == 2
     assert capsys.readouterr().err.count("\n") == 1
     assert {path: path.read_bytes() for path in (tmp_path / "run").rglob("*.*") if path.is_file()} == before
-
-
-def test_reconstruct_a_capture_with_held_out_views(short_fits, tmp_path, monkeypatch):
-    monkeypatch.setattr(common, "start_jax", lambda: None)
-    monkeypatch.setattr(common, "load_model", lambda name: pytest.fail("a capture needs no model"))
-    data = tmp_path / "capture"
-    data.mkdir()
-    image = np.zeros((24, 24, 4), np.float32)
-    image[6:18, 6:18] = 0.7, 0.4, 0.2, 1.0
-    (data / "a.png").write_bytes(encode_png(image))
-    for name, views in (("train", 16), ("test", 3)):
-        cameras = orbit_cameras(0.3, views=views, width=24, height=24, azimuth_offset=0.1 * views)
-        (data / f"transforms_{name}.json").write_bytes(encode_cameras(cameras, ["a"] * views))
-    assert main(["reconstruct", f"--data={data}", f"--out={tmp_path / 'out'}"]) == 0
-    metrics = json.loads((tmp_path / "out/metrics.json").read_text())
-    assert set(metrics["test"]) == {"psnr", "ssim"} and np.isfinite(metrics["test"]["psnr"])
-    assert (tmp_path / "out/asset.ply").stat().st_size > 1000
 
 
 def test_figures():

@@ -32,8 +32,7 @@ def folder(tmp_path):
     fields = {
         "camera_angle_x": 0.8,
         "frames": [
-            {"file_path": f"./images/r_{index}", "transform_matrix": pose(0.5 * index).tolist()}
-            for index in range(3)
+            {"file_path": f"./images/r_{index}", "transform_matrix": pose(0.5 * index).tolist()} for index in range(3)
         ],
     }
 
@@ -96,6 +95,35 @@ def test_downscale_is_premultiplied_and_scales_the_intrinsics(folder):
     np.testing.assert_allclose(np.asarray(capture.cameras.intrinsics)[0, :2, 2], [5, 3.75])
 
 
+def test_lens_distortion_goes_into_the_cameras(folder):
+    path, write, frames = folder
+    assert captures.load_capture(path).cameras.distortion is None
+    write(k1=0.1, k2=0.2, p1=0.3, p2=0.4, k3=0.5, frames=[*frames[:2], {**frames[2], "k1": -0.1}])
+    cameras = captures.load_capture(path, downscale=2).cameras
+    assert cameras.model == "pinhole"
+    expected = [[0.1, 0.2, 0.3, 0.4, 0.5]] * 2 + [[-0.1, 0.2, 0.3, 0.4, 0.5]]
+    np.testing.assert_allclose(cameras.distortion, expected, rtol=1e-6)
+    write(k1=0.1, k2=0.2, k3=0.3, k4=0.4, camera_model="OPENCV_FISHEYE")
+    cameras = captures.load_capture(path).cameras
+    assert cameras.model == "fisheye"
+    np.testing.assert_allclose(cameras.distortion, [[0.1, 0.2, 0.3, 0.4]] * 3, rtol=1e-6)
+
+
+def test_every_so_many_th_view_is_held_out(folder):
+    path, write, _ = folder
+    capture = captures.load_capture(path, hold_out=2)
+    assert capture.names == ("./images/r_1",) and capture.test.names == ("./images/r_0", "./images/r_2")
+    assert capture.images[0, 0, 0, 0] == pytest.approx(60 / 255)
+    whole = captures.load_capture(path)
+    np.testing.assert_array_equal(capture.test.cameras.world_to_camera, whole.cameras.world_to_camera[::2])
+    assert capture.digest() != whole.digest()
+    with pytest.raises(captures.CaptureError, match="leaves none"):
+        captures.load_capture(path, hold_out=1)
+    (path / "transforms_test.json").write_text((path / "transforms.json").read_text())
+    with pytest.raises(captures.CaptureError, match="names the held-out views"):
+        captures.load_capture(path, hold_out=2)
+
+
 def without(frame, name):
     return {key: value for key, value in frame.items() if key != name}
 
@@ -124,7 +152,8 @@ def without(frame, name):
         (lambda f: {"frames": [{**f[0], "file_path": "images/none"}]}, "missing image"),
         (lambda f: {"frames": [{**f[0], "file_path": 400 * "x"}]}, "missing image"),
         (lambda f: {"w": 80, "h": 60}, "mismatched image sizes"),
-        (lambda f: {"k1": 0.1}, "distortion"),
+        (lambda f: {"k4": 0.1}, "undistort first"),
+        (lambda f: {"k1": "some"}, "expected a finite number"),
         (lambda f: {"camera_model": "FISHEYE"}, "not supported"),
     ],
 )

@@ -1,0 +1,147 @@
+"""COLMAP models: cameras, poses and points of a structure-from-motion run, read by pycolmap.
+
+Pixels are COLMAP's, whose first one has its centre at (0.5, 0.5) as ours; poses are world to camera, OpenCV.
+"""
+
+import dataclasses
+import os
+import pathlib
+
+import numpy as np
+
+
+MODEL_FOLDERS = (".", "sparse/0", "sparse", "colmap/sparse/0")
+_CAMERA_FILES = ("cameras.bin", "cameras.txt")
+
+# Where each camera model keeps fx, fy, cx, cy, and which of our coefficients its other numbers are: OpenCV's k1, k2,
+# p1, p2, k3, k4, k5, k6, or the fisheye's k1 to k4. From COLMAP's documentation of camera models.
+_PINHOLE = {
+    "SIMPLE_PINHOLE": ((0, 0, 1, 2), ()),
+    "PINHOLE": ((0, 1, 2, 3), ()),
+    "SIMPLE_RADIAL": ((0, 0, 1, 2), (3,)),
+    "RADIAL": ((0, 0, 1, 2), (3, 4)),
+    "OPENCV": ((0, 1, 2, 3), (4, 5, 6, 7)),
+    "FULL_OPENCV": ((0, 1, 2, 3), (4, 5, 6, 7, 8, 9, 10, 11)),
+}
+_FISHEYE = {
+    "SIMPLE_RADIAL_FISHEYE": ((0, 0, 1, 2), (3,)),
+    "RADIAL_FISHEYE": ((0, 0, 1, 2), (3, 4)),
+    "OPENCV_FISHEYE": ((0, 1, 2, 3), (4, 5, 6, 7)),
+}
+
+
+class ColmapError(ValueError):
+    """A model that cannot be used; the message is one line that says how to mend it."""
+
+
+@dataclasses.dataclass(frozen=True)
+class ColmapModel:
+    """A sparse model, its pictures sorted by name.
+
+    Attributes:
+        names: V file names, relative to the folder of the pictures.
+        world_to_camera: [V, 4, 4] OpenCV.
+        intrinsics: [V, 3, 3] pixels.
+        distortion: [V, 8] or [V, 4] as `splat.Cameras` has it; None for none.
+        lens: 'pinhole' or 'fisheye'.
+        width: Of the pictures, in pixels.
+        height: Of the pictures, in pixels.
+        points: [n, 3] in the model's world.
+        colours: [n, 3] of the points in [0, 1].
+    """
+
+    names: tuple[str, ...]
+    world_to_camera: np.ndarray
+    intrinsics: np.ndarray
+    distortion: np.ndarray | None
+    lens: str
+    width: int
+    height: int
+    points: np.ndarray
+    colours: np.ndarray
+
+
+def find_model(folder: str | os.PathLike) -> pathlib.Path | None:
+    """The folder inside `folder` that holds a sparse model, if one does: itself, sparse/0, sparse, colmap/sparse/0."""
+    for name in MODEL_FOLDERS:
+        place = pathlib.Path(folder) / name
+        if any((place / file).is_file() for file in _CAMERA_FILES):
+            return place
+    return None
+
+
+def read_model(path: pathlib.Path) -> ColmapModel:
+    """Reads a model's cameras, registered pictures and points.
+
+    Raises:
+        ColmapError: pycolmap is missing, the model is damaged or empty, or its cameras are of an unknown kind, or of
+            several sizes or lenses.
+    """
+    try:
+        import pycolmap
+    except ImportError:
+        raise ColmapError(f"{path} is a COLMAP model, which needs pycolmap: pip install 'im3d-jax[colmap]'") from None
+    try:
+        model = pycolmap.Reconstruction(os.fspath(path))
+    # What pycolmap raises for damaged files depends on its version and on the damage.
+    except (RuntimeError, ValueError, IndexError, OSError) as error:
+        reason = str(error).strip().splitlines()
+        raise ColmapError(
+            f"{path}: not a readable COLMAP model ({reason[-1] if reason else 'damaged'}); export it again"
+        ) from None
+    images = sorted((image for image in model.images.values() if image.has_pose), key=lambda image: image.name)
+    if not images:
+        raise ColmapError(f"{path}: no registered image; run COLMAP's mapper again")
+    cameras = [model.cameras[image.camera_id] for image in images]
+    sizes = sorted({(camera.width, camera.height) for camera in cameras})
+    if len(sizes) > 1:
+        raise ColmapError(
+            f"{path}: cameras of {sizes[0][0]}x{sizes[0][1]} and {sizes[1][0]}x{sizes[1][1]} pixels; expected one "
+            "size: undistort with COLMAP's image_undistorter or give all pictures one size"
+        )
+    intrinsics, distortion, lens = _lenses(path, cameras)
+    points = [model.points3D[number] for number in sorted(model.points3D)]
+    return ColmapModel(
+        names=tuple(image.name for image in images),
+        world_to_camera=np.stack([_pose(image) for image in images]),
+        intrinsics=intrinsics,
+        distortion=distortion,
+        lens=lens,
+        width=sizes[0][0],
+        height=sizes[0][1],
+        points=np.asarray([point.xyz for point in points], np.float32).reshape(-1, 3),
+        colours=np.asarray([point.color for point in points], np.float32).reshape(-1, 3) / 255.0,
+    )
+
+
+def _pose(image) -> np.ndarray:
+    pose = image.cam_from_world
+    # A method since rigs came, a property before.
+    pose = pose() if callable(pose) else pose
+    return np.concatenate([np.asarray(pose.matrix(), np.float64), [[0.0, 0.0, 0.0, 1.0]]])
+
+
+def _lenses(path: pathlib.Path, cameras: list) -> tuple[np.ndarray, np.ndarray | None, str]:
+    """Intrinsics [V, 3, 3], distortion and the kind of lens."""
+    names = sorted({camera.model_name for camera in cameras})
+    unknown = [name for name in names if name not in _PINHOLE | _FISHEYE]
+    if unknown:
+        raise ColmapError(
+            f"{path}: camera model {unknown[0]} is not supported; expected one of "
+            f"{', '.join([*_PINHOLE, *_FISHEYE])}: undistort with COLMAP's image_undistorter"
+        )
+    fisheye = [name in _FISHEYE for name in names]
+    if any(fisheye) and not all(fisheye):
+        raise ColmapError(f"{path}: fisheye and other cameras ({', '.join(names)}); expected one kind of lens")
+    matrices = np.zeros((len(cameras), 3, 3))
+    coefficients = np.zeros((len(cameras), 4 if fisheye[0] else 8))
+    for row, camera in enumerate(cameras):
+        (fx, fy, cx, cy), others = (_PINHOLE | _FISHEYE)[camera.model_name]
+        numbers = np.asarray(camera.params, np.float64)
+        if not np.isfinite(numbers).all() or min(numbers[fx], numbers[fy]) <= 0:
+            raise ColmapError(f"{path}: a camera has the parameters {numbers.tolist()}; run COLMAP's mapper again")
+        matrices[row] = [[numbers[fx], 0.0, numbers[cx]], [0.0, numbers[fy], numbers[cy]], [0.0, 0.0, 1.0]]
+        coefficients[row, : len(others)] = numbers[list(others)]
+    if not fisheye[0] and not coefficients.any():
+        return matrices, None, "pinhole"
+    return matrices, coefficients, "fisheye" if fisheye[0] else "pinhole"

@@ -1,0 +1,113 @@
+"""COLMAP models that pycolmap itself wrote: cameras, poses, points, and one line for each that is wrong."""
+
+import sys
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from PIL import Image
+
+from im3d_jax.data import captures
+from splat.lenses import image_points
+
+
+pycolmap = pytest.importorskip("pycolmap")
+
+MODELS = {
+    "SIMPLE_PINHOLE": [50.0, 20.0, 15.0],
+    "PINHOLE": [50.0, 52.0, 19.0, 14.0],
+    "SIMPLE_RADIAL": [50.0, 20.0, 15.0, 0.05],
+    "RADIAL": [50.0, 20.0, 15.0, 0.05, -0.02],
+    "OPENCV": [50.0, 52.0, 19.0, 14.0, 0.05, -0.02, 0.003, -0.004],
+    "FULL_OPENCV": [50.0, 52.0, 19.0, 14.0, 0.05, -0.02, 0.003, -0.004, 0.01, 0.02, 0.01, 0.005],
+    "SIMPLE_RADIAL_FISHEYE": [50.0, 20.0, 15.0, 0.05],
+    "RADIAL_FISHEYE": [50.0, 20.0, 15.0, 0.05, -0.02],
+    "OPENCV_FISHEYE": [50.0, 52.0, 19.0, 14.0, 0.05, -0.02, 0.01, -0.005],
+}
+
+
+def synthesize(folder, model="SIMPLE_PINHOLE", width=40, height=30, **options):
+    """Writes a model and its pictures, the i-th of grey level 20 i; returns pycolmap's own object."""
+    wanted = pycolmap.SyntheticDatasetOptions()
+    settings = {"num_rigs": 1, "num_cameras_per_rig": 1, "num_frames_per_rig": 4, "num_points3D": 30} | options
+    settings |= {"camera_width": width, "camera_height": height, "camera_params": MODELS[model]}
+    settings["camera_model_id"] = getattr(pycolmap.CameraModelId, model)
+    for name, value in settings.items():
+        setattr(wanted, name, value)
+    made = pycolmap.synthesize_dataset(wanted)
+    for number, point in enumerate(made.points3D.values()):
+        point.color = np.array([number, 2 * number, 3 * number], np.uint8)
+    (folder / "sparse/0").mkdir(parents=True)
+    (folder / "images").mkdir()
+    made.write(str(folder / "sparse/0"))
+    for number, image in enumerate(sorted(made.images.values(), key=lambda image: image.name)):
+        Image.fromarray(np.full((30, 40, 3), 20 * number, np.uint8)).save(folder / "images" / image.name)
+    return made
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_points_land_where_colmap_puts_them(tmp_path, model):
+    made = synthesize(tmp_path, model)
+    capture = captures.load_capture(tmp_path)
+    images = sorted(made.images.values(), key=lambda image: image.name)
+    assert capture.names == tuple(image.name for image in images) and not capture.generated
+    assert capture.images.shape == (4, 30, 40, 4) and capture.images[3, 0, 0, 0] == pytest.approx(60 / 255)
+    numbers = sorted(made.points3D)
+    np.testing.assert_allclose(capture.points, [made.points3D[n].xyz for n in numbers], rtol=1e-6)
+    np.testing.assert_allclose(capture.colours * 255, [made.points3D[n].color for n in numbers], atol=1e-4)
+    distorted = "PINHOLE" not in model
+    assert (capture.cameras.distortion is not None) == distorted
+    local = jnp.einsum("vij,nj->vni", capture.cameras.world_to_camera[:, :3, :3], jnp.asarray(capture.points))
+    local = local + capture.cameras.world_to_camera[:, None, :3, 3]
+    ours = image_points(capture.cameras, *jnp.moveaxis(local, -1, 0))
+    compared = 0
+    for view, image in enumerate(images):
+        for row, number in enumerate(numbers):
+            theirs = image.project_point(made.points3D[number].xyz)
+            if theirs is None or not ((theirs > 0) & (theirs < [40, 30])).all():
+                continue
+            got = np.array([ours.u[view, row], ours.v[view, row]])
+            np.testing.assert_allclose(got, theirs, atol=2e-3)
+            compared += 1
+    assert compared >= 40
+
+
+def test_downscale_and_other_places(tmp_path):
+    synthesize(tmp_path, "PINHOLE")
+    whole, half = captures.load_capture(tmp_path), captures.load_capture(tmp_path, downscale=2)
+    assert half.images.shape == (4, 15, 20, 4)
+    np.testing.assert_allclose(half.cameras.intrinsics[:, :2] * 2, whole.cameras.intrinsics[:, :2])
+    assert captures.load_capture(tmp_path / "sparse/0").digest() == whole.digest()
+    held = captures.load_capture(tmp_path, hold_out=3)
+    assert len(held.images) == 2 and len(held.test.images) == 2 and held.points is not None
+
+
+def refused(folder):
+    with pytest.raises(captures.CaptureError) as caught:
+        captures.load_capture(folder)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_refusals(tmp_path, monkeypatch):
+    made = synthesize(tmp_path, "PINHOLE")
+    name = sorted(image.name for image in made.images.values())[2]
+    picture = tmp_path / "images" / name
+    Image.fromarray(np.zeros((30, 41, 3), np.uint8)).save(picture)
+    assert "mismatched image sizes" in refused(tmp_path)
+    picture.unlink()
+    assert f"missing image '{name}'" in refused(tmp_path)
+    for file in (tmp_path / "sparse/0").iterdir():
+        file.write_bytes(file.read_bytes()[:9])
+    assert "not a readable COLMAP model" in refused(tmp_path)
+    monkeypatch.setitem(sys.modules, "pycolmap", None)
+    assert "pip install 'im3d-jax[colmap]'" in refused(tmp_path)
+
+
+def test_unknown_lenses_are_refused(tmp_path):
+    made = synthesize(tmp_path, "PINHOLE")
+    for camera in made.cameras.values():
+        camera.model = pycolmap.CameraModelId.FOV
+        camera.params = [50.0, 52.0, 19.0, 14.0, 0.1]
+    made.write(str(tmp_path / "sparse/0"))
+    assert "camera model FOV is not supported" in refused(tmp_path)
