@@ -14,7 +14,7 @@ import jax.numpy as jnp
 
 from im3d_jax.diffusion.discrete import DiscreteScaledLinear
 from im3d_jax.diffusion.guidance import Network
-from im3d_jax.diffusion.process import Karras, NoiseProcess, expand
+from im3d_jax.diffusion.process import Karras, NoiseProcess, ScaledLinear, expand
 
 
 @flax.struct.dataclass
@@ -55,7 +55,7 @@ def network_input(x: jax.Array, t, process: NoiseProcess) -> jax.Array:
 
 
 def network_time(t, process: NoiseProcess) -> jax.Array:
-    """The network's time at ``t``: ln(sigma) / 4 for ``Karras``, the timestep for ``DiscreteScaledLinear``.
+    """The network's time at ``t``: ln(sigma) / 4 for ``Karras``, the timestep -1..N-1 for the scaled-linear schedules.
 
     Raises:
         TypeError: For a process on which no foreign network was trained.
@@ -64,7 +64,12 @@ def network_time(t, process: NoiseProcess) -> jax.Array:
         return -0.25 * process.log_snr(t)
     if isinstance(process, DiscreteScaledLinear):
         return process.timestep(t)
-    raise TypeError(f"{type(process).__name__} has no network time: expected Karras or DiscreteScaledLinear")
+    if isinstance(process, ScaledLinear):
+        t = jnp.asarray(t)
+        return t.astype(jnp.promote_types(t.dtype, jnp.float32)) * process.steps - 1
+    raise TypeError(
+        f"{type(process).__name__} has no network time: expected Karras, DiscreteScaledLinear or ScaledLinear"
+    )
 
 
 def precondition(unet: Callable[[jax.Array, jax.Array], jax.Array], process: NoiseProcess) -> Network:

@@ -12,6 +12,7 @@ from im3d_jax.diffusion import (
     DiscreteScaledLinear,
     Karras,
     Level,
+    ScaledLinear,
     convert,
     dpmpp_2m_step,
     edm_scalings,
@@ -130,6 +131,8 @@ def test_preconditioned_networks_see_their_own_units():
     np.testing.assert_allclose(seen, x + 499, rtol=1e-6)
     seen = precondition(lambda x, time: (x, time), Karras())(x, jnp.float32(1.0), 0)
     np.testing.assert_allclose(seen[0], x / 700.0007, rtol=1e-6)
+    # The network's timesteps are those of the table also where its terminal SNR is zero.
+    np.testing.assert_allclose(network_time(np.float32([0.001, 1]), ScaledLinear()), [0, 999], atol=1e-4)
     with pytest.raises(TypeError, match="Cosine has no network time"):
         network_time(0.5, Cosine())
 

@@ -172,3 +172,22 @@ def test_edm_scalings(form, prediction, data):
         denoised = scheduler.precondition_outputs(torch.from_numpy(x), torch.from_numpy(output), sigma)
         near(scalings.skip * x + scalings.out * output, denoised)
         np.testing.assert_allclose(scalings.noise, noise, atol=1e-6)
+
+
+def test_multistep_on_the_sigmas_of_svd():
+    scheduler = diffusers.EDMDPMSolverMultistepScheduler(
+        sigma_min=0.002, sigma_max=700.0, sigma_data=1.0, prediction_type="v_prediction", final_sigmas_type="zero"
+    )
+    scheduler.set_timesteps(20)
+    process, grid = Karras(), time_grid(20, last=0.0)
+    levels = schedule(grid, process)
+    rng = np.random.default_rng(0)
+    x = 700 * rng.normal(size=SHAPE).astype(np.float32)
+    history = no_history(jnp.asarray(x))
+    for i, timestep in enumerate(scheduler.timesteps):
+        output = rng.normal(size=SHAPE).astype(np.float32)
+        x0 = convert(output, jnp.asarray(x), grid[i], process, "edm_v", "x0")
+        source, target = (jax.tree.map(lambda a, i=i: a[i], part) for part in (levels.source, levels.target))
+        found, history = dpmpp_2m_step(jnp.asarray(x), x0, history, source, target)
+        x = scheduler.step(torch.from_numpy(output), timestep, torch.from_numpy(x)).prev_sample.numpy()
+        near(found, x)

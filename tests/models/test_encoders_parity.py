@@ -1,12 +1,15 @@
 """CLIP and T5 against `transformers` on random weights, read through the project's own name tables."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from im3d_jax.models import clip, t5
-from im3d_jax.weights.encoders import encoder_network, load_encoder
+from im3d_jax.weights.encoders import detect_layout, encoder_network, encoder_shapes, encoder_table, load_encoder
+from im3d_jax.weights.trees import flatten
 
 
 pytestmark = pytest.mark.parity
@@ -145,3 +148,41 @@ def test_position_classes_of_t5():
     places = torch.arange(300)
     expected = T5Attention._relative_position_bucket(places[None] - places[:, None])
     np.testing.assert_array_equal(t5.position_buckets(300, 32, 128), expected.numpy())
+
+
+def sizes_of(config):
+    if isinstance(config, clip.CLIPTextConfig):
+        kind = transformers.CLIPTextModel if config.projection is None else transformers.CLIPTextModelWithProjection
+        return kind, clip_text(config)
+    if isinstance(config, clip.CLIPVisionConfig):
+        return transformers.CLIPVisionModelWithProjection, transformers.CLIPVisionConfig(
+            image_size=config.image_size, patch_size=config.patch, hidden_size=config.width,
+            num_hidden_layers=config.layers, num_attention_heads=config.heads, intermediate_size=config.hidden,
+            projection_dim=config.projection,
+        )  # fmt: skip
+    return transformers.T5EncoderModel, transformers.T5Config(
+        vocab_size=config.vocabulary, d_model=config.width, d_kv=config.head_dim, num_heads=config.heads,
+        d_ff=config.hidden, num_layers=config.layers, feed_forward_proj="gated-gelu",
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        clip.CLIP_TEXT_L14,
+        dataclasses.replace(clip.CLIP_TEXT_L14, projection=768),
+        clip.OPENCLIP_TEXT_H,
+        clip.CLIP_VISION_H14,
+        clip.CLIP_VISION_L14,
+        t5.T5_XL,
+        t5.T5_XXL,
+    ],
+)
+def test_names_and_shapes_at_true_size(config):
+    kind, foreign = sizes_of(config)
+    with torch.device("meta"):
+        tensors = {name: tuple(tensor.shape) for name, tensor in kind(foreign).state_dict().items()}
+    tensors.pop("encoder.embed_tokens.weight", None)
+    leaves = flatten(encoder_shapes(config))
+    table = encoder_table(config, *detect_layout(tensors, config))
+    assert {piece.name: piece.stored_shape(leaves[name].shape) for name, piece in table.pieces.items()} == tensors
