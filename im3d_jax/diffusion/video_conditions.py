@@ -34,7 +34,7 @@ def augment_image(image: jax.Array, noise: jax.Array, strength: float) -> jax.Ar
 
 def svd_vector(batch: int, *, fps: float = 7, motion: float = 127, strength: float = 0.02) -> np.ndarray:
     """SVD's scalar conditions (frames a second less one, motion bucket, noise strength), [batch, 3] float32."""
-    return np.tile(np.float32([fps - 1, motion, strength]), (batch, 1))
+    return np.tile(np.array([fps - 1, motion, strength], np.float32), (batch, 1))
 
 
 def sv3d_vector(batch: int, *, strength: float = 1e-5) -> np.ndarray:

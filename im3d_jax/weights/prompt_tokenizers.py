@@ -79,12 +79,13 @@ def load_clip_tokenizer(path: str | pathlib.Path, length: int = 77) -> PromptTok
     if file.is_file() or not (folder / "vocab.json").is_file():
         model = _model_of(_read_json(file), file, "BPE")
         vocabulary, merges = model.get("vocab"), model.get("merges")
-        pairs = [tuple(m.split(" ")) if isinstance(m, str) else tuple(m) for m in merges or ()]
     else:
         file = folder / "vocab.json"
         vocabulary = _read_json(file)
         lines = _read_text(folder / "merges.txt").splitlines()
-        pairs = [tuple(line.split(" ")) for line in lines if line and not line.startswith("#version")]
+        merges = [line for line in lines if line and not line.startswith("#version")]
+    if merges is not None and not isinstance(merges, list):
+        raise WeightsError(f"{file} must list its merges, found {str(merges)[:40]!r}: copy it again")
     if not isinstance(vocabulary, dict) or sorted(map(repr, vocabulary.values())) != sorted(
         map(repr, range(len(vocabulary)))
     ):
@@ -94,9 +95,7 @@ def load_clip_tokenizer(path: str | pathlib.Path, length: int = 77) -> PromptTok
     for token in (start, end, padding):
         if token not in vocabulary:
             raise WeightsError(f"{file} has no token {token}: is it CLIP's?")
-    for pair in pairs:
-        if len(pair) != 2 or not {*pair, "".join(pair)} <= vocabulary.keys():
-            raise WeightsError(f"{file}: the merge {' '.join(pair)[:40]!r} is not of known tokens: copy it again")
+    pairs = [_merge(merge, vocabulary, file) for merge in merges or ()]
     tokenizer = tokenizers.Tokenizer(models.BPE(vocabulary, pairs, unk_token=end, end_of_word_suffix="</w>"))
     tokenizer.normalizer = normalizers.Sequence(
         [normalizers.NFC(), normalizers.Replace(Regex(r"\s+"), " "), normalizers.Lowercase()]
@@ -125,16 +124,19 @@ def load_t5_tokenizer(path: str | pathlib.Path, length: int = 128) -> PromptToke
             "transformers.T5TokenizerFast.from_pretrained(folder).save_pretrained(folder)"
         )
     data = _read_json(file)
-    model = _model_of(data, file, "Unigram")
-    pieces = model.get("vocab")
-    valid = isinstance(pieces, list) and all(
-        isinstance(piece, list) and len(piece) == 2 and isinstance(piece[0], str) and isinstance(piece[1], int | float)
-        for piece in pieces
-    )
-    numbers = {piece[0]: number for number, piece in enumerate(pieces)} if valid else {}
+    pieces = _model_of(data, file, "Unigram").get("vocab")
+    vocabulary: list[tuple[str, float]] = []
+    for piece in pieces if isinstance(pieces, list) else []:
+        match piece:
+            case [str(text), int() | float() as score]:
+                vocabulary.append((text, float(score)))
+            case _:
+                raise WeightsError(
+                    f"{file}: {str(piece)[:40]!r} of model.vocab is no piece with a score: copy it again"
+                )
+    numbers = {text: number for number, (text, _) in enumerate(vocabulary)}
     if not {"<pad>", "</s>", "<unk>"} <= numbers.keys():
         raise WeightsError(f"{file} must list <pad>, </s>, <unk> and their scores in model.vocab: is it T5's?")
-    vocabulary = [(piece, float(score)) for piece, score in pieces]
     tokenizer = tokenizers.Tokenizer(models.Unigram(vocabulary, numbers["<unk>"], False))
     if (table := _character_map(data.get("normalizer"), file)) is not None:
         tokenizer.normalizer = normalizers.Precompiled(table)
@@ -142,6 +144,14 @@ def load_t5_tokenizer(path: str | pathlib.Path, length: int = 128) -> PromptToke
         [pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Metaspace("▁", prepend_scheme="always")]
     )
     return PromptTokenizer(tokenizer, length, start=None, end=numbers["</s>"], padding=numbers["<pad>"])
+
+
+def _merge(merge: object, vocabulary: dict[str, int], file: pathlib.Path) -> tuple[str, str]:
+    parts = merge.split(" ") if isinstance(merge, str) else merge
+    match parts:
+        case [str(first), str(second)] if {first, second, first + second} <= vocabulary.keys():
+            return first, second
+    raise WeightsError(f"{file}: the merge {str(merge)[:40]!r} is not of known tokens: copy it again")
 
 
 def _character_map(normalizer: object, file: pathlib.Path) -> bytes | None:
@@ -162,16 +172,15 @@ def _character_map(normalizer: object, file: pathlib.Path) -> bytes | None:
 def _padding_token(folder: pathlib.Path) -> str | None:
     for name in ("tokenizer_config.json", "special_tokens_map.json"):
         if (folder / name).is_file():
-            settings = _read_json(folder / name)
-            token = settings.get("pad_token") if isinstance(settings, dict) else None
+            token = _read_json(folder / name).get("pad_token")
             token = token.get("content") if isinstance(token, dict) else token
             if isinstance(token, str):
                 return token
     return None
 
 
-def _model_of(data: object, file: pathlib.Path, kind: str) -> dict:
-    model = data.get("model") if isinstance(data, dict) else None
+def _model_of(data: dict, file: pathlib.Path, kind: str) -> dict:
+    model = data.get("model")
     # Older files leave the type out.
     if not isinstance(model, dict) or model.get("type", kind) != kind:
         found = model.get("type") if isinstance(model, dict) else None
@@ -188,8 +197,11 @@ def _read_text(file: pathlib.Path) -> str:
         raise WeightsError(f"{file} is not readable as UTF-8 text ({error}): copy it again") from error
 
 
-def _read_json(file: pathlib.Path) -> object:
+def _read_json(file: pathlib.Path) -> dict:
     try:
-        return json.loads(_read_text(file))
+        data = json.loads(_read_text(file))
     except (json.JSONDecodeError, RecursionError) as error:
         raise WeightsError(f"{file} is not valid JSON ({error}): copy it again") from error
+    if not isinstance(data, dict):
+        raise WeightsError(f"{file} must hold a JSON object, found {str(data)[:40]!r}: copy it again")
+    return data

@@ -130,6 +130,14 @@ def test_t5_as_in_transformers(tmp_path):
         (lambda folder: (folder / "vocab.json").write_text('{"a": 0}'), "no token <.startoftext.>"),
         (lambda folder: (folder / "merges.txt").write_text("q z</w>\n"), "merge 'q z</w>' is not of known"),
         (lambda folder: (folder / "merges.txt").write_bytes(b"\xff\xfe"), "not readable as UTF-8"),
+        (lambda folder: (folder / "tokenizer.json").write_text("[]"), "must hold a JSON object"),
+        (lambda folder: (folder / "tokenizer.json").write_text('{"model": {"merges": 3}}'), "must list its merges"),
+        (
+            lambda folder: (folder / "tokenizer.json").write_text(
+                json.dumps({"model": {"vocab": json.loads((folder / "vocab.json").read_text()), "merges": [5]}})
+            ),
+            "merge '5' is not of known",
+        ),
         (
             lambda folder: (folder / "tokenizer.json").write_text('{"model": {"type": "Other"}}'),
             "a BPE model, found",
@@ -149,6 +157,7 @@ def test_refused_clip_files(clip_folder, change, message):
         (lambda data: data["model"].update(type="BPE"), "a Unigram model, found BPE"),
         (lambda data: data["model"].update(vocab=PIECES[3:]), "must list <pad>"),
         (lambda data: data["model"].update(vocab={"a": 1}), "must list <pad>"),
+        (lambda data: data["model"].update(vocab=[["a"]]), "no piece with a score"),
         (lambda data: data.update(normalizer={"precompiled_charsmap": "?"}), "character map is damaged"),
     ],
 )
