@@ -19,6 +19,7 @@ COMMANDS = {
     "generate": "a prompt and/or a picture to a 3D asset",
     "views": "the first half alone: 16 turntable views",
     "reconstruct": "the second half alone: a run folder or a capture to a 3D asset",
+    "convert": "weights of SVD, SV3D and Stable Diffusion between two layouts",
     "doctor": "devices, memory, versions, weights; --vocabulary lists the words that `tiny` knows",
 }
 

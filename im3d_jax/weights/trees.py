@@ -44,9 +44,7 @@ def unflatten(flat: dict[str, jax.Array], template: dict) -> dict:
     return jax.tree.unflatten(structure, [flat[".".join(str(k.key) for k in path)] for path, _ in leaves])
 
 
-def save_safetensors(
-    path: str | os.PathLike, flat: dict, metadata: dict[str, str] | None = None, dtype=None
-) -> None:
+def save_safetensors(path: str | os.PathLike, flat: dict, metadata: dict[str, str] | None = None, dtype=None) -> None:
     """Writes {name: array} atomically, optionally cast to `dtype` (bfloat16 for what is shipped)."""
     path = pathlib.Path(path)
     arrays = {k: np.asarray(v if dtype is None else jnp.asarray(v, dtype)) for k, v in flat.items()}
@@ -60,13 +58,12 @@ def save_safetensors(
     os.replace(temporary, path)
 
 
-def load_safetensors(path: str | os.PathLike) -> dict[str, np.ndarray]:
-    """Reads {name: array} in the stored dtypes.
+def check_no_pickle(path: pathlib.Path) -> None:
+    """Refuses files that are missing, unreadable or pickles.
 
     Raises:
-        WeightsError: If the file is missing, is a pickle, or is damaged.
+        WeightsError: One line that says which.
     """
-    path = pathlib.Path(path)
     if not path.is_file():
         raise WeightsError(f"no weights at {path}: the file is missing")
     try:
@@ -80,9 +77,17 @@ def load_safetensors(path: str | os.PathLike) -> dict[str, np.ndarray]:
             f"{path} is a pickle, which can run code when read: convert it once with "
             "safetensors.torch.save_file(torch.load(path, weights_only=True), 'model.safetensors')"
         )
+
+
+def load_safetensors(path: str | os.PathLike) -> dict[str, np.ndarray]:
+    """Reads {name: array} in the stored dtypes.
+
+    Raises:
+        WeightsError: If the file is missing, is a pickle, or is damaged.
+    """
+    path = pathlib.Path(path)
+    check_no_pickle(path)
     try:
         return safetensors.numpy.load_file(path)
     except (safetensors.SafetensorError, ValueError, OSError) as error:
-        raise WeightsError(
-            f"{path} is not a whole safetensors file ({error}): copy or download it again"
-        ) from error
+        raise WeightsError(f"{path} is not a whole safetensors file ({error}): copy or download it again") from error

@@ -1,0 +1,53 @@
+"""Weights of SVD, SV3D and Stable Diffusion between diffusers' folders and Stability AI's single files.
+
+Tensors keep their dtype and their bytes; nothing is computed. What only one layout has is kept beside and comes back on
+the way back. The result records whose code the group norms' eps follows.
+"""
+
+import pathlib
+
+from absl import flags
+
+from im3d_jax.cli.errors import UserError, user_errors
+
+
+LAYOUTS = ("diffusers", "sgm")
+
+
+def register(values: flags.FlagValues) -> None:
+    """Defines the command's flags."""
+    flags.DEFINE_string("model", None, "folder or file to convert, or a hub id", flag_values=values)
+    flags.DEFINE_enum(
+        "to", None, LAYOUTS, "diffusers: a folder; sgm: a single file as Stability AI's own", flag_values=values
+    )
+    flags.DEFINE_string("out", None, "folder or file to write; must not exist", flag_values=values)
+    flags.DEFINE_string(
+        "family", None, "svd, svd_xt, sv3d_u, sv3d_p, sd15, sd21 or sd21_base; told from the tensors otherwise",
+        flag_values=values,
+    )  # fmt: skip
+
+
+def run(values: flags.FlagValues) -> None:
+    """Writes the other layout and prints what was written.
+
+    Raises:
+        UserError: A flag is missing, or the weights cannot be converted.
+    """
+    for name, example in (("model", "svd.safetensors"), ("to", "diffusers"), ("out", "weights/svd")):
+        if not values[name].value:
+            raise UserError(f"--{name} is missing; give for instance --{name}={example}")
+    from im3d_jax.weights.conversion import convert
+    from im3d_jax.weights.foreign import open_checkpoint
+    from im3d_jax.weights.hub import find_model
+    from im3d_jax.weights.trees import WeightsError
+
+    with user_errors(WeightsError, OSError):
+        checkpoint = open_checkpoint(find_model(values.model), values.family)
+        counts = convert(checkpoint, values.to, pathlib.Path(values.out))
+    preset = checkpoint.preset
+    print(f"{preset.name}, {checkpoint.layout} to {values.to}: {values.out}")
+    aside = counts.pop("aside")
+    print(", ".join(f"{network} {count} tensors" for network, count in counts.items()))
+    if aside:
+        print(f"{aside} tensors that only the {checkpoint.layout} layout has are kept beside")
+    print(f"group norms follow {preset.norm_eps}'s eps")

@@ -1,0 +1,255 @@
+"""One layout of a checkpoint to the other, in the stored dtypes, one tensor at a time.
+
+What only one layout has (encoders and decoders that the family's own code does not use, buffers) is kept beside, so
+that nothing is lost on the way back: in the folder `sgm_only` of a diffusers folder, or behind the prefix
+``diffusers_only.`` in an sgm file.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import pathlib
+from collections.abc import Callable
+
+import numpy as np
+
+from im3d_jax.models.clip import CLIPVisionConfig
+from im3d_jax.weights.encoders import detect_layout, encoder_shapes, encoder_table
+from im3d_jax.weights.foreign import (
+    ASIDE,
+    RECORD,
+    Checkpoint,
+    encoder_prefix,
+    network_table,
+)
+from im3d_jax.weights.names.families import FileLayout, autoencoder_table, unet_table
+from im3d_jax.weights.names.table import Entry
+from im3d_jax.weights.presets import Preset
+from im3d_jax.weights.tensor_files import TensorReader, list_tensors, network_files, write_tensors
+from im3d_jax.weights.trees import WeightsError, flatten
+
+
+SGM_ONLY = "sgm_only"
+OLD_ATTENTION = "decoder.mid_block.attentions.0.proj_attn.weight"  # a name of diffusers' first years
+FILES = {"unet": "diffusion_pytorch_model.safetensors", "vae": "diffusion_pytorch_model.safetensors"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Part:
+    """A parameter of ours as a part of a stored tensor: `number` of `count` equal ones along its first axis."""
+
+    entry: Entry
+    number: int = 0
+    count: int = 1
+
+
+Parts = dict[str, Part]
+
+
+def convert(checkpoint: Checkpoint, to: FileLayout, destination: str | pathlib.Path) -> dict[str, int]:
+    """Writes a checkpoint in the other layout.
+
+    Args:
+        checkpoint: What to convert.
+        to: ``diffusers`` (a folder is written) or ``sgm`` (a file).
+        destination: Must not exist.
+
+    Returns:
+        {network: tensors written}; ``aside`` counts what only the source's layout has.
+
+    Raises:
+        WeightsError: Tensors that do not fit, a family without the layout, or a destination that exists.
+    """
+    destination = pathlib.Path(destination)
+    if to == checkpoint.layout:
+        raise WeightsError(f"{checkpoint.path} has the {to} layout already")
+    if destination.exists():
+        raise WeightsError(f"{destination} exists: give a new {'folder' if to == 'diffusers' else 'file'}")
+    if checkpoint.preset.unet.temporal == "residual":
+        raise WeightsError(f"{checkpoint.preset.name} has no sgm layout: there is nothing to convert")
+    networks, left = {}, {}
+    for network, stored in checkpoint.networks.items():
+        source, target, unused = _both(checkpoint, network, to)
+        networks[network] = (stored, source, target)
+        left[network] = {name: stored[name] for name in unused}
+    count = sum(map(len, left.values())) + len(checkpoint.aside)
+    if to == "diffusers":
+        aside = dict(checkpoint.aside)
+        for tensors in left.values():
+            aside |= tensors
+        return {**_write_folder(checkpoint, destination, networks, aside), "aside": count}
+    if (checkpoint.path / SGM_ONLY).is_dir():
+        networks[SGM_ONLY] = (list_tensors(network_files(checkpoint.path / SGM_ONLY)), None, None)
+    return {**_write_file(checkpoint, destination, networks, left), "aside": count}
+
+
+def _both(checkpoint: Checkpoint, network: str, to: FileLayout) -> tuple[Parts, Parts, list[str]]:
+    """(our parameters in the source, in the target, names of the source that neither uses)."""
+    preset, stored = checkpoint.preset, checkpoint.networks[network]
+    if network in ("unet", "vae"):
+        shapes, table = network_table(checkpoint, network)
+        if network == "unet":
+            return _whole(table), _whole(unet_table(preset, shapes, to)), []
+        names = [OLD_ATTENTION] if checkpoint.record.get("attention_names") == "old" else []
+        return _whole(table), _whole(autoencoder_table(preset, shapes, to, names)), []
+    config = preset.image_encoder or preset.text_encoders[0]
+    layout, prefix = detect_layout(stored, config)
+    source = _encoder_parts(config, layout, prefix)
+    if to == "diffusers":
+        inner = "vision_model." if isinstance(config, CLIPVisionConfig) else "text_model."
+        target = _encoder_parts(config, "transformers", inner)
+    else:
+        # Single files of Stable Diffusion 1.x hold the encoder under transformers' names, the others under OpenCLIP's.
+        outer = encoder_prefix(preset, ())
+        old = preset.name == "sd15"
+        inner = "open_clip.model." if preset.image_encoder else "transformer.text_model." if old else "model."
+        target = _encoder_parts(config, "transformers" if old else "open_clip", outer + inner)
+    used = {part.entry.name for part in source.values()}
+    if missing := sorted(used - stored.keys()):
+        raise WeightsError(f"{checkpoint.path} ({network}) lacks {len(missing)} tensors: {', '.join(missing[:12])}")
+    for part in source.values():
+        if stored[part.entry.name].shape != part.entry.shape:
+            found = list(stored[part.entry.name].shape)
+            raise WeightsError(f"tensor {part.entry.name} has shape {found}, expected {list(part.entry.shape)}")
+    return source, target, sorted(stored.keys() - used)
+
+
+def _whole(table: dict[str, Entry]) -> Parts:
+    return {ours: Part(entry) for ours, entry in table.items()}
+
+
+def _encoder_parts(config, layout, prefix: str) -> Parts:
+    shapes = {name: leaf.shape for name, leaf in flatten(encoder_shapes(config)).items()}
+    parts = {}
+    for ours, piece in encoder_table(config, layout, prefix).pieces.items():
+        entry = Entry(piece.name, piece.stored_shape(shapes[ours]), piece.layout)
+        parts[ours] = Part(entry, *(piece.part or (0, 1)))
+    return parts
+
+
+def _items(reader: TensorReader, source: Parts, target: Parts) -> list[tuple]:
+    """The target's tensors for `write_tensors`."""
+    by_name: dict[str, list[str]] = {}
+    for ours, part in target.items():
+        by_name.setdefault(part.entry.name, []).append(ours)
+    items = []
+    for name, members in by_name.items():
+        members.sort(key=lambda ours: target[ours].number)
+        dtypes = {reader.tensors[source[ours].entry.name].dtype for ours in members}
+        if len(dtypes) > 1:
+            raise WeightsError(f"the tensors that make {name} have several dtypes: {', '.join(sorted(dtypes))}")
+        entry = target[members[0]].entry
+        items.append((name, dtypes.pop(), entry.shape, _joined(reader, source, target, members)))
+    return items
+
+
+def _joined(reader: TensorReader, source: Parts, target: Parts, members: list[str]) -> Callable[[], np.ndarray]:
+    def values() -> np.ndarray:
+        arrays = []
+        for ours in members:
+            stored, part = source[ours].entry, source[ours]
+            rows = stored.shape[0] // part.count if stored.shape else 0
+            index = (slice(part.number * rows, (part.number + 1) * rows),) if part.count > 1 else None
+            array = stored.layout.from_file(reader.read(stored.name, index))
+            arrays.append(target[ours].entry.layout.to_file(array))
+        return arrays[0] if len(arrays) == 1 else np.concatenate(arrays)
+
+    return values
+
+
+def _copies(reader: TensorReader, prefix: str = "") -> list[tuple]:
+    """All tensors of a reader as they are, without a prefix of their names."""
+    return [
+        (name.removeprefix(prefix), tensor.dtype, tensor.shape, lambda name=name: reader.read(name))
+        for name, tensor in reader.tensors.items()
+    ]
+
+
+def _write_folder(checkpoint: Checkpoint, folder: pathlib.Path, networks: dict, aside: dict) -> dict[str, int]:
+    """A diffusers folder; its record is written last, so a folder without one is not whole."""
+    counts = {}
+    for network, (stored, source, target) in networks.items():
+        (folder / network).mkdir(parents=True)
+        prefix = f"{ASIDE}{network}."
+        kept = {name: aside.pop(name) for name in list(aside) if name.startswith(prefix)}
+        with TensorReader(stored) as reader, TensorReader(kept) as more:
+            items = [*_items(reader, source, target), *_copies(more, prefix)]
+            file = folder / network / FILES.get(network, "model.safetensors")
+            write_tensors(file, items, {"format": "pt"})
+            counts[network] = len(items)
+    if aside:
+        (folder / SGM_ONLY).mkdir()
+        with TensorReader(aside) as reader:
+            write_tensors(folder / SGM_ONLY / "model.safetensors", _copies(reader), {"format": "pt"})
+    preset = checkpoint.preset
+    for network, config in diffusers_configs(preset).items():
+        if network in networks:
+            (folder / network / "config.json").write_text(json.dumps(config, indent=1) + "\n")
+    record = {"family": preset.name, "norm_eps": preset.norm_eps}
+    (folder / RECORD).write_text(json.dumps(record, indent=1) + "\n")
+    return counts
+
+
+def _write_file(checkpoint: Checkpoint, file: pathlib.Path, networks: dict, aside: dict) -> dict[str, int]:
+    """One sgm file; its header is the record."""
+    items, counts = [], {}
+    with contextlib.ExitStack() as stack:
+        for network, (stored, source, target) in networks.items():
+            reader = stack.enter_context(TensorReader(stored))
+            made = _copies(reader) if source is None else _items(reader, source, target)
+            items += made
+            counts[network] = len(made)
+        for network, stored in aside.items():
+            prefix = f"{ASIDE}{network}."
+            reader = stack.enter_context(TensorReader(stored))
+            items += [(prefix + name, *rest) for name, *rest in _copies(reader)]
+        preset = checkpoint.preset
+        metadata = {"format": "pt", "im3d.family": preset.name, "im3d.norm_eps": preset.norm_eps}
+        if OLD_ATTENTION in checkpoint.networks.get("vae", ()):
+            metadata["im3d.attention_names"] = "old"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_tensors(file, items, metadata)
+    return counts
+
+
+def diffusers_configs(preset: Preset) -> dict[str, dict]:
+    """The config.json of the UNet and the autoencoder, as far as diffusers needs them to build the same networks."""
+    unet, vae = preset.unet, preset.autoencoder
+    video = unet.temporal == "blended"
+    suffix = "SpatioTemporal" if video else "2D"
+    cross = ["CrossAttn" if attends else "" for attends in unet.attention]
+    config = {
+        "_class_name": "UNetSpatioTemporalConditionModel" if video else "UNet2DConditionModel",
+        "in_channels": unet.in_channels,
+        "out_channels": unet.out_channels,
+        "block_out_channels": list(unet.channels),
+        "layers_per_block": unet.layers_per_block[0],
+        "cross_attention_dim": unet.context_dims[0],
+        "down_block_types": [f"{kind}DownBlock{suffix}" for kind in cross],
+        "up_block_types": [f"{kind}UpBlock{suffix}" for kind in reversed(cross)],
+    }
+    if video:
+        # One width for all scalars: SV3D_p's wider angles have no field there.
+        config |= {
+            "num_attention_heads": list(unet.heads),
+            "addition_time_embed_dim": unet.vector_dims[0],
+            "projection_class_embeddings_input_dim": sum(unet.vector_dims),
+            "num_frames": preset.frames,
+        }
+    else:
+        # diffusers' field of this name holds the number of heads.
+        config |= {"attention_head_dim": list(unet.heads), "use_linear_projection": not preset.pointwise_projections}
+    levels = len(vae.channels)
+    autoencoder = {
+        "_class_name": "AutoencoderKLTemporalDecoder" if vae.temporal_decoder else "AutoencoderKL",
+        "block_out_channels": list(vae.channels),
+        "down_block_types": ["DownEncoderBlock2D"] * levels,
+        "latent_channels": vae.latent_channels,
+        "layers_per_block": vae.layers_per_block,
+        "scaling_factor": vae.scaling_factor,
+    }
+    if not vae.temporal_decoder:
+        autoencoder |= {"up_block_types": ["UpDecoderBlock2D"] * levels, "use_post_quant_conv": vae.post_quant_conv}
+    return {"unet": config, "vae": autoencoder}

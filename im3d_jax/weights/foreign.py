@@ -1,0 +1,285 @@
+"""Foreign checkpoints: which family and layout a path holds, and its networks, tensor by tensor to where they belong.
+
+A diffusers folder has one folder a network; an sgm file holds all networks behind prefixes. Every tensor is used once,
+or is named as one that the family's own code does not use either; anything else is an error that lists it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import fnmatch
+import json
+import pathlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from im3d_jax.weights.names.families import (
+    FileLayout,
+    autoencoder_shapes,
+    autoencoder_table,
+    conditioner_number,
+    unet_shapes,
+    unet_table,
+)
+from im3d_jax.weights.names.table import Entry, Table, check_complete
+from im3d_jax.weights.presets import PRESETS, Preset, with_norm_eps
+from im3d_jax.weights.tensor_files import (
+    DTYPES,
+    StoredTensor,
+    TensorReader,
+    file_metadata,
+    list_tensors,
+    network_files,
+    write_tensors,
+)
+from im3d_jax.weights.trees import WeightsError, flatten, unflatten
+
+
+RECORD = "im3d.json"
+ASIDE = "diffusers_only."  # in front of tensors that only the diffusers layout has, in sgm files of ours
+FOLDERS = ("unet", "vae", "image_encoder", "text_encoder")
+# Buffers of samplers, schedules and averaged copies, which are no parameters of the networks.
+_BUFFERS = (
+    "denoiser.*", "betas", "alphas_cumprod*", "sqrt_*", "log_one_minus_alphas_cumprod", "posterior_*", "lvlb_weights",
+    "logvar", "scale_factor", "model_ema.*",
+)  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class Checkpoint:
+    """A path that holds a family's networks.
+
+    Attributes:
+        path: Folder (diffusers) or file (sgm, or a single diffusers network).
+        layout: Of the names.
+        preset: With the group norms' eps and the autoencoder's kind that these files call for.
+        networks: {folder of `FOLDERS`: {stored name: tensor}}; the names of an sgm file stand under the network they
+            belong to, unchanged.
+        aside: Tensors that the family's code does not use, by stored name.
+        record: What `conversion.convert` noted: family, norm_eps, attention_names.
+    """
+
+    path: pathlib.Path
+    layout: FileLayout
+    preset: Preset
+    networks: dict[str, dict[str, StoredTensor]]
+    aside: dict[str, StoredTensor]
+    record: dict[str, str]
+
+    @property
+    def encoder(self) -> tuple[pathlib.Path, str]:
+        """Path and prefix of the image or text encoder, as `encoders.load_encoder` takes them."""
+        if self.layout == "diffusers":
+            return self.path / encoder_folder(self.preset), ""
+        return self.path, encoder_prefix(self.preset, self.networks[encoder_folder(self.preset)])
+
+
+def encoder_folder(preset: Preset) -> str:
+    """Folder of a family's encoder in the diffusers layout."""
+    return "image_encoder" if preset.image_encoder else "text_encoder"
+
+
+def encoder_prefix(preset: Preset, names) -> str:
+    """Prefix of a family's encoder in sgm files."""
+    if preset.image_encoder or any(name.startswith("conditioner.") for name in names):
+        return "conditioner.embedders.0."
+    return "cond_stage_model."
+
+
+def open_checkpoint(path: str | pathlib.Path, family: str | None = None, *, preset: Preset | None = None) -> Checkpoint:
+    """Finds out what a path holds; reads headers only.
+
+    Args:
+        path: A diffusers folder, an sgm file, a folder with one such file, or a diffusers UNet's own file or folder.
+        family: Name of a preset, where it should not be told from the tensors' shapes.
+        preset: Sizes of a family of one's own, in place of `family`.
+
+    Raises:
+        WeightsError: One line: nothing there, a pickle, damage, an unknown family, tensors that do not belong.
+    """
+    path = pathlib.Path(path)
+    if family is not None and family not in PRESETS:
+        raise WeightsError(f"unknown family {family!r}: expected one of {', '.join(PRESETS)}")
+    folders = [name for name in FOLDERS if (path / name).is_dir()]
+    if folders:
+        stored = {name: list_tensors(network_files(path / name)) for name in folders}
+        config = _read_json(path / "unet" / "config.json")
+        record = _read_json(path / RECORD)
+    else:
+        file = network_files(path)[0] if path.is_dir() else path
+        tensors = list_tensors(network_files(path) if path.is_dir() else [path])
+        if any(name.startswith("model.diffusion_model.") for name in tensors):
+            record = {key.removeprefix("im3d."): value for key, value in file_metadata(file).items()}
+            return _open_sgm(
+                file, tensors, record, preset or _preset(family or record.get("family"), tensors, {}, path)
+            )
+        stored, config, record = {"unet": tensors}, {}, {}
+    if "unet" not in stored:
+        raise WeightsError(f"{path} has no unet folder, only {', '.join(folders)}: give the model's whole folder")
+    chosen = preset or _preset(family or record.get("family"), stored["unet"], config, path)
+    chosen = with_norm_eps(chosen, record.get("norm_eps", chosen.norm_eps))
+    if "vae" in stored:
+        autoencoder = dataclasses.replace(
+            chosen.autoencoder,
+            temporal_decoder="decoder.time_conv_out.weight" in stored["vae"],
+            post_quant_conv="post_quant_conv.weight" in stored["vae"],
+        )
+        chosen = dataclasses.replace(chosen, autoencoder=autoencoder)
+    return Checkpoint(path, "diffusers", chosen, stored, {}, record)
+
+
+def _open_sgm(file: pathlib.Path, tensors: dict[str, StoredTensor], record: dict, preset: Preset) -> Checkpoint:
+    preset = with_norm_eps(preset, "sgm")
+    temporal = "first_stage_model.decoder.conv_out.time_mix_conv.weight" in tensors
+    preset = dataclasses.replace(preset, autoencoder=dataclasses.replace(preset.autoencoder, temporal_decoder=temporal))
+    encoder = encoder_prefix(preset, tensors)
+    unused = [*_BUFFERS, ASIDE + "*"]
+    if preset.image_encoder:
+        other = f"conditioner.embedders.{conditioner_number(preset)}.encoder."
+        unused += [other + "decoder.*", other + "post_quant_conv.*", "first_stage_model.encoder.*"]
+        unused += ["first_stage_model.quant_conv.*", "first_stage_model.post_quant_conv.*"]
+        places = {
+            "unet": "model.diffusion_model.",
+            encoder_folder(preset): encoder,
+            "vae": ("first_stage_model.", other),
+        }
+    else:
+        places = {"unet": "model.diffusion_model.", encoder_folder(preset): encoder, "vae": "first_stage_model."}
+    networks: dict[str, dict[str, StoredTensor]] = {name: {} for name in places}
+    aside, unknown = {}, []
+    for name, tensor in tensors.items():
+        home = next((network for network, prefix in places.items() if name.startswith(prefix)), None)
+        if any(fnmatch.fnmatchcase(name, pattern) for pattern in unused):
+            aside[name] = tensor
+        elif home is None:
+            unknown.append(name)
+        else:
+            networks[home][name] = tensor
+    if unknown:
+        shown = ", ".join(sorted(unknown)[:12])
+        raise WeightsError(f"{file} holds {len(unknown)} tensors that no {preset.name} checkpoint has: {shown}")
+    return Checkpoint(file, "sgm", preset, {name: found for name, found in networks.items() if found}, aside, record)
+
+
+def _preset(family: str | None, tensors: dict[str, StoredTensor], config: dict, path: pathlib.Path) -> Preset:
+    """The preset of a name, or the one whose first convolution and conditions have the shapes found."""
+    if family is not None:
+        return PRESETS[family]
+
+    def width(*names: str) -> int | None:
+        return next((tensors[name].shape[1] for name in names if name in tensors), None)
+
+    prefix = "model.diffusion_model."
+    channels = width("conv_in.weight", prefix + "input_blocks.0.0.weight")
+    vector = width("add_embedding.linear_1.weight", prefix + "label_emb.0.0.weight")
+    block = "transformer_blocks.0.attn2.to_k.weight"
+    context = width(f"down_blocks.0.attentions.0.{block}", f"{prefix}input_blocks.1.1.{block}")
+    fits = [
+        name
+        for name, preset in PRESETS.items()
+        if (channels, vector or 0, (context,))
+        == (preset.unet.in_channels, sum(preset.unet.vector_dims), preset.unet.context_dims)
+    ]
+    if not fits:
+        raise WeightsError(
+            f"{path} is of no known family (UNet with {channels} input channels, {vector or 0} features of scalar "
+            f"conditions, contexts of {context}): expected one of {', '.join(PRESETS)}"
+        )
+    if "svd" in fits:
+        # The weights cannot tell them apart, and the longer one takes any number of frames.
+        return PRESETS["svd" if config.get("num_frames") == 14 else "svd_xt"]
+    if "sd21" in fits:
+        scheduler = _read_json(path / "scheduler" / "scheduler_config.json")
+        return PRESETS["sd21_base" if scheduler.get("prediction_type") == "epsilon" else "sd21"]
+    return PRESETS[fits[0]]
+
+
+def _read_json(path: pathlib.Path) -> dict:
+    if not path.is_file():
+        return {}
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise WeightsError(f"{path} is not readable as JSON ({error}): download it again") from error
+    return data if isinstance(data, dict) else {}
+
+
+def network_table(checkpoint: Checkpoint, network: str) -> tuple[dict, Table]:
+    """(shapes of our parameters, name table) of ``unet`` or ``vae``, checked against the tensors there are.
+
+    Raises:
+        WeightsError: The files lack the network, or its tensors are not exactly those of the table.
+    """
+    preset, found = checkpoint.preset, checkpoint.networks.get(network, {})
+    if not found:
+        raise WeightsError(
+            f"{checkpoint.path} holds no {network}: expected {', '.join(checkpoint.networks)} and {network}"
+        )
+    if network == "unet":
+        shapes = unet_shapes(preset.unet)
+        table = unet_table(preset, shapes, checkpoint.layout)
+    else:
+        shapes = autoencoder_shapes(preset.autoencoder)
+        table = autoencoder_table(preset, shapes, checkpoint.layout, found)
+    check_complete(table, {name: tensor.shape for name, tensor in found.items()}, f"{checkpoint.path} ({network})")
+    return shapes, table
+
+
+def load_network(checkpoint: Checkpoint, network: str, *, dtype=None, sharding=None) -> dict:
+    """The parameters of ``unet`` or ``vae``, each read, cast and put in place before the next.
+
+    Args:
+        checkpoint: From `open_checkpoint`.
+        network: ``unet`` or ``vae``.
+        dtype: Of the result; the stored one by default.
+        sharding: One `jax.sharding.Sharding` for all, or a function of the tree of shapes that returns a tree of them
+            (``functools.partial(parallel.fsdp_sharding, mesh)``); the default device by default. Only the slices that
+            this process holds are read.
+
+    Raises:
+        WeightsError: See `network_table`.
+    """
+    shapes, table = network_table(checkpoint, network)
+    places = sharding(shapes) if callable(sharding) else jax.tree.map(lambda _: sharding, shapes)
+    places = flatten(places) if sharding is not None else {}
+    flat = {}
+    with TensorReader(checkpoint.networks[network]) as reader:
+        for ours, entry in table.items():
+            flat[ours] = _place(reader, entry, dtype, places.get(ours))
+    return unflatten(flat, shapes)
+
+
+def _place(reader: TensorReader, entry: Entry, dtype, sharding) -> jax.Array:
+    kind = np.dtype(dtype or DTYPES[reader.tensors[entry.name].dtype])
+    order = entry.layout.order
+    if sharding is None:
+        return jnp.asarray(entry.layout.from_file(reader.read(entry.name)).astype(kind, order="C"))
+    shape = tuple(entry.shape[order.index(axis)] for axis in range(len(order)))
+
+    def piece(index: tuple[slice, ...]) -> np.ndarray:
+        stored = tuple(index[axis] for axis in order) + (slice(None),) * entry.layout.ones
+        return entry.layout.from_file(reader.read(entry.name, stored)).astype(kind, order="C")
+
+    return jax.make_array_from_callback(shape, sharding, piece)
+
+
+def save_network(path: str | pathlib.Path, params: dict, table: Table, *, dtype=None, metadata=None) -> None:
+    """Writes parameters of ours under a table's names, one tensor at a time.
+
+    Args:
+        path: The safetensors file.
+        params: Nested parameters.
+        table: From `names.families`.
+        dtype: Of the file; the parameters' own by default.
+        metadata: Free text fields of the header; ``format: pt`` is added, which PyTorch's readers ask for.
+    """
+    codes = {np.dtype(value): code for code, value in DTYPES.items()}
+    flat = flatten(params)
+    items = [
+        (entry.name, codes[np.dtype(dtype or flat[ours].dtype)], entry.shape,
+         lambda ours=ours, entry=entry: entry.layout.to_file(np.asarray(flat[ours]).astype(dtype or flat[ours].dtype)))
+        for ours, entry in table.items()
+    ]  # fmt: skip
+    write_tensors(path, items, {"format": "pt", **(metadata or {})})

@@ -1,0 +1,67 @@
+"""Finding a model: a path on this machine, a snapshot in the hub's cache, or, last, a download."""
+
+from __future__ import annotations
+
+import os
+import pathlib
+import re
+
+from im3d_jax.weights.trees import WeightsError
+
+
+# Gigabytes of what is taken: all networks' parameters at four bytes, as the files without a variant hold them.
+SIZES = {
+    "stabilityai/stable-video-diffusion-img2vid": 9.0,
+    "stabilityai/stable-video-diffusion-img2vid-xt": 9.0,
+    "stabilityai/sv3d": 18.8,
+    "stable-diffusion-v1-5/stable-diffusion-v1-5": 4.3,
+    "stabilityai/stable-diffusion-2-1": 5.2,
+    "stabilityai/stable-diffusion-2-1-base": 5.2,
+}
+WANTED = (
+    "*.json",
+    "*/*.json",
+    "unet/diffusion_pytorch_model.safetensors",
+    "vae/diffusion_pytorch_model.safetensors",
+    "image_encoder/model.safetensors",
+    "text_encoder/model.safetensors",
+    "tokenizer/*",
+    "sv3d_?.safetensors",
+)
+
+
+def find_model(model: str) -> pathlib.Path:
+    """The folder or file of a model.
+
+    Args:
+        model: A path, or a hub id ``organisation/name``. What is on this machine is looked for first.
+
+    Raises:
+        WeightsError: One line: what is missing, how large it is, and where to put it.
+    """
+    if os.path.exists(model):
+        return pathlib.Path(model)
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+", model):
+        raise WeightsError(f"--model={model}: no such file or folder, and not a hub id (organisation/name)")
+    size = f"about {SIZES[model]:g} GB" if model in SIZES else "size unknown"
+    by_hand = (
+        f"fetch its safetensors and JSON files ({size}) on another machine and give their folder as --model=FOLDER"
+    )
+    try:
+        import huggingface_hub
+        from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+    except ImportError as error:
+        raise WeightsError(
+            f"--model={model}: there is no such folder, and the hub needs pip install im3d-jax[hub]; or {by_hand}"
+        ) from error
+    try:
+        return pathlib.Path(huggingface_hub.snapshot_download(model, local_files_only=True))
+    except LocalEntryNotFoundError:
+        pass
+    try:
+        return pathlib.Path(huggingface_hub.snapshot_download(model, allow_patterns=list(WANTED)))
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
+        reason = str(error).partition("\n")[0][:160]
+        raise WeightsError(
+            f"--model={model} is neither here nor to be had from the hub ({reason}); {by_hand}"
+        ) from error

@@ -1,0 +1,182 @@
+"""Safetensors files tensor by tensor: what is in them, slices of it, and writing without holding it.
+
+`trees` reads whole small files; these are for networks that should be in host memory once or not at all.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import math
+import os
+import pathlib
+from collections.abc import Callable, Iterable
+
+import ml_dtypes
+import numpy as np
+import safetensors
+
+from im3d_jax.weights.trees import WeightsError, check_no_pickle
+
+
+DTYPES = {
+    "F64": np.float64,
+    "F32": np.float32,
+    "F16": np.float16,
+    "BF16": ml_dtypes.bfloat16,
+    "I64": np.int64,
+    "I32": np.int32,
+    "I16": np.int16,
+    "I8": np.int8,
+    "U8": np.uint8,
+    "BOOL": np.bool_,
+}
+PICKLES = ("*.bin", "*.ckpt", "*.pt", "*.pth")
+
+
+@dataclasses.dataclass(frozen=True)
+class StoredTensor:
+    """Where a tensor is, its shape, and its dtype as safetensors calls it (``F16``)."""
+
+    file: pathlib.Path
+    shape: tuple[int, ...]
+    dtype: str
+
+
+def network_files(folder: pathlib.Path) -> list[pathlib.Path]:
+    """The safetensors files of one network's folder: a single one, or the shards of an index.
+
+    A folder may hold the same network several times (half precision, without EMA): the plain name is taken.
+
+    Raises:
+        WeightsError: No file, several that could be meant, an unreadable index, or a shard that is missing.
+    """
+    indices = _plainest(sorted(folder.glob("*.safetensors.index.json")))
+    if len(indices) == 1:
+        try:
+            weight_map = json.loads(indices[0].read_text(encoding="utf-8"))["weight_map"]
+            names = sorted(set(weight_map.values()))
+        except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
+            raise WeightsError(f"{indices[0]} is not an index of shards ({error}): download it again") from error
+        missing = [name for name in names if not (folder / name).is_file()]
+        if missing:
+            raise WeightsError(
+                f"{folder} lacks {len(missing)} of the {len(names)} shards of {indices[0].name} "
+                f"({', '.join(missing[:3])}): download them again"
+            )
+        return [folder / name for name in names]
+    files = _plainest(sorted(folder.glob("*.safetensors")))
+    if len(files) == 1:
+        return files
+    if not files:
+        for pattern in PICKLES:
+            for pickle in sorted(folder.glob(pattern)):
+                check_no_pickle(pickle)
+        raise WeightsError(f"no safetensors file in {folder}: download the model's safetensors files")
+    names = ", ".join(file.name for file in files[:4])
+    raise WeightsError(f"{folder} holds {len(files)} safetensors files ({names}): give the one that is meant")
+
+
+def _plainest(files: list[pathlib.Path]) -> list[pathlib.Path]:
+    """Files without a variant (the part in `model.fp16.safetensors`) if there are such, else all."""
+    plain = [file for file in files if "." not in file.name.partition(".safetensors")[0]]
+    plain = [file for file in plain if "-of-" not in file.name] or plain
+    return plain or files
+
+
+def list_tensors(files: Iterable[pathlib.Path]) -> dict[str, StoredTensor]:
+    """All tensors of some files by name.
+
+    Raises:
+        WeightsError: A file is missing, a pickle or damaged, or two files hold a tensor of the same name.
+    """
+    tensors: dict[str, StoredTensor] = {}
+    for file in files:
+        check_no_pickle(file)
+        try:
+            with safetensors.safe_open(file, framework="numpy") as reader:
+                for name in reader.keys():
+                    if name in tensors:
+                        raise WeightsError(f"{file} and {tensors[name].file.name} both hold the tensor {name}")
+                    piece = reader.get_slice(name)
+                    tensors[name] = StoredTensor(file, tuple(piece.get_shape()), piece.get_dtype())
+        except (safetensors.SafetensorError, OSError) as error:
+            raise WeightsError(
+                f"{file} is not a whole safetensors file ({error}): copy or download it again"
+            ) from error
+    return tensors
+
+
+def file_metadata(file: pathlib.Path) -> dict[str, str]:
+    """The free text fields of a file's header."""
+    check_no_pickle(file)
+    try:
+        with safetensors.safe_open(file, framework="numpy") as reader:
+            return dict(reader.metadata() or {})
+    except (safetensors.SafetensorError, OSError) as error:
+        raise WeightsError(f"{file} is not a whole safetensors file ({error}): copy or download it again") from error
+
+
+class TensorReader(contextlib.ExitStack):
+    """Reads listed tensors whole or in slices; a context that keeps the files open.
+
+    Example:
+        with TensorReader(tensors) as reader:
+            bias = reader.read("conv_in.bias")
+            rows = reader.read("conv_in.weight", (slice(0, 8),))
+    """
+
+    def __init__(self, tensors: dict[str, StoredTensor]):
+        super().__init__()
+        self.tensors = tensors
+        self._open: dict[pathlib.Path, safetensors.safe_open] = {}
+
+    def read(self, name: str, index: tuple[slice, ...] | None = None) -> np.ndarray:
+        """The tensor in its stored dtype, or a slice of it; only that is read."""
+        tensor = self.tensors[name]
+        if tensor.dtype not in DTYPES:
+            raise WeightsError(
+                f"{tensor.file}: tensor {name} has dtype {tensor.dtype}, expected one of {', '.join(DTYPES)}"
+            )
+        if tensor.file not in self._open:
+            self._open[tensor.file] = self.enter_context(safetensors.safe_open(tensor.file, framework="numpy"))
+        reader = self._open[tensor.file]
+        if index is None or not tensor.shape:
+            return reader.get_tensor(name)
+        return reader.get_slice(name)[index]
+
+
+def write_tensors(
+    path: str | os.PathLike,
+    tensors: Iterable[tuple[str, str, tuple[int, ...], Callable[[], np.ndarray]]],
+    metadata: dict[str, str] | None = None,
+) -> None:
+    """Writes a safetensors file atomically, holding one tensor at a time.
+
+    Args:
+        path: The file; its folder must exist.
+        tensors: (name, dtype as in `DTYPES`, shape, function that returns the values).
+        metadata: Free text fields of the header.
+    """
+    path = pathlib.Path(path)
+    tensors = list(tensors)
+    header, offset = {"__metadata__": metadata} if metadata else {}, 0
+    for name, dtype, shape, _ in tensors:
+        size = math.prod(shape) * np.dtype(DTYPES[dtype]).itemsize
+        header[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [offset, offset + size]}
+        offset += size
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    partial = path.with_name(path.name + ".partial")
+    with partial.open("wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        for name, dtype, shape, values in tensors:
+            array = np.ascontiguousarray(values()).reshape(shape)
+            if array.dtype != DTYPES[dtype]:
+                raise ValueError(f"{name} has dtype {array.dtype}, expected {dtype}")
+            # Bytes, because the file cannot take bfloat16's buffer.
+            file.write(array.reshape(-1).view(np.uint8).data)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(partial, path)

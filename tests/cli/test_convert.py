@@ -1,0 +1,81 @@
+"""`im3d convert`: a small checkpoint there and back, and what it refuses."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from im3d_jax.cli.main import main
+from im3d_jax.weights import foreign
+from im3d_jax.weights.names.families import autoencoder_shapes, autoencoder_table, unet_shapes, unet_table
+from im3d_jax.weights.presets import PRESETS
+from im3d_jax.weights.tensor_files import write_tensors
+
+
+SD = PRESETS["sd15"]
+TINY = dataclasses.replace(
+    SD,
+    unet=dataclasses.replace(
+        SD.unet, channels=(8, 16), groups=4, layers_per_block=(1, 1), attention=(True, False), heads=(1, 2),
+        context_dims=(6,), down_eps=(1e-5,) * 2, up_eps=(1e-5,) * 2,
+    ),
+    autoencoder=dataclasses.replace(SD.autoencoder, channels=(8, 16), groups=4),
+)  # fmt: skip
+
+
+@pytest.fixture
+def weights(tmp_path, monkeypatch):
+    monkeypatch.setitem(foreign.PRESETS, "sd15", TINY)
+    tables = (
+        unet_table(TINY, unet_shapes(TINY.unet), "sgm"),
+        autoencoder_table(TINY, autoencoder_shapes(TINY.autoencoder), "sgm"),
+    )
+    rng = np.random.default_rng(0)
+    entries = [entry for table in tables for entry in table.values()]
+    path = tmp_path / "sd.safetensors"
+    write_tensors(path, [(e.name, "F32", e.shape, lambda e=e: rng.random(e.shape, np.float32)) for e in entries])
+    return path
+
+
+def test_there_and_back(weights, tmp_path, capsys):
+    folder, again = tmp_path / "sd", tmp_path / "again.safetensors"
+    assert main(["convert", f"--model={weights}", "--to=diffusers", f"--out={folder}", "--family=sd15"]) == 0
+    printed = capsys.readouterr().out
+    assert "sd15, sgm to diffusers" in printed and "group norms follow sgm's eps" in printed
+    # The family was recorded, so it need not be given again.
+    assert main(["convert", f"--model={folder}", "--to=sgm", f"--out={again}"]) == 0
+    sizes = [path.stat().st_size for path in (weights, again)]
+    assert 0 < sizes[1] - sizes[0] < 200  # the record in the header
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["--to=sgm", "--out=x"], "--model is missing"),
+        (["--model={weights}", "--out=x"], "--to is missing"),
+        (["--model={weights}", "--to=sgm"], "--out is missing"),
+        (["--model={weights}", "--to=sgm", "--out=x", "--family=sd15"], "has the sgm layout already"),
+        (["--model={weights}", "--to=diffusers", "--out=x", "--family=sd99"], "unknown family 'sd99'"),
+        (["--model={weights}", "--to=diffusers", "--out={weights}", "--family=sd15"], "exists: give a new folder"),
+        (["--model=nowhere/at/all", "--to=sgm", "--out=x"], "no such file or folder, and not a hub id"),
+        (["--model={weights}", "--to=torch", "--out=x"], "diffusers|sgm"),
+    ],
+)
+def test_refusals_are_one_line(weights, arguments, message, capsys, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    assert main(["convert", *(argument.format(weights=weights) for argument in arguments)]) == 2
+    captured = capsys.readouterr()
+    assert message in captured.err and captured.err.count("\n") == 1
+    assert not (tmp_path / "x").exists()
+
+
+def test_a_hub_id_without_network(monkeypatch, capsys, tmp_path):
+    pytest.importorskip("huggingface_hub")
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    assert main(["convert", "--model=stabilityai/sv3d", "--to=diffusers", f"--out={tmp_path}/x"]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert "about 18.8 GB" in error and "--model=FOLDER" in error
