@@ -10,20 +10,19 @@ from __future__ import annotations
 
 import dataclasses
 import fnmatch
-import json
 import os
 import pathlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from typing import Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import safetensors
 
 from im3d_jax.models.clip import CLIPText, CLIPTextConfig, CLIPVision, CLIPVisionConfig
 from im3d_jax.models.t5 import T5Config, T5Encoder
 from im3d_jax.weights.names.table import KERNELS, Layout
+from im3d_jax.weights.tensor_files import TensorReader, list_tensors, network_files
 from im3d_jax.weights.trees import WeightsError, flatten, unflatten
 
 
@@ -182,7 +181,9 @@ def load_encoder(
     place = place or (lambda name, array: jnp.asarray(array, jnp.float32))
     shapes = encoder_shapes(config)
     leaves = flatten(shapes)
-    stored = {name: file for name, file in _index(pathlib.Path(path)).items() if name.startswith(within)}
+    path = pathlib.Path(path)
+    tensors = list_tensors(network_files(path) if path.is_dir() else [path])
+    stored = {name: tensor for name, tensor in tensors.items() if name.startswith(within)}
     table = encoder_table(config, *detect_layout(stored, config))
     by_tensor = _by_tensor(table)
     missing = sorted(by_tensor.keys() - stored.keys())
@@ -193,37 +194,16 @@ def load_encoder(
             f"{path} does not fit the encoder: {len(missing)} tensors missing ({', '.join(missing[:3])}), "
             f"{len(left)} unknown ({', '.join(left[:3])})"
         )
+    for ours, piece in table.pieces.items():
+        found, wanted = stored[piece.name].shape, piece.stored_shape(leaves[ours].shape)
+        if found != wanted:
+            raise WeightsError(f"{path}: tensor {piece.name} has shape {found}, expected {wanted}")
     flat = {}
-    for file in sorted({stored[name] for name in by_tensor}):
-        with safetensors.safe_open(file, framework="np") as reader:
-            for name in (name for name in by_tensor if stored[name] == file):
-                array = reader.get_tensor(name)
-                for ours, piece in by_tensor[name]:
-                    wanted = piece.stored_shape(leaves[ours].shape)
-                    if array.shape != wanted:
-                        raise WeightsError(f"{file}: tensor {name} has shape {array.shape}, expected {wanted}")
-                    flat[ours] = place(ours, piece.take(array))
+    with TensorReader(stored) as reader:
+        for name, members in by_tensor.items():
+            array = reader.read(name)
+            flat |= {ours: place(ours, piece.take(array)) for ours, piece in members}
     return unflatten(flat, shapes)
-
-
-def export_encoder(
-    params: dict, config: EncoderConfig, layout: FileLayout = "transformers", prefix: str = ""
-) -> Iterator[tuple[str, np.ndarray]]:
-    """The inverse of `load_encoder`: (stored name, tensor) one after the other, in the parameters' dtypes.
-
-    Tensors that `load_encoder` left aside (position numbers, tied embeddings, other networks) are not made up again.
-
-    Args:
-        params: Nested parameters of `encoder_network(config)`.
-        config: Their sizes.
-        layout: Layout wanted.
-        prefix: As `detect_layout` gives it, for instance ``text_model.``.
-    """
-    flat = flatten(params)
-    for name, ours in _by_tensor(encoder_table(config, layout, prefix)).items():
-        pieces = [(piece, np.asarray(flat[own])) for own, piece in ours]
-        parts = [piece.layout.to_file(array) for piece, array in sorted(pieces, key=lambda pair: pair[0].part or ())]
-        yield name, parts[0] if len(parts) == 1 else np.concatenate(parts)
 
 
 def _by_tensor(table: EncoderTable) -> dict[str, list[tuple[str, Piece]]]:
@@ -232,34 +212,6 @@ def _by_tensor(table: EncoderTable) -> dict[str, list[tuple[str, Piece]]]:
     for ours, piece in table.pieces.items():
         grouped.setdefault(piece.name, []).append((ours, piece))
     return grouped
-
-
-def _index(path: pathlib.Path) -> dict[str, pathlib.Path]:
-    """{stored name: its file} of a file, of a folder with one file, or of shards with an index."""
-    if path.is_dir():
-        indices, files = sorted(path.glob("*.safetensors.index.json")), sorted(path.glob("*.safetensors"))
-        if len(indices) == 1:
-            files = [path / name for name in sorted(set(json.loads(indices[0].read_text())["weight_map"].values()))]
-        elif len(files) != 1:
-            names = ", ".join(file.name for file in files[:4]) or "none"
-            raise WeightsError(f"{path} must hold one safetensors file or shards with an index, found {names}")
-    else:
-        files = [path]
-    stored: dict[str, pathlib.Path] = {}
-    for file in files:
-        if not file.is_file():
-            raise WeightsError(f"no weights at {file}: the file is missing")
-        try:
-            with safetensors.safe_open(file, framework="np") as reader:
-                names = list(reader.keys())
-        except (safetensors.SafetensorError, OSError) as error:
-            raise WeightsError(
-                f"{file} is not a whole safetensors file ({error}): copy or download it again"
-            ) from error
-        if twice := sorted(stored.keys() & set(names)):
-            raise WeightsError(f"{file} repeats tensors of {stored[twice[0]].name} ({', '.join(twice[:3])})")
-        stored |= dict.fromkeys(names, file)
-    return stored
 
 
 def _layout(name: str, ndim: int) -> Layout:

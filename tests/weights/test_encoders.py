@@ -10,7 +10,7 @@ import pytest
 from safetensors.numpy import save_file
 
 from im3d_jax.models import clip, t5
-from im3d_jax.weights.encoders import detect_layout, encoder_shapes, encoder_table, export_encoder, load_encoder
+from im3d_jax.weights.encoders import detect_layout, encoder_shapes, encoder_table, load_encoder
 from im3d_jax.weights.trees import WeightsError, flatten
 
 
@@ -109,12 +109,6 @@ def test_both_layouts_give_the_same_parameters(config, tmp_path):
     name = "encoder.layers.1.mlp.fc1"
     stem = "vision_model." if vision else "text_model."
     np.testing.assert_array_equal(flat[name + ".kernel"], named[stem + name + ".weight"].T)
-    exported = dict(export_encoder(first, config, "open_clip", SGM))
-    assert exported.keys() == {name for name in single if name.removeprefix(SGM) not in extra | rest}
-    for name, array in exported.items():
-        np.testing.assert_array_equal(array, single[name])
-    again = dict(export_encoder(second, config, "transformers", stem))
-    assert again.keys() == named.keys() and all(np.array_equal(again[name], named[name]) for name in named)
     with pytest.raises(WeightsError, match="unknown.*model.unet.weight"):
         load_encoder(tmp_path / "single.safetensors", config)
 
@@ -161,7 +155,7 @@ def test_t5_leaves_decoder_and_tied_embedding_aside_and_places_stored_dtypes(tmp
     assert set(placed) == set(flat) and set(placed.values()) == {np.dtype(ml_dtypes.bfloat16)}
     np.testing.assert_array_equal(flat["shared.weight"], named["shared.weight"].astype(np.float32))
     (tmp_path / "model-1.safetensors").unlink()
-    with pytest.raises(WeightsError, match="model-1.safetensors: the file is missing"):
+    with pytest.raises(WeightsError, match="lacks 1 of the 2 shards.*model-1.safetensors"):
         load_encoder(tmp_path, T5)
 
 
@@ -187,11 +181,15 @@ def test_wrong_files_are_one_line(change, message, tmp_path):
 
 
 def test_damaged_and_ambiguous_places(tmp_path):
-    with pytest.raises(WeightsError, match="found none"):
+    with pytest.raises(WeightsError, match="no safetensors file in"):
         load_encoder(tmp_path, TEXT)
-    (tmp_path / "model.safetensors").write_bytes(b"\x80\x02 not weights")
-    with pytest.raises(WeightsError, match="not a whole safetensors file"):
-        load_encoder(tmp_path, TEXT)
+    for content, message in (
+        (b"\x80\x02 not weights", "is a pickle"),
+        (b"{} not weights", "not a whole safetensors file"),
+    ):
+        (tmp_path / "model.safetensors").write_bytes(content)
+        with pytest.raises(WeightsError, match=message):
+            load_encoder(tmp_path, TEXT)
     names = ["a.embeddings.token_embedding.weight", "b.embeddings.token_embedding.weight"]
     with pytest.raises(WeightsError, match="more than one CLIP text encoder"):
         detect_layout(names, TEXT)
