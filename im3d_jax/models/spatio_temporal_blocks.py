@@ -5,8 +5,8 @@ its output, and a learned factor a = sigmoid(mix_factor) mixes the two, a of the
 *Residual* (Emu Video, arXiv 2311.10709, section 3.2): temporal layers add to the spatial ones' output and are the
 identity at initialisation. Both skip all of it with `temporal=False`, which leaves a text-to-image network.
 
-Videos are [B, T, H, W, C]. Tokens are never regrouped for what acts on each alone; only the attention over frames sees
-[B H W, T, C]. Parameter names follow diffusers' `UNet2DConditionModel` and `UNetSpatioTemporalConditionModel`.
+Videos are [B, T, H, W, C], tokens [B, T, H W, C]; nothing regroups them. Parameter names follow diffusers'
+`UNet2DConditionModel` and `UNetSpatioTemporalConditionModel`.
 """
 
 from __future__ import annotations
@@ -242,18 +242,33 @@ class TemporalBlock(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, contexts: tuple, masks: tuple) -> jax.Array:
         x = x + FeedForward(4, dtype=self.dtype, name="ff_in")(LayerNorm(1e-5, name="norm_in")(x))
-        head_dim = x.shape[-1] // self.heads
-        attention = Attention(head_dim, False, "xla", self.dtype, name="attn1")
-        x = x + over_frames(attention, LayerNorm(1e-5, name="norm1")(x))
+        attention = FramesAttention(self.heads, False, self.dtype, name="attn1")
+        x = x + attention(LayerNorm(1e-5, name="norm1")(x))
         x = attend_to_contexts(self, x, contexts, masks)
         return x + FeedForward(4, dtype=self.dtype, name="ff")(LayerNorm(1e-5, name="norm3")(x))
 
 
-def over_frames(attention, x: jax.Array) -> jax.Array:
-    """Applies `attention` to the frames of each pixel of [B, T, N, C]; T is too short for flash attention to pay."""
-    batch, frames, pixels, features = x.shape
-    y = attention(x.swapaxes(1, 2).reshape(batch * pixels, frames, features))
-    return y.reshape(batch, pixels, frames, features).swapaxes(1, 2)
+class FramesAttention(nn.Module):
+    """Self-attention over the frames of each pixel of [B, T, N, C], parameters named as `layers.Attention`'s.
+
+    Written on the tokens where they lie: regrouping them to [B N, T, C] first moves everything twice more. T is too
+    short for flash attention to pay.
+    """
+
+    heads: int
+    zero_init: bool = False
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        features = x.shape[-1]
+        project = lambda name: Dense(features, use_bias=False, dtype=self.dtype, name=name)(x)  # noqa: E731
+        split = lambda y: y.reshape(*y.shape[:-1], self.heads, features // self.heads)  # noqa: E731
+        q, k, v = split(project("to_q")), split(project("to_k")), split(project("to_v"))
+        scores = jnp.einsum("btnhd,bsnhd->bnhts", q, k, preferred_element_type=jnp.float32)
+        weights = jax.nn.softmax(scores * (features // self.heads) ** -0.5, axis=-1).astype(v.dtype)
+        y = jnp.einsum("bnhts,bsnhd->btnhd", weights, v).reshape(x.shape)
+        return Dense(features, zero_init=self.zero_init, dtype=self.dtype, name="to_out.0")(y)
 
 
 def attend_to_contexts(block: SpatialBlock | TemporalBlock, x: jax.Array, contexts: tuple, masks: tuple) -> jax.Array:
@@ -283,9 +298,9 @@ class FrameAttention(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         features = x.shape[-1]
-        attention = Attention(features // self.heads, True, "xla", self.dtype, name="attn1")
+        attention = FramesAttention(self.heads, True, self.dtype, name="attn1")
         place = sinusoid(jnp.arange(x.shape[1]), features).astype(x.dtype)[None, :, None]
-        x = x + over_frames(attention, LayerNorm(1e-5, name="norm1")(x) + place)
+        x = x + attention(LayerNorm(1e-5, name="norm1")(x) + place)
         return x + FeedForward(4, True, self.dtype, name="ff")(LayerNorm(1e-5, name="norm3")(x))
 
 

@@ -156,3 +156,11 @@ def test_bfloat16_keeps_its_type_until_the_end(inputs):
         for line in convolutions
     )
     assert math.prod(jax.eval_shape(network.apply, {"params": half}, *inputs).shape) == 3 * 4 * 6 * 4
+
+
+@pytest.mark.parametrize("platform", ["tpu", "cuda"])
+def test_lowers_for_accelerators(inputs, platform):
+    network = SpatioTemporalUNet(dataclasses.replace(TINY, channels=(32, 64)), jnp.bfloat16)
+    shapes = jax.eval_shape(network.init, jax.random.key(0), *inputs)
+    text = jax.jit(network.apply).trace(shapes, *inputs).lower(lowering_platforms=(platform,)).as_text()
+    assert "stablehlo.convolution" in text
