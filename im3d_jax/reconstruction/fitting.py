@@ -72,6 +72,7 @@ def init_state(
     zeros = jax.tree.map(jnp.zeros_like, gaussians)
     views = min(config.views_per_step, len(cameras))
     pairs = count_pairs(gaussians, cameras[jnp.arange(views)], active=active)
+    margin = max(INITIAL_PAIR_MARGIN, config.pair_margin)
     return FitState(
         gaussians=gaussians,
         active=active,
@@ -82,7 +83,7 @@ def init_state(
         step=jnp.int32(0),
         extent=jnp.float32(extent),
         poses=poses.still(len(cameras)) if config.lr_poses else None,
-        pair_capacity=round_capacity(pairs * config.views_per_step // views, margin=INITIAL_PAIR_MARGIN),
+        pair_capacity=round_capacity(pairs * config.views_per_step // views, margin=margin),
     )
 
 
@@ -160,7 +161,7 @@ def _segment(state, targets, cameras, network, kept, config, length, looped) -> 
         # Steps consume their state; the copy keeps the caller's for a repetition.
         carry = jax.tree.map(jnp.copy, state), _no_figures(config, network)
         if looped:
-            carry = _steps(*carry, targets, cameras, network, kept, config, length)
+            carry = _steps(*carry, targets, cameras, network, kept, config, jnp.int32(length))
         else:
             # One dispatch per step: inside a device loop XLA runs CPU convolutions seven times slower.
             for _ in range(length):
@@ -191,8 +192,10 @@ def _step(state: FitState, figures, targets, cameras, network, kept, config):
     return _advance(state, figures, targets, cameras, network, kept, config)
 
 
-@partial(jax.jit, static_argnames=("config", "length"), donate_argnames=("state", "figures"))
+@partial(jax.jit, static_argnames="config", donate_argnames=("state", "figures"))
 def _steps(state: FitState, figures, targets, cameras, network, kept, config, length):
+    """Traced with any number of steps: one compiled program serves segments of all lengths."""
+
     def one(_, carry):
         return _advance(*carry, targets, cameras, network, kept, config)
 
