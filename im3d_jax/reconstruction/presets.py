@@ -143,7 +143,14 @@ def capture_config(
         densify_from=min(500, steps // 10),
         densify_until=min(15_000, steps * 7 // 10),
         strategy=strategy,
-        density=DensityConfig(gradient_threshold=2e-4, growth=1.0, split_scale=0.01, min_opacity=0.005, max_scale=0.1),
+        # Gradients are large at the start: without a limit a short run spends its rows before it knows where to.
+        density=DensityConfig(
+            gradient_threshold=2e-4,
+            growth=1.0 if steps >= 7000 else 0.2,
+            split_scale=0.01,
+            min_opacity=0.005,
+            max_scale=0.1,
+        ),
         mcmc=McmcConfig(cap=capacity),
         # After the last reset there must be time for what was dimmed to come back.
         reset_opacity_every=3000 if steps >= 7000 and not mcmc else 0,
