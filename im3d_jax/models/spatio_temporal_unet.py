@@ -18,7 +18,8 @@ import jax
 import jax.numpy as jnp
 
 from im3d_jax.models.layers import Conv, Dense, GroupNorm, sinusoid, upsample
-from im3d_jax.models.spatio_temporal_blocks import BlendedResBlock, SpatialResBlock, Transformer
+from im3d_jax.models.spatio_temporal_attention import Transformer
+from im3d_jax.models.spatio_temporal_blocks import BlendedResBlock, SpatialResBlock
 
 
 TEMPORAL_LAYOUTS = ("none", "blended", "residual")

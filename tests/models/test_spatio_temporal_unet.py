@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from im3d_jax.models.layers import TemporalConv
-from im3d_jax.models.spatio_temporal_blocks import ContextAttention, FrameAttention
+from im3d_jax.models.spatio_temporal_attention import ContextAttention, ResidualTemporalBlock
 from im3d_jax.models.spatio_temporal_unet import SpatioTemporalUNet, SpatioTemporalUNetConfig, is_temporal_parameter
 from im3d_jax.weights.trees import flatten
 
@@ -18,7 +18,6 @@ TINY = SpatioTemporalUNetConfig(
     in_channels=4, out_channels=4, channels=(8, 16), layers_per_block=(1, 1), attention=(False, True), heads=(1, 2),
     context_dims=(6,), vector_dims=(4,), groups=4, down_eps=(1e-5,) * 2, up_eps=(1e-5,) * 2,
 )  # fmt: skip
-RESIDUAL = dataclasses.replace(TINY, temporal="residual", vector_dims=(), condition_channels=5, context_dims=(6, 3))
 
 
 def random_parameters(network, *arguments, **named):
@@ -82,35 +81,12 @@ def test_without_temporal_layers_frames_do_not_see_each_other(inputs, blended):
     assert np.abs(before[:, 2] - one_other[:, 2]).max() > 1e-3
 
 
-@pytest.mark.parametrize("layer", [FrameAttention(heads=2, dtype=jnp.float32), TemporalConv(cyclic=False)])
+@pytest.mark.parametrize("layer", [ResidualTemporalBlock(heads=2, dtype=jnp.float32), TemporalConv(cyclic=False)])
 def test_residual_layers_start_as_the_identity(layer):
-    shape = (1, 3, 5, 8) if isinstance(layer, FrameAttention) else (1, 3, 2, 2, 8)
+    shape = (1, 3, 5, 8) if isinstance(layer, ResidualTemporalBlock) else (1, 3, 2, 2, 8)
     x = np.random.default_rng(3).normal(size=shape).astype(np.float32)
     y, _ = layer.init_with_output(jax.random.key(0), x)
     np.testing.assert_array_equal(y, x)
-
-
-def test_residual_network_without_its_last_kernels_is_the_picture_network(inputs):
-    x, time, context, _ = inputs
-    network = SpatioTemporalUNet(RESIDUAL)
-    contexts = (context, np.ones((1, 2, 3), np.float32))
-    condition = np.ones((1, 4, 6, 5), np.float32)
-
-    def apply(parameters, x, temporal):
-        return network.apply(parameters, x, time, contexts, condition=condition, temporal=temporal)
-
-    parameters = {"params": random_parameters(network, x, time, contexts, condition=condition)}
-    flat = flatten(parameters["params"])
-    last = [
-        n for n in flat if is_temporal_parameter(n) and n.rpartition(".")[0].endswith(("conv", "to_out.0", "net.2"))
-    ]
-    for name in (*last, "conv_in_condition.kernel"):
-        flat[name][...] = 0
-    run = jax.jit(apply, static_argnums=2)
-    pictures = run(parameters, x, False)
-    np.testing.assert_allclose(run(parameters, x, True), pictures, rtol=1e-5, atol=1e-5)
-    flat["conv_in_condition.kernel"][...] = 0.1
-    assert np.abs(run(parameters, x, True) - pictures).max() > 1e-3
 
 
 def test_recomputing_changes_no_parameter(inputs):
