@@ -9,6 +9,7 @@ import pytest
 
 import splat
 from im3d_jax.reconstruction import FitConfig, Targets, init_state, initial
+from splat.lenses import image_points
 
 
 @pytest.fixture(scope="module")
@@ -56,3 +57,35 @@ def test_given_points_get_the_scale_of_their_spacing():
     np.testing.assert_allclose(gaussians.scales[:64], 0.1, rtol=1e-4)
     with pytest.raises(ValueError, match=r"\[n, 3\]"):
         initial.initial_gaussians(jax.random.key(0), FitConfig(), 1.0, np.zeros((5, 2)))
+
+
+@pytest.mark.parametrize(
+    ("model", "coefficients"), [("pinhole", [0.3, 0.1, 0.01, -0.01]), ("fisheye", [0.1, -0.05, 0.0, 0.0])]
+)
+def test_the_hull_follows_the_lens(model, coefficients):
+    """Masks of a ball of radius 0.5 seen through a bent lens: its hull is that ball and little more."""
+    cameras = splat.orbit_cameras(0.4, views=8, width=64, height=64)
+    cameras = cameras.replace(model=model, distortion=jnp.tile(jnp.asarray(coefficients)[None], (8, 1)))
+    rng = np.random.default_rng(0)
+    surface = rng.normal(size=(20_000, 3))
+    surface = jnp.asarray(0.5 * surface / np.linalg.norm(surface, axis=-1, keepdims=True), jnp.float32)
+    local = jnp.einsum("vij,nj->vni", cameras.world_to_camera[:, :3, :3], surface)
+    image = image_points(cameras, *jnp.moveaxis(local + cameras.world_to_camera[:, None, :3, 3], -1, 0))
+    rgba = np.zeros((8, 64, 64, 4), np.float32)
+    for view in range(8):
+        rgba[view, np.floor(image.v[view]).astype(int), np.floor(image.u[view]).astype(int)] = 1.0
+    points = initial.hull_points(jax.random.key(0), rgba, cameras, 400)
+    distance = np.linalg.norm(points, axis=-1)
+    assert len(points) > 100 and np.mean(distance < 0.58) > 0.9 and np.quantile(distance, 0.9) > 0.4
+
+
+def test_points_bring_their_colours_and_surplus_ones_are_drawn_at_random():
+    config = FitConfig(capacity=50, initial=50, sh_degree=1)
+    points = np.stack([np.arange(200.0), np.zeros(200), np.zeros(200)], -1)
+    colours = np.stack([points[:, 0] / 200, np.full(200, 0.5), np.zeros(200)], -1)
+    gaussians, active = initial.initial_gaussians(jax.random.key(0), config, 100.0, points, colours)
+    assert active.all() and len(np.unique(gaussians.means[:, 0])) == 50 and gaussians.means[:, 0].max() > 150
+    shown = 0.5 + 0.28209479 * gaussians.sh[:, 0]
+    np.testing.assert_allclose(shown[:, 0], gaussians.means[:, 0] / 200, atol=1e-5)
+    np.testing.assert_allclose(shown[:, 1:], np.tile([[0.5, 0.0]], (50, 1)), atol=1e-6)
+    assert not gaussians.sh[:, 1:].any()
