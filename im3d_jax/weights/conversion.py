@@ -7,8 +7,8 @@ that nothing is lost on the way back: in the folder `sgm_only` of a diffusers fo
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
+import functools
 import json
 import pathlib
 from collections.abc import Callable
@@ -27,7 +27,7 @@ from im3d_jax.weights.foreign import (
 from im3d_jax.weights.names.families import FileLayout, autoencoder_table, unet_table
 from im3d_jax.weights.names.table import Entry
 from im3d_jax.weights.presets import Preset
-from im3d_jax.weights.tensor_files import TensorReader, list_tensors, network_files, write_tensors
+from im3d_jax.weights.tensor_files import StoredTensor, list_tensors, network_files, read_tensor, write_tensors
 from im3d_jax.weights.trees import WeightsError, flatten
 
 
@@ -129,7 +129,7 @@ def _encoder_parts(config, layout, prefix: str) -> Parts:
     return parts
 
 
-def _items(reader: TensorReader, source: Parts, target: Parts) -> list[tuple]:
+def _items(stored: dict[str, StoredTensor], source: Parts, target: Parts) -> list[tuple]:
     """The target's tensors for `write_tensors`."""
     by_name: dict[str, list[str]] = {}
     for ours, part in target.items():
@@ -137,34 +137,33 @@ def _items(reader: TensorReader, source: Parts, target: Parts) -> list[tuple]:
     items = []
     for name, members in by_name.items():
         members.sort(key=lambda ours: target[ours].number)
-        dtypes = {reader.tensors[source[ours].entry.name].dtype for ours in members}
+        dtypes = {stored[source[ours].entry.name].dtype for ours in members}
         if len(dtypes) > 1:
             raise WeightsError(f"the tensors that make {name} have several dtypes: {', '.join(sorted(dtypes))}")
         entry = target[members[0]].entry
-        items.append((name, dtypes.pop(), entry.shape, _joined(reader, source, target, members)))
+        items.append((name, dtypes.pop(), entry.shape, _joined(stored, source, target, members)))
     return items
 
 
-def _joined(reader: TensorReader, source: Parts, target: Parts, members: list[str]) -> Callable[[], np.ndarray]:
+def _joined(
+    tensors: dict[str, StoredTensor], source: Parts, target: Parts, members: list[str]
+) -> Callable[[], np.ndarray]:
     def values() -> np.ndarray:
         arrays = []
         for ours in members:
             stored, part = source[ours].entry, source[ours]
             rows = stored.shape[0] // part.count if stored.shape else 0
             index = (slice(part.number * rows, (part.number + 1) * rows),) if part.count > 1 else None
-            array = stored.layout.from_file(reader.read(stored.name, index))
+            array = stored.layout.from_file(read_tensor(tensors[stored.name], index))
             arrays.append(target[ours].entry.layout.to_file(array))
         return arrays[0] if len(arrays) == 1 else np.concatenate(arrays)
 
     return values
 
 
-def _copies(reader: TensorReader, prefix: str = "") -> list[tuple]:
-    """All tensors of a reader as they are, without a prefix of their names."""
-    return [
-        (name.removeprefix(prefix), tensor.dtype, tensor.shape, lambda name=name: reader.read(name))
-        for name, tensor in reader.tensors.items()
-    ]
+def _copies(tensors: dict[str, StoredTensor]) -> list[tuple]:
+    """Tensors as they are."""
+    return [(name, t.dtype, t.shape, functools.partial(read_tensor, t)) for name, t in tensors.items()]
 
 
 def _write_folder(checkpoint: Checkpoint, folder: pathlib.Path, networks: dict, aside: dict) -> dict[str, int]:
@@ -173,16 +172,13 @@ def _write_folder(checkpoint: Checkpoint, folder: pathlib.Path, networks: dict, 
     for network, (stored, source, target) in networks.items():
         (folder / network).mkdir(parents=True)
         prefix = f"{ASIDE}{network}."
-        kept = {name: aside.pop(name) for name in list(aside) if name.startswith(prefix)}
-        with TensorReader(stored) as reader, TensorReader(kept) as more:
-            items = [*_items(reader, source, target), *_copies(more, prefix)]
-            file = folder / network / FILES.get(network, "model.safetensors")
-            write_tensors(file, items, {"format": "pt"})
-            counts[network] = len(items)
+        kept = {name.removeprefix(prefix): aside.pop(name) for name in list(aside) if name.startswith(prefix)}
+        items = [*_items(stored, source, target), *_copies(kept)]
+        write_tensors(folder / network / FILES.get(network, "model.safetensors"), items, {"format": "pt"})
+        counts[network] = len(items)
     if aside:
         (folder / SGM_ONLY).mkdir()
-        with TensorReader(aside) as reader:
-            write_tensors(folder / SGM_ONLY / "model.safetensors", _copies(reader), {"format": "pt"})
+        write_tensors(folder / SGM_ONLY / "model.safetensors", _copies(aside), {"format": "pt"})
     preset = checkpoint.preset
     for network, config in diffusers_configs(preset).items():
         if network in networks:
@@ -195,22 +191,18 @@ def _write_folder(checkpoint: Checkpoint, folder: pathlib.Path, networks: dict, 
 def _write_file(checkpoint: Checkpoint, file: pathlib.Path, networks: dict, aside: dict) -> dict[str, int]:
     """One sgm file; its header is the record."""
     items, counts = [], {}
-    with contextlib.ExitStack() as stack:
-        for network, (stored, source, target) in networks.items():
-            reader = stack.enter_context(TensorReader(stored))
-            made = _copies(reader) if source is None else _items(reader, source, target)
-            items += made
-            counts[network] = len(made)
-        for network, stored in aside.items():
-            prefix = f"{ASIDE}{network}."
-            reader = stack.enter_context(TensorReader(stored))
-            items += [(prefix + name, *rest) for name, *rest in _copies(reader)]
-        preset = checkpoint.preset
-        metadata = {"format": "pt", "im3d.family": preset.name, "im3d.norm_eps": preset.norm_eps}
-        if OLD_ATTENTION in checkpoint.networks.get("vae", ()):
-            metadata["im3d.attention_names"] = "old"
-        file.parent.mkdir(parents=True, exist_ok=True)
-        write_tensors(file, items, metadata)
+    for network, (stored, source, target) in networks.items():
+        made = _copies(stored) if source is None else _items(stored, source, target)
+        items += made
+        counts[network] = len(made)
+    for network, stored in aside.items():
+        items += _copies({f"{ASIDE}{network}.{name}": tensor for name, tensor in stored.items()})
+    preset = checkpoint.preset
+    metadata = {"format": "pt", "im3d.family": preset.name, "im3d.norm_eps": preset.norm_eps}
+    if OLD_ATTENTION in checkpoint.networks.get("vae", ()):
+        metadata["im3d.attention_names"] = "old"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    write_tensors(file, items, metadata)
     return counts
 
 

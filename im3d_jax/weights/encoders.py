@@ -22,7 +22,7 @@ import numpy as np
 from im3d_jax.models.clip import CLIPText, CLIPTextConfig, CLIPVision, CLIPVisionConfig
 from im3d_jax.models.t5 import T5Config, T5Encoder
 from im3d_jax.weights.names.table import KERNELS, Layout
-from im3d_jax.weights.tensor_files import TensorReader, list_tensors, network_files
+from im3d_jax.weights.tensor_files import list_tensors, network_files, read_tensor
 from im3d_jax.weights.trees import WeightsError, flatten, unflatten
 
 
@@ -199,10 +199,10 @@ def load_encoder(
         if found != wanted:
             raise WeightsError(f"{path}: tensor {piece.name} has shape {found}, expected {wanted}")
     flat = {}
-    with TensorReader(stored) as reader:
-        for name, members in by_tensor.items():
-            array = reader.read(name)
-            flat |= {ours: place(ours, piece.take(array)) for ours, piece in members}
+    for name, members in by_tensor.items():
+        # A copy: jax may keep what it is given, and that should not be the file.
+        array = np.array(read_tensor(stored[name]))
+        flat |= {ours: place(ours, piece.take(array)) for ours, piece in members}
     return unflatten(flat, shapes)
 
 

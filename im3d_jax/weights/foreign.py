@@ -6,6 +6,7 @@ or is named as one that the family's own code does not use either; anything else
 
 from __future__ import annotations
 
+import concurrent.futures
 import dataclasses
 import fnmatch
 import json
@@ -28,10 +29,10 @@ from im3d_jax.weights.presets import PRESETS, Preset, with_norm_eps
 from im3d_jax.weights.tensor_files import (
     DTYPES,
     StoredTensor,
-    TensorReader,
     file_metadata,
     list_tensors,
     network_files,
+    read_tensor,
     write_tensors,
 )
 from im3d_jax.weights.trees import WeightsError, flatten, unflatten
@@ -40,6 +41,7 @@ from im3d_jax.weights.trees import WeightsError, flatten, unflatten
 RECORD = "im3d.json"
 ASIDE = "diffusers_only."  # in front of tensors that only the diffusers layout has, in sgm files of ours
 FOLDERS = ("unet", "vae", "image_encoder", "text_encoder")
+_READERS = 4
 # Buffers of samplers, schedules and averaged copies, which are no parameters of the networks.
 _BUFFERS = (
     "denoiser.*", "betas", "alphas_cumprod*", "sqrt_*", "log_one_minus_alphas_cumprod", "posterior_*", "lvlb_weights",
@@ -228,7 +230,7 @@ def network_table(checkpoint: Checkpoint, network: str) -> tuple[dict, Table]:
 
 
 def load_network(checkpoint: Checkpoint, network: str, *, dtype=None, sharding=None) -> dict:
-    """The parameters of ``unet`` or ``vae``, each read, cast and put in place before the next.
+    """The parameters of ``unet`` or ``vae``, read, cast and put in place a few tensors at a time.
 
     Args:
         checkpoint: From `open_checkpoint`.
@@ -244,23 +246,24 @@ def load_network(checkpoint: Checkpoint, network: str, *, dtype=None, sharding=N
     shapes, table = network_table(checkpoint, network)
     places = sharding(shapes) if callable(sharding) else jax.tree.map(lambda _: sharding, shapes)
     places = flatten(places) if sharding is not None else {}
-    flat = {}
-    with TensorReader(checkpoint.networks[network]) as reader:
-        for ours, entry in table.items():
-            flat[ours] = _place(reader, entry, dtype, places.get(ours))
+    stored = checkpoint.networks[network]
+    # Threads, because casting and transposing take longer than reading; each holds one tensor besides the result.
+    with concurrent.futures.ThreadPoolExecutor(_READERS) as pool:
+        place = lambda ours: _place(stored[table[ours].name], table[ours], dtype, places.get(ours))  # noqa: E731
+        flat = dict(zip(table, pool.map(place, table), strict=True))
     return unflatten(flat, shapes)
 
 
-def _place(reader: TensorReader, entry: Entry, dtype, sharding) -> jax.Array:
-    kind = np.dtype(dtype or DTYPES[reader.tensors[entry.name].dtype])
+def _place(tensor: StoredTensor, entry: Entry, dtype, sharding) -> jax.Array:
+    kind = np.dtype(dtype or DTYPES.get(tensor.dtype))
     order = entry.layout.order
     if sharding is None:
-        return jnp.asarray(entry.layout.from_file(reader.read(entry.name)).astype(kind, order="C"))
+        return jnp.asarray(entry.layout.from_file(read_tensor(tensor)).astype(kind, order="C"))
     shape = tuple(entry.shape[order.index(axis)] for axis in range(len(order)))
 
     def piece(index: tuple[slice, ...]) -> np.ndarray:
         stored = tuple(index[axis] for axis in order) + (slice(None),) * entry.layout.ones
-        return entry.layout.from_file(reader.read(entry.name, stored)).astype(kind, order="C")
+        return entry.layout.from_file(read_tensor(tensor, stored)).astype(kind, order="C")
 
     return jax.make_array_from_callback(shape, sharding, piece)
 

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import json
 import math
@@ -37,11 +36,12 @@ PICKLES = ("*.bin", "*.ckpt", "*.pt", "*.pth")
 
 @dataclasses.dataclass(frozen=True)
 class StoredTensor:
-    """Where a tensor is, its shape, and its dtype as safetensors calls it (``F16``)."""
+    """Where a tensor is: its file, shape, dtype as safetensors calls it (``F16``), and first byte."""
 
     file: pathlib.Path
     shape: tuple[int, ...]
     dtype: str
+    offset: int = 0
 
 
 def network_files(folder: pathlib.Path) -> list[pathlib.Path]:
@@ -93,19 +93,27 @@ def list_tensors(files: Iterable[pathlib.Path]) -> dict[str, StoredTensor]:
     """
     tensors: dict[str, StoredTensor] = {}
     for file in files:
-        check_no_pickle(file)
-        try:
-            with safetensors.safe_open(file, framework="numpy") as reader:
-                for name in reader.keys():
-                    if name in tensors:
-                        raise WeightsError(f"{file} and {tensors[name].file.name} both hold the tensor {name}")
-                    piece = reader.get_slice(name)
-                    tensors[name] = StoredTensor(file, tuple(piece.get_shape()), piece.get_dtype())
-        except (safetensors.SafetensorError, OSError) as error:
-            raise WeightsError(
-                f"{file} is not a whole safetensors file ({error}): copy or download it again"
-            ) from error
+        header, start = _header(file)
+        for name, field in header.items():
+            if name in tensors:
+                raise WeightsError(f"{file} and {tensors[name].file.name} both hold the tensor {name}")
+            offset = start + field["data_offsets"][0]
+            tensors[name] = StoredTensor(file, tuple(field["shape"]), field["dtype"], offset)
     return tensors
+
+
+def _header(file: pathlib.Path) -> tuple[dict[str, dict], int]:
+    """({name: dtype, shape, data_offsets}, place of the first tensor) of a whole file."""
+    check_no_pickle(file)
+    try:
+        # The library checks that header and data fit together.
+        with safetensors.safe_open(file, framework="numpy"), file.open("rb") as raw:
+            size = int.from_bytes(raw.read(8), "little")
+            header = json.loads(raw.read(size))
+    except (safetensors.SafetensorError, OSError) as error:
+        raise WeightsError(f"{file} is not a whole safetensors file ({error}): copy or download it again") from error
+    header.pop("__metadata__", None)
+    return header, 8 + size
 
 
 def file_metadata(file: pathlib.Path) -> dict[str, str]:
@@ -118,33 +126,20 @@ def file_metadata(file: pathlib.Path) -> dict[str, str]:
         raise WeightsError(f"{file} is not a whole safetensors file ({error}): copy or download it again") from error
 
 
-class TensorReader(contextlib.ExitStack):
-    """Reads listed tensors whole or in slices; a context that keeps the files open.
+def read_tensor(tensor: StoredTensor, index: tuple[slice, ...] | None = None) -> np.ndarray:
+    """The tensor in its stored dtype, or a slice of it; only that is read.
 
-    Example:
-        with TensorReader(tensors) as reader:
-            bias = reader.read("conv_in.bias")
-            rows = reader.read("conv_in.weight", (slice(0, 8),))
+    The result is mapped from the file: it takes no memory of its own, and none at all once it is let go.
+
+    Raises:
+        WeightsError: The dtype is not one of `DTYPES`.
     """
-
-    def __init__(self, tensors: dict[str, StoredTensor]):
-        super().__init__()
-        self.tensors = tensors
-        self._open: dict[pathlib.Path, safetensors.safe_open] = {}
-
-    def read(self, name: str, index: tuple[slice, ...] | None = None) -> np.ndarray:
-        """The tensor in its stored dtype, or a slice of it; only that is read."""
-        tensor = self.tensors[name]
-        if tensor.dtype not in DTYPES:
-            raise WeightsError(
-                f"{tensor.file}: tensor {name} has dtype {tensor.dtype}, expected one of {', '.join(DTYPES)}"
-            )
-        if tensor.file not in self._open:
-            self._open[tensor.file] = self.enter_context(safetensors.safe_open(tensor.file, framework="numpy"))
-        reader = self._open[tensor.file]
-        if index is None or not tensor.shape:
-            return reader.get_tensor(name)
-        return reader.get_slice(name)[index]
+    if tensor.dtype not in DTYPES:
+        raise WeightsError(f"{tensor.file} has a tensor of dtype {tensor.dtype}, expected one of {', '.join(DTYPES)}")
+    if 0 in tensor.shape:
+        return np.zeros(tensor.shape, DTYPES[tensor.dtype])
+    mapped = np.memmap(tensor.file, DTYPES[tensor.dtype], "r", tensor.offset, tensor.shape)
+    return mapped.view(np.ndarray)[index or ...]
 
 
 def write_tensors(

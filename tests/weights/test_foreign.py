@@ -20,7 +20,7 @@ from im3d_jax.weights.encoders import encoder_shapes, encoder_table, load_encode
 from im3d_jax.weights.foreign import load_network, network_table, open_checkpoint, save_network
 from im3d_jax.weights.names.families import autoencoder_shapes, autoencoder_table, unet_shapes, unet_table
 from im3d_jax.weights.presets import PRESETS
-from im3d_jax.weights.tensor_files import DTYPES, StoredTensor, TensorReader, list_tensors, write_tensors
+from im3d_jax.weights.tensor_files import DTYPES, StoredTensor, list_tensors, read_tensor, write_tensors
 from im3d_jax.weights.trees import WeightsError, flatten
 
 
@@ -40,9 +40,7 @@ SPARE = [OPEN_CLIP + "logit_scale", "conditioner.embedders.3.encoder.decoder.x",
 
 
 def contents(*files):
-    tensors = list_tensors(files)
-    with TensorReader(tensors) as reader:
-        return {name: (t.dtype, t.shape, reader.read(name).tobytes()) for name, t in tensors.items()}
+    return {name: (t.dtype, t.shape, read_tensor(t).tobytes()) for name, t in list_tensors(files).items()}
 
 
 def write(path, shapes, dtype="F16"):
@@ -110,10 +108,9 @@ def test_diffusers_folder_and_back(folder, tmp_path):
             target.parent.mkdir(parents=True, exist_ok=True)
             target.write_bytes(file.read_bytes())
     tensors = list_tensors([folder / "image_encoder" / "model.safetensors"])
-    with TensorReader(tensors) as reader:
-        items = [(n, t.dtype, t.shape, lambda n=n: reader.read(n)) for n, t in tensors.items()]
-        items.append(("vision_model.embeddings.position_ids", "I64", (1, 5), lambda: np.arange(5)[None]))
-        write_tensors(source / "image_encoder" / "model.safetensors", items)
+    items = [(n, t.dtype, t.shape, lambda t=t: read_tensor(t)) for n, t in tensors.items()]
+    items.append(("vision_model.embeddings.position_ids", "I64", (1, 5), lambda: np.arange(5)[None]))
+    write_tensors(source / "image_encoder" / "model.safetensors", items)
     assert len(contents(source / "image_encoder" / "model.safetensors")) == len(extra) + 1
     convert(open_checkpoint(source, preset=TINY), "sgm", tmp_path / "one.safetensors")
     convert(open_checkpoint(tmp_path / "one.safetensors", preset=TINY), "diffusers", tmp_path / "again")
@@ -153,10 +150,9 @@ def test_axes_of_what_is_loaded(sgm_file):
     parameters = flatten(load_network(open_checkpoint(sgm_file, preset=TINY), "unet"))
     tensors = list_tensors([sgm_file])
     prefix = "model.diffusion_model.input_blocks.1."
-    with TensorReader(tensors) as reader:
-        conv = reader.read(prefix + "0.in_layers.2.weight")
-        frames = reader.read(prefix + "0.time_stack.in_layers.2.weight")
-        linear = reader.read(prefix + "1.time_stack.0.ff_in.net.0.proj.weight")
+    conv = read_tensor(tensors[prefix + "0.in_layers.2.weight"])
+    frames = read_tensor(tensors[prefix + "0.time_stack.in_layers.2.weight"])
+    linear = read_tensor(tensors[prefix + "1.time_stack.0.ff_in.net.0.proj.weight"])
     block = "down_blocks.0.resnets.0."
     np.testing.assert_array_equal(parameters[block + "spatial_res_block.conv1.kernel"], conv.transpose(2, 3, 1, 0))
     ours = parameters[block + "temporal_res_block.conv1.kernel"]
@@ -282,10 +278,9 @@ def test_shards(folder, tmp_path):
     unet = contents(folder / "unet" / FILE)
     tensors = list_tensors([folder / "unet" / FILE])
     parts = {"a.safetensors": sorted(unet)[::2], "b.safetensors": sorted(unet)[1::2]}
-    with TensorReader(tensors) as reader:
-        for name, members in parts.items():
-            read = lambda n: (n, tensors[n].dtype, tensors[n].shape, lambda: reader.read(n))  # noqa: E731
-            write_tensors(tmp_path / name, [read(member) for member in members])
+    for name, members in parts.items():
+        read = lambda n: (n, tensors[n].dtype, tensors[n].shape, lambda: read_tensor(tensors[n]))  # noqa: E731
+        write_tensors(tmp_path / name, [read(member) for member in members])
     index = {"weight_map": {member: name for name, members in parts.items() for member in members}}
     (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index))
     checkpoint = open_checkpoint(tmp_path, preset=TINY)
