@@ -1,4 +1,4 @@
-"""Reading and writing weights: safetensors files, model bundles, tokenizers."""
+"""Reading and writing weights: safetensors files, model bundles, foreign checkpoints, tokenizers."""
 
 from im3d_jax.weights.bundle import (
     BUNDLED,
@@ -9,23 +9,37 @@ from im3d_jax.weights.bundle import (
     parameter_shapes,
     save_bundle,
 )
+from im3d_jax.weights.conversion import convert
+from im3d_jax.weights.foreign import Checkpoint, load_network, open_checkpoint, save_network
+from im3d_jax.weights.hub import find_model
+from im3d_jax.weights.presets import PRESETS, Preset
+from im3d_jax.weights.starting import video_from_pictures
 from im3d_jax.weights.tokenizer import WordTokenizer, build_tokenizer
 from im3d_jax.weights.trees import WeightsError, flatten, load_safetensors, save_safetensors, unflatten
 
 
 __all__ = [
     "BUNDLED",
+    "PRESETS",
     "Bundle",
     "BundleConfig",
+    "Checkpoint",
+    "Preset",
     "WeightsError",
     "WordTokenizer",
     "build_tokenizer",
+    "convert",
+    "find_model",
     "flatten",
     "load_bundle",
+    "load_network",
     "load_safetensors",
     "networks",
+    "open_checkpoint",
     "parameter_shapes",
     "save_bundle",
+    "save_network",
     "save_safetensors",
     "unflatten",
+    "video_from_pictures",
 ]
