@@ -129,7 +129,7 @@ def capture_config(
         capacity: Most gaussians.
     """
     mcmc = strategy == "mcmc"
-    first = 1.6e-4 * max(1.0, (30_000 / steps) ** 0.5)
+    first = 1.6e-4 * max(1.0, (30_000 / max(steps, 1000)) ** 0.5)
     return FitConfig(
         steps=steps,
         capacity=capacity,

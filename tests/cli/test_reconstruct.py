@@ -198,3 +198,49 @@ def test_one_program_of_many_steps_equals_one_a_step(capture):
         fitting.fit(start, targets, views.cameras, config, stop_step=6, looped=looped)[0] for looped in (False, True)
     ]
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4), *ends)
+
+
+def test_fits_of_generated_views_go_on_inside_a_part(by_hand, tmp_path, monkeypatch, capsys):
+    def generate(out):
+        return main(["generate", "--prompt=a red mug", "--quality=draft", "--rounds=0", f"--out={tmp_path / out}"])
+
+    assert generate("whole") == 0
+    step, left = fitting._step, 8
+
+    def stopping(*arguments, **named):
+        nonlocal left
+        left -= 1
+        if left == 0:
+            raise KeyboardInterrupt
+        return step(*arguments, **named)
+
+    monkeypatch.setattr(fitting, "_step", stopping)
+    assert generate("cut") == 130
+    assert len(load_ply(tmp_path / "cut/asset.ply")) > 50
+    capsys.readouterr()
+    assert generate("cut") == 0
+    assert "going on from step 6" in capsys.readouterr().err
+    assert files(tmp_path / "cut") == files(tmp_path / "whole")
+
+
+def test_a_colmap_model_through_its_lens(reconstruct, tmp_path):
+    pycolmap = pytest.importorskip("pycolmap")
+    options = pycolmap.SyntheticDatasetOptions()
+    options.num_rigs, options.num_cameras_per_rig, options.num_frames_per_rig = 1, 1, 4
+    options.num_points3D, options.camera_width, options.camera_height = 60, 24, 16
+    options.camera_params = [30.0, 12.0, 8.0, 0.05]  # SIMPLE_RADIAL
+    made = pycolmap.synthesize_dataset(options)
+    (tmp_path / "data/sparse/0").mkdir(parents=True)
+    (tmp_path / "data/images").mkdir()
+    made.write(str(tmp_path / "data/sparse/0"))
+    for image in made.images.values():
+        picture = np.full((16, 24, 3), 0.4, np.float32)
+        (tmp_path / "data/images" / image.name).write_bytes(encode_png(picture))
+    flags = ["--steps=4", "--gaussians=100", "--sh_degree=0", "--hold_out=3"]
+    assert main(["reconstruct", f"--data={tmp_path / 'data'}", f"--out={tmp_path / 'out'}", *flags]) == 0
+    metrics = json.loads((tmp_path / "out/metrics.json").read_text())
+    assert np.isfinite(metrics["test"]["psnr"]) and metrics["gaussians"] >= 60
+    started = load_ply(tmp_path / "out/asset.ply")
+    points = np.stack([point.xyz for point in made.points3D.values()])
+    nearest = np.linalg.norm(np.asarray(started.means)[:60, None] - points[None], axis=-1).min(1)
+    assert np.median(nearest) < 0.1, "four steps from the model's points"
