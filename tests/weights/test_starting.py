@@ -14,8 +14,8 @@ from im3d_jax.weights.trees import WeightsError, flatten
 
 
 PICTURES = SpatioTemporalUNetConfig(
-    in_channels=4, out_channels=4, channels=(8, 16), layers_per_block=(1, 1), attention=(False, True), heads=(1, 2),
-    context_dims=(6,), vector_dims=(), temporal="none", groups=4, down_eps=(1e-5,) * 2, up_eps=(1e-5,) * 2,
+    in_channels=4, out_channels=4, channels=(8,), layers_per_block=(1,), attention=(True,), heads=(1,),
+    context_dims=(6,), vector_dims=(), temporal="none", groups=4, down_eps=(1e-5,), up_eps=(1e-5,),
 )  # fmt: skip
 BLENDED = dataclasses.replace(PICTURES, temporal="blended", in_channels=8, vector_dims=(4,))
 RESIDUAL = dataclasses.replace(PICTURES, temporal="residual", condition_channels=5, context_dims=(6, 3))
@@ -58,4 +58,4 @@ def test_sizes_must_agree(setting):
     with pytest.raises(WeightsError, match="sizes must agree"):
         video_from_pictures(dataclasses.replace(BLENDED, context_dims=(7,)), pictures, jax.random.key(0))
     with pytest.raises(WeightsError, match="parameters that the video network lacks"):
-        video_from_pictures(dataclasses.replace(BLENDED, attention=(False, False)), pictures, jax.random.key(0))
+        video_from_pictures(dataclasses.replace(BLENDED, attention=(False,)), pictures, jax.random.key(0))
