@@ -34,6 +34,7 @@ from im3d_jax.data import orbits
 from im3d_jax.data.toybox import VOCABULARY
 from im3d_jax.models import composite_on_white, is_temporal
 from im3d_jax.training import create_state, losses, make_train_steps, train
+from im3d_jax.training.optimizers import muon_with_adamw
 from im3d_jax.training.state import merge, split
 from im3d_jax.weights import (
     Bundle,
@@ -60,6 +61,9 @@ _INIT = flags.DEFINE_string(
 _SEED = flags.DEFINE_integer("seed", 0, "Seed of the run.")
 _SET = flags.DEFINE_multi_string("set", [], "Typed override, e.g. --set batch=64 (repeatable).")
 _MAX_SECONDS = flags.DEFINE_float("max_seconds", math.inf, "Stop after so long; a rerun continues.")
+_FIT_SECONDS = flags.DEFINE_float(
+    "fit_seconds", None, "As many steps as fit into so long, in place of the configuration's `steps`."
+)
 _COMPILE_ONLY = flags.DEFINE_bool(
     "compile_only", False, "Compile the step into JAX_COMPILATION_CACHE_DIR and stop."
 )
@@ -88,32 +92,39 @@ def open_bundle(folder: pathlib.Path, config: TrainConfig, init: str | None, see
     return load_bundle(str(folder))
 
 
+def make_schedule(config: TrainConfig):
+    """Share of the learning rate by (step, total): warm-up, constant, linear decay over the last `decay` of the steps."""
+
+    def schedule(step: jax.Array, total: jax.Array) -> jax.Array:
+        hold = jnp.maximum(config.warmup, (1.0 - config.decay) * total)
+        tail = (total - step) / jnp.maximum(1.0, total - hold)
+        return jnp.clip(jnp.minimum(step / max(1, config.warmup), tail), 0.0, 1.0)
+
+    return schedule
+
+
 def make_optimizer(config: TrainConfig, names) -> optax.GradientTransformation:
-    """AdamW, warm-up / constant / linear-decay schedule; spatial layers at their own share of the rate."""
-    hold = max(config.warmup, int(config.steps * (1 - config.decay)))
-    pieces = [
-        optax.linear_schedule(0.0, 1.0, config.warmup),
-        optax.constant_schedule(1.0),
-        optax.linear_schedule(1.0, 0.0, max(1, config.steps - hold)),
-    ]
-    shape = optax.join_schedules(pieces, [config.warmup, hold])
+    """AdamW, or Muon with AdamW for what is no matrix; spatial layers at their own share of the rate."""
+
+    def group(name: str) -> str:
+        return "temporal" if is_temporal(name) else "spatial"
+
+    spatial = config.learning_rate * (config.spatial_rate if config.stage == "video" else 1.0)
+    rates = {"temporal": config.learning_rate, "spatial": spatial}
+    clip = optax.clip_by_global_norm(1.0)
+    if config.optimizer == "muon":
+        constants = {name: optax.constant_schedule(rate) for name, rate in rates.items()}
+        return optax.chain(clip, muon_with_adamw(constants, group, weight_decay=config.weight_decay))
+    if config.optimizer != "adamw":
+        raise ValueError(f"optimizer={config.optimizer}: expected adamw or muon")
 
     def adamw(rate: float):
         # Decay acts on matrices only: pulling norms and biases to zero hurts.
         mask = lambda tree: {k: k.endswith(("kernel", "token_embedding")) for k in tree}  # noqa: E731
-        return optax.adamw(
-            lambda step: rate * shape(step),
-            b1=0.9,
-            b2=0.99,
-            eps=1e-8,
-            weight_decay=config.weight_decay,
-            mask=mask,
-        )
+        return optax.adamw(rate, b1=0.9, b2=0.99, eps=1e-8, weight_decay=config.weight_decay, mask=mask)
 
-    kinds = {name: "temporal" if is_temporal(name) else "spatial" for name in names}
-    spatial = config.learning_rate * (config.spatial_rate if config.stage == "video" else 1.0)
-    rates = {"temporal": adamw(config.learning_rate), "spatial": adamw(spatial)}
-    return optax.chain(optax.clip_by_global_norm(1.0), optax.partition(rates, kinds))
+    kinds = {name: group(name) for name in names}
+    return optax.chain(clip, optax.partition({name: adamw(rate) for name, rate in rates.items()}, kinds))
 
 
 def make_data(config: TrainConfig, bundle: Bundle, split_name: str, count: int) -> dict[str, jax.Array]:
@@ -239,7 +250,7 @@ def main(argv):
     state = create_state(jax.random.key(_SEED.value), optimized, optimizer)
     state = jax.device_put(state, parallel.fsdp_sharding(mesh, state))
     held = jax.device_put(held, parallel.fsdp_sharding(mesh, held))
-    steps = make_train_steps(loss, optimizer, config.batch, config.ema, mesh)
+    steps = make_train_steps(loss, optimizer, config.batch, config.ema, mesh, make_schedule(config))
     if _COMPILE_ONLY.value:
         started = time.monotonic()
         shapes = jax.tree.map(
@@ -247,7 +258,7 @@ def main(argv):
             data_shapes(config, bundle.config),
         )
         with jax.set_mesh(mesh):
-            steps.lower(state, held, shapes, config.log_every).compile()
+            steps.lower(state, held, shapes, config.log_every, config.steps).compile()
         logging.info("compiled the step of %s in %.1f s", config.stage, time.monotonic() - started)
         return
     data = jax.device_put(make_data(config, bundle, "train", config.objects), parallel.replicated(mesh))
@@ -276,15 +287,11 @@ def main(argv):
             steps, state, held, data, total=config.steps, workdir=workdir / config.stage, settings=settings,
             log_every=config.log_every, evaluate_every=config.evaluate_every,
             evaluate=evaluate if test is not None else None, max_seconds=_MAX_SECONDS.value,
-            on_checkpoint=write_bundle,
+            fit_seconds=_FIT_SECONDS.value, on_checkpoint=write_bundle,
         )  # fmt: skip
     (workdir / config.stage / "config.json").write_text(json.dumps(settings, indent=1) + "\n")
     logging.info(
-        "%s at step %d of %d; wrote %s",
-        "finished" if done else "stopped",
-        int(state.step),
-        config.steps,
-        workdir / "bundle",
+        "%s at step %d; wrote %s", "finished" if done else "stopped", int(state.step), workdir / "bundle"
     )
 
 

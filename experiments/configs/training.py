@@ -18,6 +18,7 @@ class TrainConfig:
         steps, batch: Updates, and rows a step over all devices.
         learning_rate: Peak; linear warm-up, then constant, then linear decay to 0 over the last `decay` of
             the steps.
+        optimizer: ``adamw``, or ``muon`` (matrices; AdamW for the rest).
         spatial_rate: In the video stage, the share of the learning rate that spatial layers get; 0 holds
             them.
         image_weight: In the video stage, weight of the single-frame loss.
@@ -42,6 +43,7 @@ class TrainConfig:
     spatial_rate: float = 0.0
     image_weight: float = 0.0
     high_noise: float = 0.0
+    optimizer: str = "adamw"
     dtype: str = "bfloat16"
     attention: str = "xla"
     log_every: int = 250

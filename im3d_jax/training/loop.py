@@ -28,6 +28,7 @@ def train(
     evaluate_every: int = 0,
     evaluate: Callable[[TrainState], dict[str, float]] | None = None,
     max_seconds: float = math.inf,
+    fit_seconds: float | None = None,
     checkpoint_seconds: float = 300.0,
     on_checkpoint: Callable[[TrainState], None] | None = None,
 ) -> tuple[TrainState, bool]:
@@ -35,6 +36,9 @@ def train(
 
     Metrics go to `workdir/metrics.jsonl`, one line every `log_every` steps. The state is checkpointed every
     `checkpoint_seconds` and at the end, so that the next call continues it; `on_checkpoint` then gets it too.
+
+    With `fit_seconds` the run is as long as fits: `total` holds until the second piece of `log_every` steps (the first
+    one compiles) has shown how fast they go, and is then set so that the run ends after so many seconds in all.
 
     Returns:
         The state and whether `total` was reached.
@@ -55,13 +59,13 @@ def train(
         if restored is not None:
             state = restored
             logging.info("continuing at step %d of %d", int(state.step), total)
-        step, saved = int(state.step), time.monotonic()
+        step, saved, pieces = int(state.step), time.monotonic(), 0
         while step < total and time.monotonic() - started < max_seconds:
             begun = time.monotonic()
             count = min(log_every - step % log_every, total - step)
-            state, metrics = steps_fn(state, held, data, count)
+            state, metrics = steps_fn(state, held, data, count, total)
             metrics = {name: float(value) for name, value in jax.device_get(metrics).items()}
-            step += count
+            step, pieces = step + count, pieces + 1
             if not math.isfinite(metrics["loss"]):
                 raise FloatingPointError(
                     f"the loss is {metrics['loss']} at step {step}: lower the learning rate"
@@ -76,6 +80,10 @@ def train(
             log.write(json.dumps(metrics) + "\n")
             log.flush()
             logging.info(" ".join(f"{k}={v:.5g}" for k, v in metrics.items()))
+            if fit_seconds is not None and pieces == 2:
+                left = fit_seconds - (time.monotonic() - started)
+                total = step + max(1, int(left * count / (time.monotonic() - begun)))
+                logging.info("%d steps fit into %.0f s", total, fit_seconds)
             if time.monotonic() - saved >= checkpoint_seconds:
                 save(state)
                 saved = time.monotonic()

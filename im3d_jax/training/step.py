@@ -22,10 +22,19 @@ Loss = Callable[[dict, dict, dict, jax.Array], tuple[jax.Array, dict[str, jax.Ar
 """loss(params, held, batch, key) -> (scalar, {name: scalar})."""
 
 
+Schedule = Callable[[jax.Array, jax.Array], jax.Array]
+"""schedule(step, total) -> share of the learning rate."""
+
+
 def make_train_steps(
-    loss: Loss, optimizer: optax.GradientTransformation, batch_size: int, ema: float, mesh: Mesh | None = None
+    loss: Loss,
+    optimizer: optax.GradientTransformation,
+    batch_size: int,
+    ema: float,
+    mesh: Mesh | None = None,
+    schedule: Schedule | None = None,
 ):
-    """Builds `steps(state, held, data, count) -> (state, metrics)`, jitted, `state` donated, `count` static.
+    """Builds `steps(state, held, data, count, total=0) -> (state, metrics)`, jitted, `state` donated, `count` static.
 
     Args:
         loss: Of a batch: rows of `data` drawn with replacement.
@@ -34,11 +43,13 @@ def make_train_steps(
         ema: Decay of the average in [0, 1); it warms up as (1 + step) / (10 + step), so that a young average
             is not dominated by the initialisation.
         mesh: Splits the batch over its devices when given.
+        schedule: Scales the updates by step and `total`. A run's length is thus an argument of the compiled step, not
+            a part of it; constant without a schedule.
 
     Metrics are means over the `count` steps; `loss` and `gradient_norm` are always among them.
     """
 
-    def one(state: TrainState, held: dict, data: dict) -> tuple[TrainState, dict]:
+    def one(state: TrainState, held: dict, data: dict, total: jax.Array) -> tuple[TrainState, dict]:
         key = jax.random.fold_in(state.key, state.step)
         draw, key = jax.random.split(key)
         rows = jax.random.randint(draw, (batch_size,), 0, jax.tree.leaves(data)[0].shape[0])
@@ -49,14 +60,17 @@ def make_train_steps(
             batch = lax.with_sharding_constraint(batch, batch_sharding(mesh))
         (value, metrics), gradients = jax.value_and_grad(loss, has_aux=True)(state.params, held, batch, key)
         updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
+        if schedule is not None:
+            share = schedule(state.step, total)
+            updates = jax.tree.map(lambda update: share * update, updates)
         params = optax.apply_updates(state.params, updates)
         decay = jnp.minimum(ema, (1.0 + state.step) / (10.0 + state.step))
         average = optax.incremental_update(params, state.ema, 1.0 - decay)
         metrics = {**metrics, "loss": value, "gradient_norm": optax.tree.norm(gradients)}
         return TrainState(state.step + 1, params, average, opt_state, state.key), metrics
 
-    def steps(state: TrainState, held: dict, data: dict, count: int) -> tuple[TrainState, dict]:
-        state, metrics = lax.scan(lambda s, _: one(s, held, data), state, None, length=count)
+    def steps(state: TrainState, held: dict, data: dict, count: int, total: int = 0) -> tuple[TrainState, dict]:
+        state, metrics = lax.scan(lambda s, _: one(s, held, data, total), state, None, length=count)
         return state, jax.tree.map(jnp.mean, metrics)
 
     many = jax.jit(steps, static_argnames="count", donate_argnames="state")
@@ -66,12 +80,12 @@ def make_train_steps(
 def _one_by_one(many):
     """The same calls as single steps: XLA's CPU convolutions lose their threads in a device loop (7 times slower)."""
 
-    def steps(state: TrainState, held: dict, data: dict, count: int) -> tuple[TrainState, dict]:
-        total = None
+    def steps(state: TrainState, held: dict, data: dict, count: int, total: int = 0) -> tuple[TrainState, dict]:
+        summed = None
         for _ in range(count):
-            state, metrics = many(state, held, data, 1)
-            total = metrics if total is None else jax.tree.map(jnp.add, total, metrics)
-        return state, jax.tree.map(lambda value: value / count, total)
+            state, metrics = many(state, held, data, 1, total)
+            summed = metrics if summed is None else jax.tree.map(jnp.add, summed, metrics)
+        return state, jax.tree.map(lambda value: value / count, summed)
 
     steps.lower = many.lower
     return steps

@@ -139,11 +139,34 @@ def test_time_limit(tmp_path, monkeypatch):
     assert done and same(state, run(tmp_path / "whole", 8)[0])
 
 
+def test_as_many_steps_as_fit(tmp_path, monkeypatch):
+    """The first piece takes 100 s (it compiles), each other one 40: three more than the first two fit into 300."""
+    clock, totals = types.SimpleNamespace(now=0.0), []
+    monkeypatch.setattr(loop, "time", types.SimpleNamespace(monotonic=lambda: clock.now))
+
+    def slow(*args):
+        clock.now += 40 if totals else 100
+        totals.append(args[-1])
+        return STEPS(*args)
+
+    state, done = run(tmp_path, 1000, steps=slow, fit_seconds=260)
+    assert done and int(state.step) == 4 + 2 * (260 - 140) // 40 and totals == [1000, 1000, 10, 10, 10]
+
+
+def test_the_schedule_scales_updates():
+    steps = make_train_steps(loss, OPTIMIZER, batch_size=4, ema=0.9, schedule=lambda step, total: step / total)
+    state, _ = steps(fresh(), HELD, DATA, 1, 10)
+    assert np.array_equal(state.params["w"], fresh().params["w"])
+    half, whole = (steps(fresh().replace(step=jnp.int32(5)), HELD, DATA, 1, total)[0] for total in (10, 5))
+    move = lambda state: np.asarray(state.params["w"] - fresh().params["w"])  # noqa: E731
+    np.testing.assert_allclose(2 * move(half), move(whole), rtol=1e-5)
+
+
 def test_a_loss_that_is_not_finite(tmp_path):
     run(tmp_path, 2)
 
-    def diverged(state, held, data, count):
-        state, metrics = STEPS(state, held, data, count)
+    def diverged(state, held, data, count, total):
+        state, metrics = STEPS(state, held, data, count, total)
         return state, {**metrics, "loss": jnp.nan}
 
     with pytest.raises(FloatingPointError, match="nan at step 4: lower the learning rate"):
