@@ -93,7 +93,7 @@ def open_bundle(folder: pathlib.Path, config: TrainConfig, init: str | None, see
 
 
 def make_schedule(config: TrainConfig):
-    """Share of the learning rate by (step, total): warm-up, constant, linear decay over the last `decay` of the steps."""
+    """Share of the learning rate by (step, total): warm-up, constant, linear decay over the last `decay` of the run."""
 
     def schedule(step: jax.Array, total: jax.Array) -> jax.Array:
         hold = jnp.maximum(config.warmup, (1.0 - config.decay) * total)
