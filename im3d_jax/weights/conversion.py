@@ -15,12 +15,14 @@ from collections.abc import Callable
 
 import numpy as np
 
-from im3d_jax.models.clip import CLIPVisionConfig
+from im3d_jax.models.clip import CLIPTextConfig, CLIPVisionConfig
+from im3d_jax.models.t5 import T5Config
 from im3d_jax.weights.encoders import detect_layout, encoder_shapes, encoder_table
 from im3d_jax.weights.foreign import (
     ASIDE,
     RECORD,
     Checkpoint,
+    encoder_folder,
     encoder_prefix,
     network_table,
 )
@@ -94,7 +96,7 @@ def _both(checkpoint: Checkpoint, network: str, to: FileLayout) -> tuple[Parts, 
             return _whole(table), _whole(unet_table(preset, shapes, to)), []
         names = [OLD_ATTENTION] if checkpoint.record.get("attention_names") == "old" else []
         return _whole(table), _whole(autoencoder_table(preset, shapes, to, names)), []
-    config = preset.image_encoder or preset.text_encoders[0]
+    config = _encoder(preset)
     layout, prefix = detect_layout(stored, config)
     source = _encoder_parts(config, layout, prefix)
     if to == "diffusers":
@@ -102,10 +104,10 @@ def _both(checkpoint: Checkpoint, network: str, to: FileLayout) -> tuple[Parts, 
         target = _encoder_parts(config, "transformers", inner)
     else:
         # Single files of Stable Diffusion 1.x hold the encoder under transformers' names, the others under OpenCLIP's.
-        outer = encoder_prefix(preset, ())
         old = preset.name == "sd15"
         inner = "open_clip.model." if preset.image_encoder else "transformer.text_model." if old else "model."
-        target = _encoder_parts(config, "transformers" if old else "open_clip", outer + inner)
+        prefix = checkpoint.record.get("encoder_prefix", encoder_prefix(preset, ()) + inner)
+        target = _encoder_parts(config, "transformers" if old else "open_clip", prefix)
     used = {part.entry.name for part in source.values()}
     if missing := sorted(used - stored.keys()):
         raise WeightsError(f"{checkpoint.path} ({network}) lacks {len(missing)} tensors: {', '.join(missing[:12])}")
@@ -114,6 +116,10 @@ def _both(checkpoint: Checkpoint, network: str, to: FileLayout) -> tuple[Parts, 
             found = list(stored[part.entry.name].shape)
             raise WeightsError(f"tensor {part.entry.name} has shape {found}, expected {list(part.entry.shape)}")
     return source, target, sorted(stored.keys() - used)
+
+
+def _encoder(preset: Preset) -> CLIPVisionConfig | CLIPTextConfig | T5Config:
+    return preset.image_encoder or preset.text_encoders[0]
 
 
 def _whole(table: dict[str, Entry]) -> Parts:
@@ -184,6 +190,9 @@ def _write_folder(checkpoint: Checkpoint, folder: pathlib.Path, networks: dict, 
         if network in networks:
             (folder / network / "config.json").write_text(json.dumps(config, indent=1) + "\n")
     record = {"family": preset.name, "norm_eps": preset.norm_eps}
+    encoder = encoder_folder(preset)
+    if encoder in networks:
+        record["encoder_prefix"] = detect_layout(checkpoint.networks[encoder], _encoder(preset))[1]
     (folder / RECORD).write_text(json.dumps(record, indent=1) + "\n")
     return counts
 

@@ -60,7 +60,7 @@ class Checkpoint:
         networks: {folder of `FOLDERS`: {stored name: tensor}}; the names of an sgm file stand under the network they
             belong to, unchanged.
         aside: Tensors that the family's code does not use, by stored name.
-        record: What `conversion.convert` noted: family, norm_eps, attention_names.
+        record: What `conversion.convert` noted: family, norm_eps, and names that are to come back.
     """
 
     path: pathlib.Path

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from im3d_jax.models.clip import CLIPVisionConfig
+from im3d_jax.models.clip import CLIPTextConfig, CLIPVisionConfig
 from im3d_jax.parallel import fsdp_sharding, make_mesh
 from im3d_jax.weights import foreign
 from im3d_jax.weights.conversion import OLD_ATTENTION, convert, diffusers_configs
@@ -96,6 +96,39 @@ def test_sgm_file_and_back(sgm_file, folder, tmp_path):
     assert again.layout == "diffusers" and again.preset.norm_eps == "sgm" and again.preset.autoencoder.temporal_decoder
     convert(again, "sgm", tmp_path / "again.safetensors")
     assert contents(tmp_path / "again.safetensors") == contents(sgm_file)
+
+
+@pytest.mark.parametrize(
+    "family, layout, prefix",
+    [
+        ("sd15", "transformers", "cond_stage_model.transformer.text_model."),
+        ("sd21", "open_clip", "cond_stage_model.model."),
+        ("sd21", "open_clip", "conditioner.embedders.0.model."),
+    ],
+)
+def test_text_encoders_there_and_back(family, layout, prefix, tmp_path):
+    sd = PRESETS[family]
+    sizes = {
+        name: getattr(TINY.unet, name) for name in ("channels", "groups", "layers_per_block", "attention", "heads")
+    }
+    unet = dataclasses.replace(sd.unet, **sizes, context_dims=(6,), down_eps=(1e-5,) * 2, up_eps=(1e-5,) * 2)
+    text = CLIPTextConfig(vocabulary=9, length=4, width=8, layers=2, heads=2, hidden=16, end_token=8)
+    autoencoder = dataclasses.replace(sd.autoencoder, channels=(8, 16), groups=4)
+    preset = dataclasses.replace(sd, unet=unet, autoencoder=autoencoder, text_encoders=(text,))
+    shapes = {e.name: e.shape for e in unet_table(preset, unet_shapes(unet), "sgm").values()}
+    shapes |= {e.name: e.shape for e in autoencoder_table(preset, autoencoder_shapes(autoencoder), "sgm").values()}
+    leaves = flatten(encoder_shapes(text))
+    pieces = encoder_table(text, layout, prefix).pieces
+    shapes |= {piece.name: piece.stored_shape(leaves[ours].shape) for ours, piece in pieces.items()}
+    # The last layer, which Stable Diffusion 2.1 does not use, and a buffer.
+    shapes |= {prefix + "transformer.resblocks.2.ln_1.weight": (8,), "alphas_cumprod": (1000,)}
+    write(tmp_path / "one.safetensors", shapes)
+    counts = convert(open_checkpoint(tmp_path / "one.safetensors", preset=preset), "diffusers", tmp_path / "two")
+    assert counts["aside"] == 2
+    stored = contents(tmp_path / "two" / "text_encoder" / "model.safetensors")
+    assert "text_model.encoder.layers.1.self_attn.q_proj.weight" in stored
+    convert(open_checkpoint(tmp_path / "two", preset=preset), "sgm", tmp_path / "three.safetensors")
+    assert contents(tmp_path / "three.safetensors") == contents(tmp_path / "one.safetensors")
 
 
 def test_diffusers_folder_and_back(folder, tmp_path):
