@@ -89,6 +89,31 @@ def test_residual_layers_start_as_the_identity(layer):
     np.testing.assert_array_equal(y, x)
 
 
+def test_scalar_conditions_of_each_frame():
+    """SV3D_p's: several widths, other angles in every frame, against numpy in double precision."""
+    config = dataclasses.replace(
+        TINY, channels=(8,), layers_per_block=(1,), attention=(False,), heads=(1,), vector_dims=(4, 8, 8),
+        temporal="none", down_eps=(1e-5,), up_eps=(1e-5,),
+    )  # fmt: skip
+    rng = np.random.default_rng(4)
+    vector = rng.uniform(0, 6, (1, 3, 3))
+    arguments = np.zeros((1, 3, 2, 2, 4)), np.float32([0.2]), np.zeros((1, 1, 6)), vector.astype(np.float32)
+    network = SpatioTemporalUNet(config)
+    parameters = random_parameters(network, *arguments)
+    _, state = network.apply({"params": parameters}, *arguments, capture_intermediates=True)
+    found = state["intermediates"]["add_embedding.linear_2"]["__call__"][0]
+    parts = []
+    for i, dim in enumerate(config.vector_dims):
+        angles = vector[..., i, None] * 10_000.0 ** (-np.arange(dim // 2) / (dim // 2))
+        parts += [np.cos(angles), np.sin(angles)]
+    y = np.concatenate(parts, axis=-1)
+    for name in ("linear_1", "linear_2"):
+        layer = parameters["add_embedding." + name]
+        y = y @ layer["kernel"].astype(float) + layer["bias"]
+        y = y / (1 + np.exp(-y)) if name == "linear_1" else y
+    np.testing.assert_allclose(found, y, rtol=1e-4, atol=1e-5)
+
+
 def test_recomputing_changes_no_parameter(inputs):
     plain, recomputed = (SpatioTemporalUNet(TINY, remat=remat) for remat in (False, True))
     shapes = [jax.eval_shape(n.init, jax.random.key(0), *inputs)["params"] for n in (plain, recomputed)]
