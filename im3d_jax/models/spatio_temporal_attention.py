@@ -40,7 +40,7 @@ class ContextAttention(nn.Module):
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
-    def __call__(self, x: jax.Array, context: jax.Array, mask: jax.Array | None = None) -> jax.Array:
+    def __call__(self, x: jax.Array | None, context: jax.Array, mask: jax.Array | None = None) -> jax.Array:
         project = lambda name: Dense(self.features, use_bias=False, dtype=self.dtype, name=name)  # noqa: E731
         split = lambda y: y.reshape(*y.shape[:-1], self.heads, self.features // self.heads)  # noqa: E731
         value = project("to_v")(context)

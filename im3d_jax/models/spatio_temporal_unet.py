@@ -141,6 +141,10 @@ class SpatioTemporalUNet(nn.Module):
 
         h = Conv(c.channels[0], dtype=self.dtype, name="conv_in")(x)
         if temporal and c.condition_channels:
+            if condition is None:
+                raise ValueError(
+                    f"no condition given, expected [B, h, w, {c.condition_channels}]; zeros stand for none"
+                )
             widen = Conv(c.channels[0], 3, 1, False, True, self.dtype, name="conv_in_condition")
             # A concatenation, because an update in place is a scatter.
             h = jnp.concatenate([h[:, :1] + widen(condition)[:, None], h[:, 1:]], axis=1)
@@ -183,7 +187,7 @@ class SpatioTemporalUNet(nn.Module):
             return Dense(width, dtype=self.dtype, name=f"{name}.linear_2")(y)
 
         y = two_layers(sinusoid(time, c.channels[0]), "time_embedding")[:, None]
-        if not c.vector_dims:
+        if vector is None:
             return y
         vector = vector[:, None] if vector.ndim == 2 else vector
         parts = [sinusoid(vector[..., i], dim) for i, dim in enumerate(c.vector_dims)]

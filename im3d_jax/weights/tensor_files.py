@@ -156,7 +156,8 @@ def write_tensors(
     """
     path = pathlib.Path(path)
     tensors = list(tensors)
-    header, offset = {"__metadata__": metadata} if metadata else {}, 0
+    header: dict[str, dict] = {"__metadata__": metadata} if metadata else {}
+    offset = 0
     for name, dtype, shape, _ in tensors:
         size = math.prod(shape) * np.dtype(DTYPES[dtype]).itemsize
         header[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [offset, offset + size]}
