@@ -58,6 +58,7 @@ EXTRAS = {
     # weights: install it with `pip install --no-deps lpips`. scipy and tqdm are what it really imports.
     "parity": [
         "torch==2.13.0",
+        "accelerate>=1.0",
         "diffusers>=0.42",
         "transformers>=5.0",
         "gsplat==1.5.3",
