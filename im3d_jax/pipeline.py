@@ -1,5 +1,8 @@
 """Prompt to image to views, and views back through the model: the compute of `im3d`, without files.
 
+`Pipeline` is this project's own model; `load` also opens foreign video models, whose class in `foreign.video` has the
+same methods.
+
 Pictures are [H, W, 4] and views [T, H, W, 4], numpy float32 in [0, 1] with straight alpha. One network
 evaluation is one forward pass of one guidance branch for one asset, whatever the number of frames.
 """
@@ -27,7 +30,11 @@ from im3d_jax.diffusion import (
     stack_conditions,
     time_grid,
 )
+from im3d_jax.foreign.layouts import is_foreign
+from im3d_jax.foreign.pictures import PicturePipeline, open_pictures
+from im3d_jax.foreign.video import OrbitPipeline, open_orbits
 from im3d_jax.models import VideoUNet, composite_on_white, straight_alpha
+from im3d_jax.reconstruction import FitConfig
 from im3d_jax.weights import Bundle, load_bundle, networks
 
 
@@ -142,9 +149,13 @@ class Pipeline:
         num_views: Frames of an orbit.
         target_fraction: How large the prepared object is: longer side of its box over the picture's side.
         perceptual_name: Which features the perceptual loss uses, for reports.
+        recipe: None: the rig is the project's own, and the fit its presets.
+        said: Lines for the user about the last drawing: none.
     """
 
     perceptual_name = "autoencoder encoder features"
+    recipe = None
+    said = ()
 
     def __init__(self, bundle: Bundle, dtype=jnp.float32):
         self.bundle = bundle
@@ -338,10 +349,37 @@ class Pipeline:
         return latents, network_evaluations(guidance, sampling.steps)
 
 
-def load(model: str = "tiny", dtype=jnp.float32) -> Pipeline:
-    """Loads a model (``tiny`` or a bundle's folder) and makes it ready.
+def load(
+    model: str = "tiny",
+    dtype=jnp.float32,
+    *,
+    memory: str | None = None,
+    elevation: float | None = None,
+    fit: FitConfig | None = None,
+) -> Pipeline | OrbitPipeline:
+    """Loads a model (``tiny``, a bundle's folder, or weights of SVD or SV3D) and makes it ready.
+
+    Args:
+        model: Name or path.
+        dtype: Of a bundle's networks; foreign ones choose theirs by the device.
+        memory: Of foreign models, one of `recipes.MEMORIES`; by default the roomiest that fits the device.
+        elevation: Of foreign models, the cameras' elevation in radians where it is known.
+        fit: Of foreign models, the fit that will follow and needs memory of its own.
 
     Raises:
         WeightsError: One line for the user.
     """
+    if model != "tiny" and is_foreign(model):
+        return open_orbits(model, memory=memory, elevation=elevation, fit=fit)
     return Pipeline(load_bundle(model), dtype)
+
+
+def load_pictures(model: str) -> Pipeline | PicturePipeline:
+    """Loads what draws a first picture from a prompt: Stable Diffusion's weights, ``tiny``, or a bundle's folder.
+
+    Raises:
+        WeightsError: One line for the user.
+    """
+    if model != "tiny" and is_foreign(model):
+        return open_pictures(model)
+    return Pipeline(load_bundle(model))

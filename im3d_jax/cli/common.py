@@ -4,6 +4,7 @@ import importlib.metadata
 import math
 import os
 import pathlib
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,12 +12,14 @@ from absl import flags
 
 import im3d_jax
 from im3d_jax.cli.errors import UserError, user_errors
+from im3d_jax.foreign.layouts import fingerprint, is_foreign
 from im3d_jax.output.run_folder import RESULTS, RunFolder, RunFolderError, model_hash
 
 
 # Found without importing the weights' package, which would import jax.
 _BUNDLED = pathlib.Path(im3d_jax.__file__).parent / "weights" / "tiny"
 QUALITIES = ("draft", "standard", "best")
+DIRECTIONS, MEMORIES = ("auto", "ccw", "cw"), ("16gb", "24gb", "80gb")
 RECORDED_PACKAGES = ("jax", "jaxlib", "flax", "numpy", "pillow", "av")
 
 
@@ -34,7 +37,32 @@ def register_run_flags(values: flags.FlagValues) -> None:
 
 def register_model_flag(values: flags.FlagValues) -> None:
     """The flag that chooses the weights."""
-    flags.DEFINE_string("model", "tiny", "`tiny`, which is bundled, or a folder", flag_values=values)
+    flags.DEFINE_string(
+        "model", "tiny", "`tiny`, which is bundled, or a folder; generate, views: also weights of SV3D or SVD-MV "
+        "(folder, file or hub id)", flag_values=values,
+    )  # fmt: skip
+
+
+def register_foreign_flags(values: flags.FlagValues) -> None:
+    """Flags of foreign models."""
+    flags.DEFINE_string(
+        "image_model", None, "what draws the first picture from the prompt: Stable Diffusion's weights, or tiny",
+        flag_values=values,
+    )  # fmt: skip
+    flags.DEFINE_enum(
+        "orbit_direction", "auto", DIRECTIONS, "foreign models: how the views turn, seen from above; auto fits both",
+        flag_values=values,
+    )  # fmt: skip
+    flags.DEFINE_enum(
+        "memory", None, MEMORIES, "foreign models: of the device; by default what it has room for", flag_values=values
+    )
+
+
+def register_lpips_flag(values: flags.FlagValues) -> None:
+    """The flag that chooses the perceptual loss."""
+    flags.DEFINE_string(
+        "lpips_weights", None, "LPIPS (VGG16 and heads) as safetensors: the fit's perceptual loss", flag_values=values
+    )
 
 
 def register_source_flags(values: flags.FlagValues) -> None:
@@ -103,17 +131,64 @@ def run_settings(values: flags.FlagValues) -> dict[str, Any]:
     """
     if not values.model:
         raise UserError("--model is empty; expected `tiny` or a folder of weights")
-    model, folder = values.model, _BUNDLED
-    if model != "tiny" and os.path.exists(model):
-        folder = pathlib.Path(model).resolve()
-        model = str(folder)
-    elif model != "tiny":
-        folder = None  # loading it will say so
-    weights = None
-    if folder is not None:
-        with user_errors(OSError):
-            weights = model_hash(folder)
+    model, weights = _identify(values.model)
     return {"model": model, "model_sha256": weights, "seed": values.seed, "quality": values.quality}
+
+
+def _identify(model: str) -> tuple[str, str | None]:
+    """Name or full path of a model, and the hash of its content; None where loading it will say what is wrong."""
+    if model == "tiny":
+        return model, model_hash(_BUNDLED)
+    if not os.path.exists(model):
+        return model, None
+    path = pathlib.Path(model).resolve()
+    with user_errors(OSError):
+        return str(path), fingerprint(path) if is_foreign(path) else model_hash(path)
+
+
+def find_weights(values: flags.FlagValues) -> None:
+    """Puts the paths of hub ids in place of --model and --image_model.
+
+    Raises:
+        UserError: the model is neither here nor to be had.
+    """
+    for name in ("model", "image_model"):
+        model = values[name].value
+        # Everything else is left to the loader, which knows what it lacks.
+        if not model or os.path.exists(model) or not re.fullmatch(r"[A-Za-z0-9][\w.-]*/[\w.-]+", model):
+            continue
+        from im3d_jax.weights import WeightsError
+        from im3d_jax.weights.hub import find_model
+
+        with user_errors(WeightsError):
+            values[name].value = str(find_model(model))
+
+
+def foreign_settings(values: flags.FlagValues) -> dict[str, Any]:
+    """Settings of the flags of `register_foreign_flags` that decide something; none for the bundled model alone.
+
+    Raises:
+        UserError: a flag that the model has no use for, or a prompt that nothing can draw.
+    """
+    settings: dict[str, Any] = {}
+    foreign = values.model != "tiny" and is_foreign(values.model)
+    if foreign:
+        if values.image is None and values.image_model is None:
+            raise UserError(
+                f"--model={values.model} starts from a picture: give --image=FILE, or what draws it from the prompt as "
+                "--image_model=DIR (Stable Diffusion) or --image_model=tiny"
+            )
+        settings |= {"orbit_direction": values.orbit_direction, "memory": values.memory}
+    else:
+        for name in ("orbit_direction", "memory"):
+            if values[name].present:
+                raise UserError(f"--{name} is for foreign models, and --model={values.model} is none; leave it away")
+    if values.image_model is not None:
+        if values.image is not None:
+            raise UserError("--image and --image_model are both given; the picture comes from one of them")
+        model, weights = _identify(values.image_model)
+        settings |= {"image_model": model, "image_model_sha256": weights}
+    return settings
 
 
 def open_run(values: flags.FlagValues, settings: dict[str, Any]) -> RunFolder:
@@ -160,14 +235,78 @@ def start_jax() -> None:
         raise UserError(f"jax finds no device ({reason}); check JAX_PLATFORMS and the driver") from error
 
 
-def load_model(name: str):
-    """The pipeline of `--model`.
+def load_model(name: str, **options):
+    """The pipeline of `--model`; `options` are those of `pipeline.load`, for foreign models.
 
     Raises:
-        UserError: there is no such model, or its files are damaged.
+        UserError: there is no such model, its files are damaged, or the device has too little memory for it.
     """
     from im3d_jax import pipeline
     from im3d_jax.weights import WeightsError
 
     with user_errors(WeightsError):
-        return pipeline.load(name)
+        return pipeline.load(name, **options)
+
+
+def load_models(values: flags.FlagValues, *, fits: bool):
+    """The pipelines of --model and, or None, of --image_model.
+
+    Args:
+        values: Flags of generate or views.
+        fits: Whether a fit follows.
+
+    Raises:
+        UserError: see `load_model`.
+    """
+    options: dict[str, Any] = {}
+    if values.model != "tiny" and is_foreign(values.model):
+        from im3d_jax.foreign.recipes import fit_config
+
+        elevation = None if values.elevation_deg is None else math.radians(values.elevation_deg)
+        options = {"memory": values.memory, "elevation": elevation}
+        options["fit"] = fit_config(values.quality) if fits else None
+    model = load_model(values.model, **options)
+    if values.image_model is None:
+        return model, None
+    from im3d_jax import pipeline
+    from im3d_jax.weights import WeightsError
+
+    with user_errors(WeightsError):
+        return model, pipeline.load_pictures(values.image_model)
+
+
+def load_perceptual(values: flags.FlagValues, model) -> tuple[Any, str] | None:
+    """Network of the fit's perceptual term and its name, or None for the model's own.
+
+    Raises:
+        UserError: the file of --lpips_weights cannot be used.
+    """
+    if values.lpips_weights is not None:
+        import jax
+        from safetensors import SafetensorError
+
+        from im3d_jax.models import lpips
+
+        with user_errors(ValueError, OSError, SafetensorError):
+            params = lpips.load(values.lpips_weights)
+        return lpips.as_perceptual(params, half=jax.default_backend() != "cpu"), "LPIPS (VGG16)"
+    if getattr(model, "recipe", None) is None:
+        return None
+    from im3d_jax.foreign import features
+
+    return features.bundled_features(), features.NAME
+
+
+def lpips_settings(values: flags.FlagValues) -> dict[str, Any]:
+    """The hash of the file of --lpips_weights; nothing without one.
+
+    Raises:
+        UserError: there is no such file.
+    """
+    if values.lpips_weights is None:
+        return {}
+    if not os.path.isfile(values.lpips_weights):
+        raise UserError(f"--lpips_weights={values.lpips_weights}: no such file; expected VGG16 and the LPIPS heads")
+    from im3d_jax.output.run_folder import file_hash
+
+    return {"lpips_sha256": file_hash(values.lpips_weights)}

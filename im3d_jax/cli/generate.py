@@ -1,4 +1,4 @@
-"""Makes a 3D asset: first image, 16 views, gaussians fitted to them, and rounds of refinement.
+"""Makes a 3D asset: first image, turntable views, gaussians fitted to them, and rounds of refinement.
 
 Beside what `views` writes: asset.ply, turntable.mp4, asset_sheet.png, metrics.json and, for each round of
 refinement, the views it drew. The same command goes on where an interrupted run stopped.
@@ -15,20 +15,20 @@ def register(values: flags.FlagValues) -> None:
     flags.DEFINE_integer(
         "rounds", 2, "rounds of refinement, 0 to 2", lower_bound=0, upper_bound=2, flag_values=values
     )
+    common.register_foreign_flags(values)
+    common.register_lpips_flag(values)
     common.register_run_flags(values)
 
 
 def run(values: flags.FlagValues) -> None:
     """Checks the flags, then makes the asset. Raises `UserError` for a wrong input."""
-    settings = {
-        "command": "generate",
-        **common.source_settings(values),
-        "rounds": values.rounds,
-        **common.run_settings(values),
-    }
+    settings = {"command": "generate", **common.source_settings(values), "rounds": values.rounds}
+    common.find_weights(values)
+    settings |= common.run_settings(values) | common.foreign_settings(values) | common.lpips_settings(values)
     folder = common.open_run(values, settings)
     common.start_jax()
-    model = common.load_model(values.model)
+    model, image_model = common.load_models(values, fits=True)
+    perceptual = common.load_perceptual(values, model)
     from im3d_jax.cli import stages
 
-    stages.make_asset(folder, model, image_path=values.image)
+    stages.make_asset(folder, model, values.image, image_model=image_model, perceptual=perceptual)

@@ -14,6 +14,7 @@
 
 import dataclasses
 import functools
+import json
 import math
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
@@ -22,7 +23,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from im3d_jax.cli import common, fits
+from im3d_jax.cli import common, fits, orbits
 from im3d_jax.cli.errors import user_errors
 from im3d_jax.data.captures import Capture, load_capture
 from im3d_jax.data.prepare import ImageError, prepare_image, read_image
@@ -36,6 +37,7 @@ from im3d_jax.output.run_folder import RunFolder, RunFolderError, StageFiles, to
 from im3d_jax.output.sheets import contact_sheet
 from im3d_jax.output.videos import encode_mp4
 from im3d_jax.reconstruction import fitting
+from im3d_jax.weights import WeightsError
 from splat import orbit_cameras
 from splat.io import load_ply, save_ply
 
@@ -56,11 +58,20 @@ class Run:
         folder: where its files are.
         model: a `Pipeline`, or None where no network is needed.
         progress: what the user sees.
+        image_model: what draws the first picture where that is not the model.
+        features: network of the fit's perceptual term, or None.
     """
 
     folder: RunFolder
     model: Any
     progress: ProgressPrinter
+    image_model: Any = None
+    features: Any = None
+
+    @property
+    def recipe(self) -> Any:
+        """How assets are made with a foreign model, or None: with the project's own rig and presets."""
+        return getattr(self.model, "recipe", None)
 
     @property
     def sampling(self) -> dict[str, Any]:
@@ -85,33 +96,54 @@ class Run:
 
 
 def make_views(
-    folder: RunFolder, model, image_path: str | None, progress: ProgressPrinter | None = None
+    folder: RunFolder, model, image_path: str | None, progress: ProgressPrinter | None = None, *, image_model=None
 ) -> None:
     """The first half: input.png to sheet.png.
+
+    Args:
+        folder: the run's.
+        model: a `Pipeline`.
+        image_path: the picture to start from, or None to draw it.
+        progress: what the user sees.
+        image_model: what draws it, by default the model.
 
     Raises:
         UserError: the picture cannot be used, or the folder cannot be written.
     """
     picture = _prepared(model, image_path)
-    run = _begin(folder, model, progress)
-    with user_errors(ImageError, RunFolderError):
+    run = _begin(folder, model, progress, image_model)
+    with user_errors(ImageError, RunFolderError, WeightsError):
         _draw(run, picture)
     run.progress.line(f"views in {folder / 'views'}, all on one sheet: {folder / 'sheet.png'}")
 
 
 def make_asset(
-    folder: RunFolder, model, image_path: str | None, progress: ProgressPrinter | None = None
+    folder: RunFolder,
+    model,
+    image_path: str | None,
+    progress: ProgressPrinter | None = None,
+    *,
+    image_model=None,
+    perceptual: tuple[Any, str] | None = None,
 ) -> None:
     """The whole way: input.png to metrics.json.
+
+    Args:
+        folder: the run's.
+        model: a `Pipeline`.
+        image_path: the picture to start from, or None to draw it.
+        progress: what the user sees.
+        image_model: what draws it, by default the model.
+        perceptual: network of the fit's perceptual term and its name, by default the model's.
 
     Raises:
         UserError: the picture cannot be used, or the folder cannot be written.
     """
     picture = _prepared(model, image_path)
-    run = _begin(folder, model, progress)
-    with user_errors(ImageError, RunFolderError):
+    run = _begin(folder, model, progress, image_model, perceptual)
+    with user_errors(ImageError, RunFolderError, WeightsError):
         names = _draw(run, picture)
-        config = fitting.PRESETS[folder.settings["quality"]]
+        config = orbits.fit_config(folder.settings["quality"], run.recipe)
         rounds = folder.settings["rounds"]
         stops = [config.steps * part // 12 for part in REFRESH_TWELFTHS[:rounds]] + [config.steps]
         for part, stop in enumerate(stops):
@@ -149,17 +181,28 @@ def reconstruct(
         _finish(run, 0, config, views, [], lpips)
 
 
-def _begin(folder: RunFolder, model, progress: ProgressPrinter | None) -> Run:
+def _begin(
+    folder: RunFolder,
+    model,
+    progress: ProgressPrinter | None,
+    image_model=None,
+    perceptual: tuple[Any, str] | None = None,
+) -> Run:
     progress = progress or ProgressPrinter()
     prompt = folder.settings.get("prompt")
-    unknown = model.unknown_words(prompt) if model is not None and prompt else []
+    reader = model if image_model is None else image_model
+    unknown = reader.unknown_words(prompt) if reader is not None and prompt else []
     if unknown:
         words = ", ".join(unknown)
         progress.line(f"not in the model's vocabulary and ignored: {words}; see im3d doctor --vocabulary")
-    facts = {} if model is None else {"model": model.name, "perceptual_features": model.perceptual_name}
+    if perceptual is None and model is not None:
+        perceptual = model.features, model.perceptual_name
+    facts = {} if model is None else {"model": model.name, "perceptual_features": perceptual[1]}
+    if image_model is not None:
+        facts |= {"image_model": image_model.name}
     with user_errors(RunFolderError):
         folder.start(common.versions(), facts)
-    return Run(folder, model, progress)
+    return Run(folder, model, progress, image_model, None if perceptual is None else perceptual[0])
 
 
 def _prepared(model, image_path: str | None) -> np.ndarray | None:
@@ -178,17 +221,23 @@ def _draw(run: Run, picture: np.ndarray | None) -> list[str]:
         if picture is not None:
             image, evaluations = picture, 0
         else:
-            image, evaluations = model.draw_image(prompt, progress=report, **run.sampling)
+            drawer = model if run.image_model is None else run.image_model
+            image, evaluations = drawer.draw_image(prompt, progress=report, **run.sampling)
+            if run.image_model is not None:
+                image = prepare_image(image, model.image_size, model.target_fraction)
         files.write("input.png", encode_png(image))
         return evaluations
 
     def draw_views(files: StageFiles, report: Report) -> int:
         image = read_image(folder / "input.png")
         views, evaluations = model.draw_views(image, prompt, progress=report, **run.sampling)
-        return _write_views(files, names, views, image, evaluations)
+        return _write_views(run, files, names, views, image, evaluations)
 
     def find_cameras(files: StageFiles, report: Report) -> None:
         views = read_images([folder / name for name in names])
+        if run.recipe is not None:
+            orbits.find_cameras(files, model, views, names, folder.settings, report, run.progress.line)
+            return
         given = folder.settings["elevation_deg"]
         elevation = model.estimate_elevation(views) if given is None else math.radians(given)
         cameras = orbit_cameras(elevation, views=len(views), height=views.shape[1], width=views.shape[2])
@@ -203,11 +252,15 @@ def _draw(run: Run, picture: np.ndarray | None) -> list[str]:
     run.stage("input", "picture" if picture is None else "prepare the picture", take_input)
     run.stage("views", "views", draw_views, ["input.png"])
     run.stage("cameras", "elevation", find_cameras, names)
+    if run.recipe is not None:
+        folder.note({"orbit": json.loads((folder / orbits.ORBIT_FILE).read_bytes())})
     run.stage("preview", "video and sheet", preview, names)
     return names
 
 
-def _write_views(files: StageFiles, names: list[str], views, image, evaluations: int) -> int:
+def _write_views(run: Run, files: StageFiles, names: list[str], views, image, evaluations: int) -> int:
+    for line in getattr(run.model, "said", ()):
+        run.progress.line(line)
     # The conditioning view is known; drawing it again could only lose.
     for name, view in zip(names, [image, *views[1:]], strict=True):
         files.write(name, encode_png(view))
@@ -225,6 +278,9 @@ def _fit(run: Run, part: int, stop: int, config, views: Callable[[], Capture], i
 
     def work(files: StageFiles, report: Report) -> None:
         capture = views()
+        if run.recipe is not None:
+            run.model.release()
+            capture = orbits.reduced(capture, run.recipe.fit_side)
 
         def begin() -> fitting.FitState:
             if part:
@@ -241,7 +297,7 @@ def _fit(run: Run, part: int, stop: int, config, views: Callable[[], Capture], i
             capture,
             config,
             stop=stop,
-            features=None if run.model is None else run.model.features,
+            features=run.features,
             inputs=[*before, *inputs],
             report=report,
             line=run.progress.line,
@@ -266,7 +322,7 @@ def _refine(run: Run, number: int, config) -> list[str]:
         views, evaluations = run.model.refine(
             renders, image, run.folder.settings["prompt"], round=number, progress=report, **run.sampling
         )
-        return _write_views(files, names, views, image, evaluations)
+        return _write_views(run, files, names, views, image, evaluations)
 
     inputs = ["input.png", "cameras.json", *first, state_file]
     run.stage(f"refine{number}", f"refinement {number}", work, inputs)

@@ -121,6 +121,11 @@ class RunFolder:
         self._timings = self._read_json(TIMINGS_FILE, lambda seconds: isinstance(seconds, int | float))
         self._write_run_file()
 
+    def note(self, facts: Mapping[str, Any]) -> None:
+        """Records more in run.json, of what a stage found out."""
+        self._facts |= dict(facts)
+        self._write_run_file()
+
     def __truediv__(self, name: str) -> pathlib.Path:
         return self.path / name
 

@@ -25,6 +25,7 @@ from splat import Cameras, look_at, pinhole_intrinsics, render, round_capacity
 
 Direction = Literal["ccw", "cw"]
 DIRECTIONS: tuple[Direction, ...] = ("ccw", "cw")
+SIGNS = {"ccw": 1.0, "cw": -1.0}
 LIMIT = math.radians(80.0)  # of the elevation: at the pole the rig has no azimuth
 
 
@@ -99,7 +100,7 @@ def rig_cameras(
         width: Of the images, pixels.
         height: Of the images, pixels.
     """
-    sign = {"ccw": 1.0, "cw": -1.0}[direction] if isinstance(direction, str) else direction
+    sign = SIGNS[direction] if isinstance(direction, str) else direction
     azimuth = sign * jnp.arange(views, dtype=jnp.float32) * (2.0 * math.pi / views)
     elevation = jnp.broadcast_to(jnp.asarray(elevation, jnp.float32), (views,))
     level = jnp.cos(elevation)
@@ -141,32 +142,34 @@ def find_orbit(
         return Orbit(elevation, directions[0], {})
     targets = jnp.asarray(_reduced(rgba, search.side))
     views, height, width, _ = targets.shape
-    rig = functools.partial(rig_cameras, views=views, distance=distance, fov=fov, width=width, height=height)
     config = dataclasses.replace(search.fit, steps=search.steps + search.more)
+    first = rig_cameras(elevation, directions[0], views=views, distance=distance, fov=fov, width=width, height=height)
+    start = init_state(key, config, first)
     total = len(directions) * search.steps + (0 if fixed else search.more)
     rate = 0.0 if fixed else search.lr_elevation
+
+    def run(state: _Search, direction: Direction, steps: int) -> tuple[_Search, float]:
+        sign = jnp.float32(SIGNS[direction])
+        return _run(state, (targets, sign, rate, search.warm), (config, distance, fov), steps)
+
     found: dict[Direction, tuple[_Search, float]] = {}
-    done = 0
-    for direction in directions:
-        sign = jnp.float32(1.0 if direction == "ccw" else -1.0)
-        fit = init_state(key, config, rig(elevation, direction), points=None)
+    for number, direction in enumerate(directions):
         zero = jnp.float32(0.0)
-        state = _Search(fit, jnp.float32(elevation), (zero, zero), zero, jnp.int32(0))
+        state = _Search(start, jnp.float32(elevation), (zero, zero), zero, jnp.int32(0))
         # Losses of the last half alone: the first steps say how the fit began.
-        state, _ = _run(state, targets, sign, rate, search, config, rig, search.steps - search.steps // 2)
-        state, loss = _run(state, targets, sign, rate, search, config, rig, search.steps // 2)
-        found[direction] = state, loss
-        done += search.steps
+        state, _ = run(state, direction, search.steps - search.steps // 2)
+        found[direction] = state, loss = run(state, direction, search.steps // 2)
         if progress is not None:
-            progress(done, total, f"{direction}: loss {loss:.4f}")
+            progress((number + 1) * search.steps, total, f"{direction}: loss {loss:.4f}")
     best = min(found, key=lambda direction: found[direction][1])
-    state = found[best][0]
-    if not fixed:
-        state, _ = _run(state, targets, jnp.float32(1.0 if best == "ccw" else -1.0), rate, search, config, rig, search.more)
-        if progress is not None:
-            progress(total, total, f"{best}: elevation {math.degrees(float(state.elevation)):.1f} degrees")
     losses_found = {direction: round(loss, 6) for direction, (_, loss) in found.items()}
-    return Orbit(elevation if fixed else float(state.elevation), best, losses_found)
+    if fixed:
+        return Orbit(elevation, best, losses_found)
+    state, _ = run(found[best][0], best, search.more)
+    found_elevation = float(state.elevation)
+    if progress is not None:
+        progress(total, total, f"{best}: elevation {math.degrees(found_elevation):.1f} degrees")
+    return Orbit(found_elevation, best, losses_found)
 
 
 def _reduced(rgba: np.ndarray, side: int) -> np.ndarray:
@@ -179,21 +182,20 @@ def _reduced(rgba: np.ndarray, side: int) -> np.ndarray:
     return np.concatenate([colour.clip(0.0, 1.0), small[..., 3:]], axis=-1)
 
 
-def _run(state: _Search, targets, sign, rate, search: Search, config: FitConfig, rig, steps: int):
+def _run(state: _Search, arguments: tuple, static: tuple, steps: int) -> tuple[_Search, float]:
     """Some steps, repeated with more room while pairs were left out; the new state and the mean loss."""
     while True:
         carry = state.replace(total=jnp.float32(0.0), pairs=jnp.int32(0))
         if jax.default_backend() == "cpu":
+            # As in `fitting`: inside a device loop CPUs are slower.
             for _ in range(steps):
-                carry = _step(carry, targets, sign, rate, search.warm, config, rig.keywords["distance"], rig.keywords["fov"])
+                carry = _step(carry, *arguments, *static)
         else:
-            carry = _steps(
-                carry, targets, sign, rate, search.warm, config, rig.keywords["distance"], rig.keywords["fov"], steps
-            )
+            carry = _steps(carry, *arguments, *static, jnp.int32(steps))
         pairs = int(carry.pairs)
         if pairs <= state.fit.pair_capacity:
             return carry, float(carry.total) / max(steps, 1)
-        room = round_capacity(pairs, margin=config.pair_margin)
+        room = round_capacity(pairs, margin=static[0].pair_margin)
         state = state.replace(fit=state.fit.replace(pair_capacity=room))
 
 
@@ -204,9 +206,7 @@ def _advance(state: _Search, targets, sign, rate, warm, config: FitConfig, dista
     chosen = views_of_step(fit.key, fit.step, views, config.views_per_step)
 
     def loss(gaussians, elevation):
-        cameras = rig_cameras(
-            elevation, sign, views=views, distance=distance, fov=fov, width=width, height=height
-        )
+        cameras = rig_cameras(elevation, sign, views=views, distance=distance, fov=fov, width=width, height=height)
         image = render(gaussians, cameras[chosen], background=1.0, capacity=fit.pair_capacity, active=fit.active)
         value, _ = losses.view_loss(image.rgb, image.alpha, targets[chosen], jnp.ones(3), config)
         return value, image.pairs

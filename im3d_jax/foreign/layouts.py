@@ -1,0 +1,59 @@
+"""What a path of weights is, and a fingerprint of it; without jax."""
+
+import hashlib
+import os
+import pathlib
+
+
+NETWORK_FOLDERS = ("unet", "vae", "image_encoder", "text_encoder")
+SUFFIXES = (".safetensors", ".safetensors.index.json", ".bin", ".ckpt", ".pt", ".pth")
+# Files up to this size are hashed whole.
+WHOLE = 256 * 2**20
+SAMPLES, SAMPLE = 256, 2**16
+
+
+def is_foreign(path: str | os.PathLike) -> bool:
+    """Whether a path looks like weights of SVD, SV3D or Stable Diffusion rather than like a bundle of ours.
+
+    Such are files, diffusers' folders, and folders that hold weights without a bundle's config.json; whether they can
+    be read is another question.
+    """
+    if os.path.isfile(path):
+        return True
+    if not os.path.isdir(path):
+        return False
+    folder = pathlib.Path(path)
+    if any((folder / name).is_dir() for name in NETWORK_FOLDERS):
+        return True
+    if (folder / "config.json").is_file():
+        return False
+    return any(name.endswith(SUFFIXES) for name in os.listdir(folder))
+
+
+def fingerprint(path: str | os.PathLike) -> str:
+    """SHA-256 over the JSON, text and safetensors files of a path, their names included.
+
+    Of a file above `WHOLE` bytes only the size, the first sample (the header, with all names, shapes and offsets) and
+    evenly spaced samples count: reading many gigabytes would take longer than a stage.
+    """
+    path = pathlib.Path(path)
+    files = [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()]
+    value = hashlib.sha256()
+    for file in sorted(files):
+        if file.suffix not in (".json", ".txt", ".safetensors"):
+            continue
+        name = file.name if file == path else file.relative_to(path).as_posix()
+        value.update(f"{name}\n{_content(file)}\n".encode())
+    return value.hexdigest()
+
+
+def _content(file: pathlib.Path) -> str:
+    size = file.stat().st_size
+    value = hashlib.sha256(str(size).encode())
+    with file.open("rb") as opened:
+        if size <= WHOLE:
+            return hashlib.file_digest(opened, "sha256").hexdigest()
+        for sample in range(SAMPLES):
+            opened.seek(sample * (size - SAMPLE) // (SAMPLES - 1))
+            value.update(opened.read(SAMPLE))
+    return value.hexdigest()

@@ -1,0 +1,116 @@
+"""How much device memory a model's stages will take, before any of it is taken."""
+
+from __future__ import annotations
+
+import math
+
+import jax
+
+from im3d_jax.foreign.recipes import MEMORIES, Memory, frames_at_once
+from im3d_jax.reconstruction import FitConfig
+from im3d_jax.weights.encoders import encoder_shapes
+from im3d_jax.weights.names.families import autoencoder_shapes, unet_shapes
+from im3d_jax.weights.presets import Preset
+from im3d_jax.weights.trees import WeightsError
+
+
+GIB = 2**30
+# Live activations, in units of one map of the widest level (its pixels times its first channels).
+# UNet: the skips of all levels, and a transformer's GEGLU (8 maps) with its halves and its normalised input.
+UNET_MAPS = 40
+# Autoencoder: twice the first channels at full resolution after an upsampling, each with its convolution's workspace.
+AUTOENCODER_MAPS = 14
+# The temporal decoder's blocks over frames hold all frames at once.
+TEMPORAL_MAPS = 5
+# A fitted pixel: VGG's maps with their gradients, and the compositing's light.
+FIT_BYTES_PER_PIXEL = 4000
+SHARE_OF_DEVICE = 0.97  # of the allocator's limit: fragments
+
+
+def _bytes(shapes: dict, itemsize: int) -> int:
+    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(shapes)) * itemsize
+
+
+def parameter_bytes(preset: Preset, itemsize: int) -> dict[str, int]:
+    """Bytes on the device of ``unet``, ``vae`` (float32 always) and ``encoder``."""
+    encoders = [preset.image_encoder] if preset.image_encoder else list(preset.text_encoders)
+    return {
+        "unet": _bytes(unet_shapes(preset.unet), itemsize),
+        "vae": _bytes(autoencoder_shapes(preset.autoencoder), 4),
+        "encoder": sum(_bytes(encoder_shapes(config), itemsize) for config in encoders),
+    }
+
+
+def estimate(
+    preset: Preset, memory: Memory, itemsize: int, size: tuple[int, int], fit: FitConfig | None = None, side: int = 512
+) -> dict[str, float]:
+    """Peak of each stage in GiB: ``encoder``, ``unet``, ``decoder`` and, with a fit, ``fit``.
+
+    Args:
+        preset: Of the family.
+        memory: What is done at once.
+        itemsize: Bytes of an activation and of a parameter of UNet and encoder: 2 for bfloat16.
+        size: Height and width in pixels.
+        fit: Settings of the fit, if there is one.
+        side: Of the fitted views.
+    """
+    parameters = parameter_bytes(preset, itemsize)
+    pixels = size[0] * size[1]
+    latent = pixels // preset.autoencoder.factor**2
+    branches = 2 if memory.branches_together else 1
+    unet = UNET_MAPS * branches * preset.frames * latent * preset.unet.channels[0] * itemsize
+    frame = pixels * preset.autoencoder.channels[0] * itemsize
+    decoder = AUTOENCODER_MAPS * frames_at_once(preset.frames, memory.frames_at_once) * frame
+    if preset.autoencoder.temporal_decoder:
+        decoder += TEMPORAL_MAPS * preset.frames * frame
+    # The encoder of pictures runs in float32, as its authors have it.
+    encoder = AUTOENCODER_MAPS * frames_at_once(preset.frames, memory.frames_at_once) * frame * 4 // itemsize
+    work = {"encoder": encoder, "unet": unet, "decoder": decoder}
+    if fit is not None:
+        work["fit"] = FIT_BYTES_PER_PIXEL * fit.views_per_step * side**2
+    held = sum(parameters.values()) if memory.keep else 0
+    needed = {
+        "encoder": parameters["encoder"] + parameters["vae"],
+        "unet": parameters["unet"],
+        "decoder": parameters["vae"],
+        "fit": 0,
+    }
+    return {stage: (max(held, needed[stage]) + taken) / GIB for stage, taken in work.items()}
+
+
+def device_gib() -> float | None:
+    """What the allocator of the first device may take, GiB; None where the device does not say."""
+    limit = (jax.devices()[0].memory_stats() or {}).get("bytes_limit")
+    return None if not limit else limit / GIB
+
+
+def choose(
+    name: str | None, preset: Preset, itemsize: int, size: tuple[int, int], fit: FitConfig | None, side: int
+) -> Memory:
+    """The memory preset of a name, or the roomiest one that the device has room for.
+
+    Raises:
+        WeightsError: The device has too little memory: the estimate, and the preset that fits, if one does.
+    """
+    room = device_gib()
+    peaks = {
+        memory.name: max(estimate(preset, memory, itemsize, size, fit, side).values()) for memory in MEMORIES.values()
+    }
+    roomiest_first = sorted(MEMORIES.values(), key=lambda memory: -memory.gib)
+    if room is None:
+        return MEMORIES[name or "80gb"]
+    fitting = [memory for memory in roomiest_first if peaks[memory.name] <= SHARE_OF_DEVICE * room]
+    if name is None and fitting:
+        return fitting[0]
+    if name is not None and MEMORIES[name] in fitting:
+        return MEMORIES[name]
+    asked = name or roomiest_first[-1].name
+    way_out = (
+        f"take --memory={fitting[0].name} (about {peaks[fitting[0].name]:.1f} GiB)"
+        if fitting
+        else "set XLA_PYTHON_CLIENT_MEM_FRACTION=0.95 or take a larger device"
+    )
+    raise WeightsError(
+        f"{preset.name} with --memory={asked} needs about {peaks[asked]:.1f} GiB of device memory, and there are "
+        f"{room:.1f} GiB: {way_out}"
+    )

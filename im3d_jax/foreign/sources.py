@@ -1,0 +1,86 @@
+"""Where a foreign model's parameters come from."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import pathlib
+from typing import Protocol
+
+import jax.numpy as jnp
+
+from im3d_jax.weights.encoders import load_encoder
+from im3d_jax.weights.foreign import Checkpoint, encoder_folder, load_network, network_table, open_checkpoint
+from im3d_jax.weights.hub import find_model
+from im3d_jax.weights.presets import Preset
+from im3d_jax.weights.trees import WeightsError
+
+
+class Source(Protocol):
+    """A family's parameters, part by part.
+
+    Attributes:
+        name: For the user.
+        preset: Of the family.
+    """
+
+    name: str
+    preset: Preset
+
+    def load(self, part: str, dtype) -> dict:
+        """Parameters of ``unet``, ``vae`` or ``encoder`` on the device."""
+        ...
+
+
+class CheckpointSource:
+    """The networks of a checkpoint; making it reads headers only and checks that every network is whole.
+
+    Raises:
+        WeightsError: One line: see `weights.foreign.open_checkpoint`, or a network is missing or has other tensors.
+    """
+
+    def __init__(self, checkpoint: Checkpoint):
+        preset = checkpoint.preset
+        if preset.unet.temporal == "blended" and not preset.name.startswith("sv3d"):
+            # Fine-tuned orbits have other lengths than SVD's videos.
+            preset = dataclasses.replace(preset, frames=_frames(checkpoint.path) or preset.frames)
+        self.checkpoint, self.preset = checkpoint, preset
+        self.name = f"{checkpoint.preset.name} ({checkpoint.layout})"
+        for network in ("unet", "vae"):
+            network_table(checkpoint, network)
+        encoder = encoder_folder(self.preset)
+        if not checkpoint.networks.get(encoder):
+            raise WeightsError(f"{checkpoint.path} has no {encoder}: give the model's whole folder or file")
+
+    def load(self, part: str, dtype) -> dict:
+        """See `Source`.
+
+        Raises:
+            WeightsError: The encoder's tensors are not those of the family, or a file was damaged since.
+        """
+        if part != "encoder":
+            return load_network(self.checkpoint, part, dtype=dtype)
+        path, within = self.checkpoint.encoder
+        config = self.preset.image_encoder or self.preset.text_encoders[0]
+        return load_encoder(path, config, within=within, place=lambda name, array: jnp.asarray(array, dtype))
+
+
+def _frames(path: pathlib.Path) -> int | None:
+    """Frames of a video as a diffusers folder has them."""
+    config = path / "unet" / "config.json"
+    if not config.is_file():
+        return None
+    try:
+        frames = json.loads(config.read_text(encoding="utf-8")).get("num_frames")
+    except (OSError, ValueError, AttributeError) as error:
+        raise WeightsError(f"{config} is not readable as JSON ({error}): download it again") from error
+    return frames if isinstance(frames, int) and frames > 1 else None
+
+
+def open_source(model: str) -> CheckpointSource:
+    """The checkpoint of a path or hub id.
+
+    Raises:
+        WeightsError: One line for the user.
+    """
+    return CheckpointSource(open_checkpoint(find_model(model)))

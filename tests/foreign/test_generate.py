@@ -1,0 +1,124 @@
+"""`im3d generate` and `im3d views` on foreign video models: files, counts, equality, resuming."""
+
+import json
+
+import numpy as np
+import pytest
+
+from im3d_jax.cli import common, stages
+from im3d_jax.cli.main import main
+from im3d_jax.output.images import read_image
+from im3d_jax.reconstruction import fitting
+
+
+@pytest.fixture(autouse=True)
+def quiet(small, monkeypatch, tmp_path):
+    monkeypatch.setattr(common, "start_jax", lambda: None)
+    monkeypatch.setattr(stages, "TURNTABLE_SIDE", 32)
+    monkeypatch.setattr(stages, "TURNTABLE_FRAMES", 8)
+
+
+def contents(folder):
+    """Bytes of all files but those with seconds."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {str(file.relative_to(folder)): file.read_bytes() for file in files if "ing" not in file.name[:4]}
+
+
+def stable(folder):
+    found = contents(folder)
+    metrics = json.loads(found.pop("metrics.json"))
+    metrics.pop("seconds")
+    found.pop("timings.json")
+    return found, metrics
+
+
+def test_generate(checkpoints, picture, tmp_path, capsys, monkeypatch):
+    out = tmp_path / "whole"
+    flags = [f"--image={picture}", f"--model={checkpoints['sv3d_u']}", "--quality=draft"]
+    assert main(["generate", *flags, f"--out={out}"]) == 0
+    shown = capsys.readouterr().err
+    run = json.loads((out / "run.json").read_text())
+    # 4 * 2 // 5 = 1 step of the orbit and 5 of each refinement, two branches each.
+    assert run["network_evaluations"] == 2 * 1 + 2 * 2 * 5
+    assert run["model"] == "sv3d_u (sgm)" and "bundled autoencoder" in run["perceptual_features"]
+    assert run["settings"]["orbit_direction"] == "auto" and len(run["settings"]["model_sha256"]) == 64
+    orbit = run["orbit"]
+    assert set(orbit["losses"]) == {"ccw", "cw"} and orbit["elevation"] == "fitted"
+    assert min(orbit["losses"], key=orbit["losses"].get) == orbit["direction"]
+    assert f"the orbit turns {orbit['direction']}" in shown and "no plain background" in shown
+    for views in ("views", "views_round1", "views_round2"):
+        assert sorted(path.name for path in (out / views).iterdir()) == [f"{index:02d}.png" for index in range(5)]
+        np.testing.assert_array_equal(read_image(out / views / "00.png"), read_image(out / "input.png"))
+    assert read_image(out / "views/03.png").shape == (32, 32, 4)
+    cameras = json.loads((out / "cameras.json").read_text())
+    assert cameras["elevation_deg"] == pytest.approx(orbit["elevation_deg"], abs=1e-3)
+    assert np.degrees(cameras["camera_angle_x"]) == pytest.approx(33.8, abs=1e-3) and cameras["w"] == 32
+    places = np.array([frame["transform_matrix"] for frame in cameras["frames"]])[:, :3, 3]
+    assert np.linalg.norm(places, axis=1) == pytest.approx(3.44, abs=1e-4)
+    assert (places[1, 1] > 0) == (orbit["direction"] == "ccw")
+
+    # A second run finds everything finished; one that is stopped everywhere ends with the same bytes.
+    before = stable(out)
+    assert main(["generate", *flags, f"--out={out}"]) == 0
+    assert stable(out) == before and "finished before" in capsys.readouterr().err
+    cut, fit, interrupted = tmp_path / "cut", fitting.fit, iter(range(100))
+
+    def stopping(*arguments, **named):
+        result = fit(*arguments, **named)
+        if next(interrupted) % 2 == 0:
+            raise KeyboardInterrupt
+        return result
+
+    monkeypatch.setattr(fitting, "fit", stopping)
+    codes = []
+    while not codes or codes[-1]:
+        codes.append(main(["generate", *flags, f"--out={cut}"]))
+        assert len(codes) < 9
+    assert codes == [130] * 3 + [0]
+    assert stable(cut) == before
+
+
+def views(out, *flags):
+    assert main(["views", "--quality=draft", f"--out={out}", *flags]) == 0
+    pictures = [read_image(path) for path in sorted((out / "views").iterdir())]
+    return np.stack(pictures), json.loads((out / "run.json").read_text())
+
+
+def test_both_layouts_and_all_memory_presets_draw_the_same(checkpoints, picture, tmp_path):
+    flags = [f"--image={picture}", "--orbit_direction=cw", "--elevation_deg=20"]
+    first, run = views(tmp_path / "a", f"--model={checkpoints['sv3d_u']}", *flags)
+    assert run["orbit"] == {"elevation_deg": 20.0, "elevation": "given", "direction": "cw", "losses": {}}
+    for number, more in enumerate((["--memory=16gb"], ["--memory=24gb"])):
+        again, _ = views(tmp_path / f"b{number}", f"--model={checkpoints['folder']}", *flags, *more)
+        assert np.abs(again - first).max() < 0.02, more
+    other, _ = views(tmp_path / "c", f"--model={checkpoints['sv3d_u']}", *flags, "--seed=1")
+    assert np.abs(other - first)[1:].max() > 0.1
+
+
+def test_the_elevation_is_a_condition_of_sv3d_p(checkpoints, picture, tmp_path):
+    flags = [f"--image={picture}", "--orbit_direction=cw", f"--model={checkpoints['sv3d_p']}"]
+    low, _ = views(tmp_path / "low", *flags, "--elevation_deg=0")
+    high, _ = views(tmp_path / "high", *flags, "--elevation_deg=40")
+    assert np.abs(low - high)[1:].max() > 0.01
+    np.testing.assert_array_equal(low[0], high[0])
+
+
+def test_a_prompt_goes_through_a_picture_model(checkpoints, tmp_path, monkeypatch):
+    from im3d_jax.foreign.pictures import PicturePipeline
+
+    drawn = PicturePipeline.draw_image
+
+    def plain(self, *arguments, **named):
+        """Random networks draw noise; a frame of white around it makes it an object."""
+        image, count = drawn(self, *arguments, **named)
+        assert image.shape == (32, 32, 4) and np.isfinite(image).all() and image[..., :3].std() > 0.01
+        image[..., :3] *= 0.5
+        for edge in (image[:8], image[-8:], image[:, :8], image[:, -8:]):
+            edge[..., :3] = 1.0
+        return image, count
+
+    monkeypatch.setattr(PicturePipeline, "draw_image", plain)
+    flags = ["--prompt=a red mug", f"--model={checkpoints['sv3d_u']}", f"--image_model={checkpoints['sd']}"]
+    _, run = views(tmp_path / "run", *flags, "--orbit_direction=ccw", "--elevation_deg=5")
+    assert run["network_evaluations"] == 2 * 15 + 2 * 1
+    assert run["image_model"] == "sd15 (sgm)" and len(run["settings"]["image_model_sha256"]) == 64
