@@ -4,6 +4,7 @@ With --vocabulary it lists the words that the model knows instead, one a line.
 """
 
 import importlib.metadata
+import math
 import os
 import pathlib
 import platform
@@ -12,6 +13,7 @@ from absl import flags
 
 import im3d_jax
 from im3d_jax.cli import common
+from im3d_jax.foreign.layouts import is_foreign
 
 
 PACKAGES = (
@@ -30,7 +32,10 @@ def run(values: flags.FlagValues) -> None:
     """Prints to stdout. Raises `UserError` where the model is missing and --vocabulary needs it."""
     if values.vocabulary:
         common.start_jax()
-        print("\n".join(common.load_model(values.model).vocabulary()))
+        words = common.load_model(values.model).vocabulary()
+        if not words:
+            raise common.UserError(f"--model={values.model} reads no prompts: it has no list of words")
+        print("\n".join(words))
         return
     print(f"im3d {im3d_jax.__version__}, Python {platform.python_version()}, {platform.platform()}")
     _print_versions()
@@ -65,6 +70,9 @@ def _print_devices() -> None:
 def _print_weights(model: str) -> None:
     from im3d_jax.weights import BUNDLED
 
+    if model != "tiny" and is_foreign(model):
+        _print_foreign(model)
+        return
     folder = BUNDLED if model == "tiny" else pathlib.Path(model)
     files = sorted([*folder.glob("*.safetensors"), *folder.glob("*.json")]) if folder.is_dir() else []
     print(f"weights of {model}: {'' if files else 'MISSING, expected '}in {folder}")
@@ -78,3 +86,36 @@ def _print_weights(model: str) -> None:
     except common.UserError as error:
         print(f"  NOT usable: {error}")
     print("other weights: put a model's files into one folder anywhere and give it as --model=FOLDER")
+
+
+def _print_foreign(model: str) -> None:
+    """Family, networks and memory of foreign weights, from their headers: nothing is loaded."""
+    import jax.numpy as jnp
+
+    from im3d_jax.foreign.memory import device_gib, estimate
+    from im3d_jax.foreign.networks import working_dtype
+    from im3d_jax.foreign.recipes import MEMORIES, RECIPES, fit_config
+    from im3d_jax.foreign.sources import open_source
+    from im3d_jax.weights import WeightsError
+
+    try:
+        source = open_source(model)
+    except WeightsError as error:
+        print(f"weights of {model}: NOT usable: {error}")
+        return
+    preset = source.preset
+    use = "draws orbits (--model)" if preset.name in RECIPES else "draws pictures from prompts (--image_model)"
+    print(f"weights of {model}: {source.name}, {use}")
+    for network, tensors in source.checkpoint.networks.items():
+        values = sum(math.prod(tensor.shape) for tensor in tensors.values())
+        print(f"  {network}: {len(tensors)} tensors, {values / 1e6:.1f} million values")
+    print(f"  group norms follow {preset.norm_eps}'s eps; {preset.frames} frames of {preset.height}x{preset.width}")
+    if preset.name not in RECIPES:
+        return
+    room = device_gib()
+    print(f"  device memory: {'unknown' if room is None else f'{room:.1f} GiB'}; estimated peaks:")
+    itemsize, side = jnp.dtype(working_dtype()).itemsize, preset.height
+    fit_side = min(side, RECIPES[preset.name].fit_side)
+    for name, memory in MEMORIES.items():
+        peaks = estimate(preset, memory, itemsize, (side, side), fit_config("standard"), fit_side)
+        print(f"    --memory={name}: " + ", ".join(f"{stage} {gib:.1f} GiB" for stage, gib in peaks.items()))

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import fnmatch
+import functools
 import os
 import pathlib
 from collections.abc import Callable, Iterable
@@ -76,6 +77,7 @@ def encoder_network(config: EncoderConfig, dtype=jnp.float32) -> CLIPText | CLIP
     return CLIPText(config, dtype) if isinstance(config, CLIPTextConfig) else T5Encoder(config, dtype)
 
 
+@functools.lru_cache(maxsize=16)
 def encoder_shapes(config: EncoderConfig) -> dict:
     """Nested `jax.ShapeDtypeStruct`s of an encoder's parameters, without computing anything."""
     tokens = jax.ShapeDtypeStruct((1, 2), jnp.int32)

@@ -25,11 +25,11 @@ UNET = dict(
     channels=(8, 16), groups=4, layers_per_block=(1, 1), attention=(True, False), heads=(1, 2), context_dims=(6,),
     down_eps=(1e-5,) * 2, up_eps=(1e-5,) * 2,
 )  # fmt: skip
-VISION = CLIPVisionConfig(width=16, layers=2, heads=2, hidden=32, projection=6, image_size=8, patch=4)
+VISION = CLIPVisionConfig(width=16, layers=1, heads=2, hidden=32, projection=6, image_size=8, patch=4)
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
 TOKENS = [*LETTERS, *(letter + "</w>" for letter in LETTERS), "<|startoftext|>", "<|endoftext|>"]
 TEXT = CLIPTextConfig(
-    vocabulary=len(TOKENS), length=12, width=6, layers=2, heads=2, hidden=12, end_token=len(TOKENS) - 1
+    vocabulary=len(TOKENS), length=12, width=6, layers=1, heads=2, hidden=12, end_token=len(TOKENS) - 1
 )
 SEARCH = Search(
     side=16, steps=4, more=2, warm=1, fit=dataclasses.replace(Search().fit, capacity=64, initial=64, views_per_step=2)
@@ -47,7 +47,7 @@ def tiny(family):
     return dataclasses.replace(
         preset,
         unet=dataclasses.replace(preset.unet, **UNET, vector_dims=dims),
-        autoencoder=dataclasses.replace(preset.autoencoder, channels=(8, 16), groups=4),
+        autoencoder=dataclasses.replace(preset.autoencoder, channels=(8, 16), groups=4, layers_per_block=1),
         image_encoder=VISION if preset.image_encoder else None,
         text_encoders=(TEXT,) if preset.text_encoders else (),
         frames=VIEWS if preset.frames > 1 else 1,

@@ -7,6 +7,7 @@ follows from the sizes. Renames are applied in order to a module's dotted name; 
 
 from __future__ import annotations
 
+import functools
 import math
 import re
 from collections.abc import Collection
@@ -70,6 +71,8 @@ _SGM_AUTOENCODER = [
 ]
 
 
+# Tracing a network of true size takes seconds; every look at a checkpoint asks again.
+@functools.lru_cache(maxsize=16)
 def unet_shapes(config: SpatioTemporalUNetConfig) -> dict:
     """Nested `jax.ShapeDtypeStruct`s of a UNet's parameters, without computing anything."""
     side = 2 ** (len(config.channels) - 1)
@@ -84,6 +87,7 @@ def unet_shapes(config: SpatioTemporalUNetConfig) -> dict:
     return jax.eval_shape(lambda: network.init(jax.random.key(0), *arguments, condition=condition))["params"]
 
 
+@functools.lru_cache(maxsize=16)
 def autoencoder_shapes(config: KLAutoencoderConfig) -> dict:
     """Nested `jax.ShapeDtypeStruct`s of an autoencoder's parameters."""
     image = jnp.zeros((1, 2, config.factor, config.factor, config.image_channels))

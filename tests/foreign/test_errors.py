@@ -1,0 +1,122 @@
+"""Foreign weights that cannot be used: exit code 2 and one line, before anything is drawn."""
+
+import json
+
+import numpy as np
+import pytest
+
+from im3d_jax.cli import common
+from im3d_jax.cli.main import main
+from im3d_jax.foreign import memory
+from im3d_jax.weights.tensor_files import list_tensors, write_tensors
+
+
+@pytest.fixture(autouse=True)
+def quiet(small, monkeypatch):
+    monkeypatch.setattr(common, "start_jax", lambda: None)
+
+
+@pytest.fixture
+def refused(capsys, picture, tmp_path):
+    """Runs `views` on a picture (or other flags), expects a refusal without results, returns its line."""
+
+    def run(model, *flags, image=True):
+        source = [f"--image={picture}"] if image else []
+        assert main(["views", f"--model={model}", f"--out={tmp_path / 'run'}", *source, *flags]) == 2
+        captured = capsys.readouterr()
+        assert captured.out == "" and captured.err.count("\n") == 1 and "Traceback" not in captured.err
+        assert not (tmp_path / "run" / "run.json").exists()
+        return captured.err
+
+    return run
+
+
+def copied(source, target, change=lambda name, shape: shape, leave_out=()):
+    """A checkpoint with other shapes or fewer tensors."""
+    shapes = {name: tensor.shape for name, tensor in list_tensors([source]).items() if name not in leave_out}
+    zeros = lambda shape: np.zeros(shape, np.float16)  # noqa: E731
+    write_tensors(target, [(n, "F16", change(n, s), lambda n=n, s=s: zeros(change(n, s))) for n, s in shapes.items()])
+    return target
+
+
+def test_files(refused, checkpoints, tmp_path):
+    whole = checkpoints["sv3d_u"].read_bytes()
+    cut = tmp_path / "cut.safetensors"
+    cut.write_bytes(whole[: len(whole) // 2])
+    assert "not a whole safetensors file" in refused(cut)
+    (tmp_path / "old").mkdir()
+    (tmp_path / "old/model.ckpt").write_bytes(b"\x80\x02}q\x00.")
+    assert "is a pickle" in refused(tmp_path / "old")
+    assert "is a pickle" in refused(tmp_path / "old/model.ckpt")
+    first = "model.diffusion_model.input_blocks.0.0.weight"
+    other = copied(checkpoints["sv3d_u"], tmp_path / "o.safetensors", lambda n, s: (*s[:2], 3, 5) if n == first else s)
+    assert "expected [8, 8, 3, 3]" in refused(other)
+    missing = copied(checkpoints["sv3d_u"], tmp_path / "m.safetensors", leave_out=[first.replace("weight", "bias")])
+    assert "1 tensors missing" in refused(missing)
+    unknown = copied(
+        checkpoints["sv3d_u"], tmp_path / "u.safetensors", lambda n, s: (s[0], 5, 3, 3) if n == first else s
+    )
+    assert "no known family" in refused(unknown)
+
+
+def test_shards(refused, tmp_path, checkpoints):
+    unet = tmp_path / "model" / "unet"
+    unet.mkdir(parents=True)
+    (unet / "x.safetensors.index.json").write_text(json.dumps({"weight_map": {"a": "a.safetensors"}}))
+    assert "lacks 1 of the 1 shards" in refused(tmp_path / "model")
+
+
+def test_what_a_model_is_for(refused, checkpoints, picture):
+    assert "starts from a picture" in refused(checkpoints["sv3d_u"], "--prompt=a mug", image=False)
+    assert "draws no orbits" in refused(checkpoints["sd"])
+    sd, video = checkpoints["sd"], checkpoints["folder"]
+    assert "draws no pictures" in refused(video, "--prompt=a mug", f"--image_model={video}", image=False)
+    assert "both given" in refused(video, f"--image_model={sd}")
+    assert "--memory is for foreign models" in refused("tiny", "--memory=16gb")
+    assert "--orbit_direction is for foreign models" in refused("tiny", "--orbit_direction=cw")
+    assert "--memory=8gb" in refused(video, "--memory=8gb")
+
+
+def test_a_hub_id_without_network(refused, monkeypatch, tmp_path):
+    pytest.importorskip("huggingface_hub")
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    line = refused("stabilityai/sv3d")
+    assert "about 18.8 GB" in line and "--model=FOLDER" in line
+
+
+def test_too_little_memory(refused, checkpoints, monkeypatch):
+    path = checkpoints["sv3d_u"]
+    monkeypatch.setattr(memory, "device_gib", lambda: 1e-6)
+    assert "needs about" in (line := refused(path)) and "larger device" in line
+    line = refused(path, "--memory=80gb")
+    assert "--memory=80gb needs about" in line
+
+
+def test_the_memory_preset_that_fits_is_named(monkeypatch):
+    """At true size: a 16 GiB device takes the small preset, and says so when the large one is asked for."""
+    from im3d_jax.foreign.recipes import MEMORIES, Recipe
+    from im3d_jax.reconstruction import PRESETS as FITS
+    from im3d_jax.weights.trees import WeightsError
+
+    monkeypatch.undo()
+    from im3d_jax.weights.presets import PRESETS
+
+    preset, side = PRESETS["sv3d_u"], PRESETS["sv3d_u"].height
+    assert side == 576
+    peaks = {
+        name: max(memory.estimate(preset, each, 2, (side, side), FITS["standard"], Recipe().fit_side).values())
+        for name, each in MEMORIES.items()
+    }
+    assert peaks["16gb"] < peaks["24gb"] < peaks["80gb"]
+    for name, each in MEMORIES.items():
+        assert peaks[name] < each.gib
+    arguments = preset, 2, (side, side), FITS["standard"], Recipe().fit_side
+    monkeypatch.setattr(memory, "device_gib", lambda: (peaks["16gb"] + peaks["24gb"]) / 2 / memory.SHARE_OF_DEVICE)
+    assert memory.choose(None, *arguments).name == "16gb"
+    with pytest.raises(WeightsError, match=r"about \d+\.\d GiB.*take --memory=16gb"):
+        memory.choose("80gb", *arguments)
+    monkeypatch.setattr(memory, "device_gib", lambda: 75.0)
+    assert memory.choose(None, *arguments).name == "80gb"
