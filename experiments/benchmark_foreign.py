@@ -1,0 +1,296 @@
+"""Times foreign networks of true size with random weights, made on the device; one JSON line a case.
+
+    python -m experiments.benchmark_foreign unet --diffusers
+    python -m experiments.benchmark_foreign decoder --family=sv3d_u,svd --memory=80gb,16gb --diffusers
+    python -m experiments.benchmark_foreign generate --family=sv3d_u --memory=80gb
+
+`unet`: one evaluation of both guidance branches (batch 2 of 21x72x72 latents for SV3D). `decoder`: all frames of a
+video from latents. Both: median and minimum of `--repeats` calls after warm-up, compile time, what the compiled
+program asks for, TFLOP and TFLOP/s by the compiler's count. `--diffusers` times diffusers' network of the same sizes on
+the same device in the same run, eager and, with `--compiled`, under torch.compile.
+
+`generate`: the program's own stages from a picture to an asset, twice, the second time with everything compiled; the
+seconds of each stage, the peak of device memory, and the estimate that the program makes beforehand. Random networks
+draw noise, which no fit is like: `--drawn=torus` (the default) draws all of it and then shows the fit an orbit of a
+torus in its place.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import io
+import json
+import math
+import os
+import pathlib
+import tempfile
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import app, flags
+
+from experiments import scenes
+from experiments.benchmark import machine, peak_gib, program_gib, timed
+from im3d_jax.cli import common, stages
+from im3d_jax.foreign import features, memory, recipes
+from im3d_jax.foreign.networks import unet_of, working_dtype
+from im3d_jax.foreign.video import OrbitPipeline
+from im3d_jax.models.kl_autoencoder import KLAutoencoder
+from im3d_jax.output.images import encode_png
+from im3d_jax.output.renders import render_views
+from im3d_jax.output.run_folder import RunFolder
+from im3d_jax.reconstruction.orbits import rig_cameras
+from im3d_jax.weights.encoders import encoder_shapes
+from im3d_jax.weights.names.families import autoencoder_shapes, unet_shapes
+from im3d_jax.weights.presets import PRESETS, Preset
+
+
+CASES = ("unet", "decoder", "generate")
+
+
+def define_flags(values: flags.FlagValues) -> None:
+    """Flags of this program."""
+    flags.DEFINE_list("family", "sv3d_u", "Families of presets.", flag_values=values)
+    flags.DEFINE_list("memory", "80gb", "Memory presets.", flag_values=values)
+    flags.DEFINE_integer("repeats", 10, "Timed calls.", lower_bound=1, flag_values=values)
+    flags.DEFINE_bool("diffusers", False, "Time diffusers' networks beside ours.", flag_values=values)
+    flags.DEFINE_bool("compiled", False, "Time diffusers under torch.compile as well.", flag_values=values)
+    flags.DEFINE_enum("quality", "standard", ("draft", "standard", "best"), "Of generate.", flag_values=values)
+    flags.DEFINE_enum("drawn", "torus", ("torus", "noise"), "What the fit of generate sees.", flag_values=values)
+    flags.DEFINE_integer("rounds", 2, "Refinements of generate.", lower_bound=0, upper_bound=2, flag_values=values)
+    flags.DEFINE_string("out", None, "Also append the lines to this file.", flag_values=values)
+
+
+@functools.partial(jax.jit, static_argnames=("shape", "dtype"))
+def _kernel(key, shape, dtype):
+    """Values that keep activations near 1; the last axis is the output's."""
+    return (jax.random.normal(key, shape) / math.sqrt(math.prod(shape[:-1]))).astype(dtype)
+
+
+class RandomSource:
+    """Random parameters of a preset's networks; see `foreign.sources.Source`."""
+
+    def __init__(self, preset: Preset):
+        self.preset, self.name = preset, f"{preset.name} (random)"
+
+    def load(self, part: str, dtype) -> dict:
+        """Parameters of ``unet``, ``vae`` or ``encoder``, made on the device one by one."""
+        if part == "encoder":
+            shapes = encoder_shapes(self.preset.image_encoder)
+        else:
+            shapes = unet_shapes(self.preset.unet) if part == "unet" else autoencoder_shapes(self.preset.autoencoder)
+        leaves, tree = jax.tree.flatten_with_path(shapes)
+        made = []
+        for number, (path, leaf) in enumerate(leaves):
+            if len(leaf.shape) > 1:
+                made.append(_kernel(jax.random.fold_in(jax.random.key(0), number), leaf.shape, jnp.dtype(dtype)))
+            else:
+                made.append(jnp.full(leaf.shape, float(path[-1].key == "scale"), dtype))
+        return jax.tree.unflatten(tree, made)
+
+
+def timed_program(program, arguments: tuple, repeats: int) -> dict[str, float]:
+    """Compile time, memory, arithmetic and times of a jitted function."""
+    begun = time.perf_counter()
+    compiled = program.lower(*arguments).compile()
+    figures = {"compile_s": time.perf_counter() - begun, "program_gib": program_gib(compiled)}
+    figures |= timed(lambda: compiled(*arguments), repeats)
+    flop = (compiled.cost_analysis() or {}).get("flops", 0.0)
+    return figures | {"tflop": flop / 1e12, "tflop_per_s": flop / 1e9 / figures["median_ms"], "peak_gib": peak_gib()}
+
+
+def unet_case(preset: Preset, chosen: recipes.Memory, repeats: int) -> dict:
+    """One evaluation of both branches, or of one where the memory preset takes them in turn."""
+    dtype = working_dtype()
+    network, config = unet_of(preset, dtype), preset.unet
+    rows = 2 if chosen.branches_together else 1
+    side = preset.height // preset.autoencoder.factor, preset.width // preset.autoencoder.factor
+    arguments = (
+        RandomSource(preset).load("unet", dtype),
+        jnp.zeros((rows, preset.frames, *side, config.in_channels)),
+        jnp.zeros((rows,)),
+        jnp.zeros((rows, 1, config.context_dims[0])),
+        jnp.zeros((rows, len(config.vector_dims))),
+    )
+    program = jax.jit(lambda params, *inputs: network.apply({"params": params}, *inputs))
+    shape = {"rows": rows, "frames": preset.frames, "latent": list(side), "dtype": jnp.dtype(dtype).name}
+    return shape | timed_program(program, arguments, repeats)
+
+
+def decoder_case(preset: Preset, chosen: recipes.Memory, repeats: int) -> dict:
+    """All frames of a video from latents, as many at once as the memory preset takes."""
+    dtype = working_dtype()
+    network = KLAutoencoder(preset.autoencoder, dtype)
+    chunk = recipes.frames_at_once(preset.frames, chosen.frames_at_once)
+    side = preset.height // preset.autoencoder.factor, preset.width // preset.autoencoder.factor
+    arguments = (
+        RandomSource(preset).load("vae", jnp.float32),
+        jnp.zeros((1, preset.frames, *side, preset.autoencoder.latent_channels)),
+    )
+    program = jax.jit(lambda params, latents: network.apply({"params": params}, latents, chunk, method="decode"))
+    return {"frames": preset.frames, "at_once": chunk} | timed_program(program, arguments, repeats)
+
+
+class ShownTorus(OrbitPipeline):
+    """Does all the drawing and hands out an orbit of a torus: the fit then works on an object, not on noise."""
+
+    def _torus(self, views, image):
+        rig = self.recipe.rig
+        cameras = rig_cameras(
+            math.radians(20.0), "ccw", views=len(views), distance=rig.distance, fov=math.radians(rig.fov_deg),
+            width=views.shape[2], height=views.shape[1],
+        )  # fmt: skip
+        drawn = render_views(scenes.torus(20_000), cameras)
+        drawn[0] = image
+        return drawn
+
+    def draw_views(self, image, prompt, **named):
+        views, count = super().draw_views(image, prompt, **named)
+        return self._torus(views, image), count
+
+    def refine(self, renders, image, prompt, **named):
+        views, count = super().refine(renders, image, prompt, **named)
+        return self._torus(views, image), count
+
+
+def generate_case(preset: Preset, chosen: recipes.Memory, values: flags.FlagValues) -> dict:
+    """Two whole runs; seconds of each stage of the second, and of the first as a whole."""
+    fit = recipes.fit_config(values.quality)
+    kind = ShownTorus if values.drawn == "torus" else OrbitPipeline
+    runs = []
+    for _ in range(2):
+        model = kind(RandomSource(preset), chosen)
+        picture = np.zeros((*[model.image_size] * 2, 4), np.float32)
+        inner = slice(model.image_size // 5, -model.image_size // 5)
+        picture[inner, inner] = 0.7, 0.2, 0.1, 1.0
+        settings = {
+            "command": "generate", "prompt": None, "elevation_deg": None, "rounds": values.rounds, "seed": 0,
+            "quality": values.quality, "orbit_direction": "auto",
+        }  # fmt: skip
+        with tempfile.TemporaryDirectory() as scratch, contextlib.redirect_stderr(io.StringIO()):
+            source = pathlib.Path(scratch) / "picture.png"
+            source.write_bytes(encode_png(picture))
+            out = pathlib.Path(scratch) / "run"
+            perceptual = features.bundled_features(), features.NAME
+            begun = time.perf_counter()
+            stages.make_asset(RunFolder(out, settings), model, str(source), perceptual=perceptual)
+            seconds = time.perf_counter() - begun
+            made = json.loads((out / "timings.json").read_text())
+            found = json.loads((out / "run.json").read_text())
+            runs.append((seconds, made, found, json.loads((out / "metrics.json").read_text())))
+    itemsize = jnp.dtype(working_dtype()).itemsize
+    size = preset.height, preset.height
+    side = min(preset.height, model.recipe.fit_side)
+    return {
+        "first_run_s": runs[0][0],
+        "second_run_s": runs[1][0],
+        "stages_s": runs[1][1],
+        "network_evaluations": runs[1][2]["network_evaluations"],
+        "gaussians": runs[1][3]["gaussians"],
+        "peak_gib": peak_gib(),
+        "estimate_gib": memory.estimate(preset, chosen, itemsize, size, fit, side),
+    }
+
+
+def diffusers_case(what: str, preset: Preset, values: flags.FlagValues) -> dict:
+    """diffusers' network of the same sizes in bfloat16 (`unet`) or float16 (`decoder`), on the same device."""
+    import diffusers
+    import torch
+
+    torch.backends.cuda.matmul.allow_tf32 = True
+    side = preset.height // 8, preset.width // 8
+    figures = {"diffusers": diffusers.__version__, "torch": torch.__version__}
+    if what == "unet":
+        config = preset.unet
+        network = diffusers.UNetSpatioTemporalConditionModel(
+            num_frames=preset.frames,
+            addition_time_embed_dim=config.vector_dims[0],
+            projection_class_embeddings_input_dim=config.vector_dims[0] * len(config.vector_dims),
+        )
+        network = network.to("cuda", torch.bfloat16).eval()
+        tensor = functools.partial(torch.zeros, device="cuda", dtype=torch.bfloat16)
+        inputs = (
+            tensor(2, preset.frames, config.in_channels, *side),
+            torch.zeros(2, device="cuda"),
+            tensor(2, 1, config.context_dims[0]),
+            tensor(2, len(config.vector_dims)),
+        )
+        call = lambda module: module(*inputs, return_dict=False)  # noqa: E731
+    else:
+        temporal = preset.autoencoder.temporal_decoder
+        kind = diffusers.AutoencoderKLTemporalDecoder if temporal else diffusers.AutoencoderKL
+        levels = len(preset.autoencoder.channels)
+        blocks = {"block_out_channels": preset.autoencoder.channels, "layers_per_block": 2}
+        blocks["down_block_types"] = ("DownEncoderBlock2D",) * levels
+        if not temporal:
+            blocks["up_block_types"] = ("UpDecoderBlock2D",) * levels
+        network = kind(**blocks).to("cuda", torch.float16).eval()
+        latents = torch.zeros(preset.frames, 4, *side, device="cuda", dtype=torch.float16)
+        more = {"num_frames": preset.frames} if temporal else {}
+        call = lambda module: module.decode(latents, **more, return_dict=False)  # noqa: E731
+    for name in ("eager", "compiled") if values.compiled and what == "unet" else ("eager",):
+        module = network if name == "eager" else torch.compile(network)
+        torch.cuda.reset_peak_memory_stats()
+
+        def once(module=module):
+            with torch.no_grad():
+                call(module)
+            torch.cuda.synchronize()
+
+        for key, value in timed(once, values.repeats).items():
+            figures[f"{name}_{key}"] = value
+        figures[f"{name}_peak_gib"] = torch.cuda.max_memory_allocated() / 2**30
+    del network, module
+    torch.cuda.empty_cache()  # the next case's arrays are JAX's
+    return figures
+
+
+def run(what: str, values: flags.FlagValues) -> None:
+    """Times every family under every memory preset."""
+    if values.diffusers:
+        # JAX would take three quarters of the device at its first use and leave PyTorch the rest.
+        os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+    for family in values.family:
+        for name in values.memory:
+            preset, chosen = PRESETS[family], recipes.MEMORIES[name]
+            line = {"case": what, "family": family, "memory": name}
+            try:
+                if what == "generate":
+                    line |= generate_case(preset, chosen, values)
+                else:
+                    line |= {"unet": unet_case, "decoder": decoder_case}[what](preset, chosen, values.repeats)
+            except jax.errors.JaxRuntimeError as error:
+                line["error"] = str(error).splitlines()[0][:300]
+            write(line, values.out)
+        if values.diffusers and what != "generate":
+            write({"case": what, "family": family} | diffusers_case(what, PRESETS[family], values), values.out)
+
+
+def write(line: dict, out: str | None) -> None:
+    """Prints a line, and appends it to a file."""
+    line |= machine()
+    text = json.dumps(
+        {key: float(f"{value:.5g}") if isinstance(value, float) else value for key, value in line.items()}
+    )
+    print(text, flush=True)
+    if out:
+        with open(out, "a") as file:
+            file.write(text + "\n")
+
+
+def main(argv):
+    values = flags.FLAGS
+    unknown = [name for name in values.family if name not in PRESETS]
+    unknown += [name for name in values.memory if name not in recipes.MEMORIES]
+    if len(argv) != 2 or argv[1] not in CASES or unknown:
+        raise app.UsageError(f"expected one of {', '.join(CASES)} and known families and memory presets, got {unknown}")
+    common.start_jax()
+    run(argv[1], values)
+
+
+if __name__ == "__main__":
+    define_flags(flags.FLAGS)
+    app.run(main)
