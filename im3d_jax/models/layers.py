@@ -7,10 +7,14 @@ from float32 parameters; normalisations and softmax always run in float32.
 
 from __future__ import annotations
 
+import math
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax import lax
+
+from im3d_jax.models.norms import group_norm, layer_norm
 
 
 KERNEL_INIT = nn.initializers.variance_scaling(1.0, "fan_in", "truncated_normal")
@@ -29,26 +33,6 @@ def sinusoid(value: jax.Array, dim: int, max_period: float = 10_000.0) -> jax.Ar
     frequencies = jnp.exp(-jnp.log(max_period) * jnp.arange(dim // 2, dtype=jnp.float32) / (dim // 2))
     angles = value.astype(jnp.float32)[..., None] * frequencies.reshape((1,) * value.ndim + (-1,))
     return jnp.concatenate([jnp.cos(angles), jnp.sin(angles)], axis=-1)
-
-
-def group_norm(x: jax.Array, scale: jax.Array, bias: jax.Array, groups: int, eps: float) -> jax.Array:
-    """Group normalisation over the two spatial axes of [..., H, W, C], statistics in float32."""
-    shape = x.shape
-    y = x.astype(jnp.float32).reshape(*shape[:-3], shape[-3] * shape[-2], groups, shape[-1] // groups)
-    mean = y.mean((-3, -1), keepdims=True)
-    variance = jnp.square(y - mean).mean((-3, -1), keepdims=True)
-    y = ((y - mean) * lax.rsqrt(variance + eps)).reshape(shape)
-    tail = (1,) * (x.ndim - 1) + (-1,)
-    return (y * scale.reshape(tail) + bias.reshape(tail)).astype(x.dtype)
-
-
-def layer_norm(x: jax.Array, scale: jax.Array, bias: jax.Array, eps: float) -> jax.Array:
-    """Layer normalisation over the last axis, statistics in float32."""
-    y = x.astype(jnp.float32)
-    mean = y.mean(-1, keepdims=True)
-    variance = jnp.square(y - mean).mean(-1, keepdims=True)
-    tail = (1,) * (x.ndim - 1) + (-1,)
-    return ((y - mean) * lax.rsqrt(variance + eps) * scale.reshape(tail) + bias.reshape(tail)).astype(x.dtype)
 
 
 def attend(q: jax.Array, k: jax.Array, v: jax.Array, mask: jax.Array | None = None, implementation: str = "xla"):
@@ -73,6 +57,32 @@ def add_bias(y: jax.Array, bias: jax.Array) -> jax.Array:
     as a constant 0.5 where the truth was 1e-3; summed in float32 there is nothing to round away.
     """
     return (y.astype(jnp.float32) + bias.reshape((1,) * (y.ndim - 1) + (-1,))).astype(y.dtype)
+
+
+@jax.custom_vjp
+def geglu(value: jax.Array, gate: jax.Array) -> jax.Array:
+    """value * gelu(gate), the exact GELU in float32; keeps its two inputs for the gradient and nothing else."""
+    exact = gate.astype(jnp.float32)
+    return (value.astype(jnp.float32) * exact * _normal_cdf(exact)).astype(value.dtype)
+
+
+def _normal_cdf(x):
+    return 0.5 * (1.0 + lax.erf(x * math.sqrt(0.5)))
+
+
+def _geglu_forward(value, gate):
+    return geglu(value, gate), (value, gate)
+
+
+def _geglu_backward(kept, gradient):
+    value, gate = (a.astype(jnp.float32) for a in kept)
+    outer, below = gradient.astype(jnp.float32), _normal_cdf(gate)
+    density = jnp.exp(-0.5 * jnp.square(gate)) / math.sqrt(2.0 * math.pi)
+    dtype = kept[0].dtype
+    return (outer * gate * below).astype(dtype), (outer * value * (below + gate * density)).astype(dtype)
+
+
+geglu.defvjp(_geglu_forward, _geglu_backward)
 
 
 class Dense(nn.Module):
@@ -113,51 +123,77 @@ class Conv(nn.Module):
         size = self.kernel_size
         kernel = self.param("kernel", init, (size, size, x.shape[-1], self.features))
         lead = x.shape[:-3]
-        y = lax.conv_general_dilated(
-            x.astype(self.dtype).reshape(-1, *x.shape[-3:]),
-            kernel.astype(self.dtype),
-            (self.stride, self.stride),
-            [self.padding or (size // 2, size // 2)] * 2,
-            dimension_numbers=("NHWC", "HWIO", "NHWC"),
-        )
+        padding = self.padding or (size // 2, size // 2)
+        images, kernel = x.astype(self.dtype).reshape(-1, *x.shape[-3:]), kernel.astype(self.dtype)
+        if (size, self.stride, padding) == (1, 1, (0, 0)):
+            y = images @ kernel[0, 0]
+        else:
+            y = lax.conv_general_dilated(
+                images, kernel, (self.stride, self.stride), [padding] * 2, dimension_numbers=("NHWC", "HWIO", "NHWC")
+            )
         if self.use_bias:
             y = add_bias(y, self.param("bias", nn.initializers.zeros, (self.features,)))
         return y.reshape(*lead, *y.shape[1:])
 
 
-class TemporalConv(nn.Module):
-    """Residual 1-D convolution over the frames of [B, T, H, W, C], kernel 3, the identity at initialisation.
+class NeighbourConv(nn.Module):
+    """x + a convolution over the frames of x [B, T, H, W, C], kernel 3, its taps stacked: [3 C, C]; see `TemporalConv`.
 
-    With `cyclic` the frames form a ring (a full orbit); otherwise the ends see zeros. Written as one matrix
-    product on the three neighbours side by side, which needs no layout change on any device (kernel [3 C,
-    C]).
+    Frames and pixels are the two axes of an ordinary 3x1 convolution, so that no axis has to move.
     """
 
     cyclic: bool
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        before, after = jnp.roll(x, 1, axis=1), jnp.roll(x, -1, axis=1)
-        if not self.cyclic:
-            frame = jnp.arange(x.shape[1])[None, :, None, None, None]
-            before = jnp.where(frame == 0, 0, before)
-            after = jnp.where(frame == x.shape[1] - 1, 0, after)
-        neighbours = jnp.concatenate([before, x, after], axis=-1)
-        return x + Dense(x.shape[-1], zero_init=True, dtype=self.dtype, name="conv")(neighbours)
+    def __call__(self, x: jax.Array, shift: jax.Array | None = None) -> jax.Array:
+        batch, frames, height, width, channels = x.shape
+        kernel = self.param("kernel", nn.initializers.zeros, (3 * channels, channels))
+        bias = self.param("bias", nn.initializers.zeros, (channels,)).reshape(1, 1, 1, 1, channels)
+        y = x.astype(self.dtype).reshape(batch, frames, height * width, channels)
+        if self.cyclic:
+            y = jnp.concatenate([y[:, -1:], y, y[:, :1]], axis=1)
+        ends = 0 if self.cyclic else 1
+        y = lax.conv_general_dilated(
+            y,
+            kernel.astype(self.dtype).reshape(3, 1, channels, channels),
+            (1, 1),
+            [(ends, ends), (0, 0)],
+            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        ).reshape(x.shape)
+        # In float32 as in `add_bias`. The barrier keeps the gradients of bias and shift one reduction over all pixels.
+        offset = bias if shift is None else bias + shift[:, None, None, None].astype(jnp.float32)
+        offset = lax.optimization_barrier(offset)
+        return (x.astype(jnp.float32) + y.astype(jnp.float32) + offset).astype(y.dtype)
+
+
+class TemporalConv(nn.Module):
+    """Residual convolution over the frames of [B, T, H, W, C], the identity at initialisation.
+
+    With `cyclic` the frames form a ring (a full orbit); otherwise the ends see zeros. A `shift` [B, C] is added to
+    every position.
+    """
+
+    cyclic: bool
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array, shift: jax.Array | None = None) -> jax.Array:
+        return NeighbourConv(self.cyclic, self.dtype, name="conv")(x, shift)
 
 
 class GroupNorm(nn.Module):
-    """Group normalisation per frame; `groups` and `eps` are always explicit."""
+    """Group normalisation per frame, then SiLU if asked; `groups` and `eps` are always explicit."""
 
     groups: int
     eps: float
+    silu: bool = False
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         scale = self.param("scale", nn.initializers.ones, (x.shape[-1],))
         bias = self.param("bias", nn.initializers.zeros, (x.shape[-1],))
-        return group_norm(x, scale, bias, self.groups, self.eps)
+        return group_norm(x, scale, bias, self.groups, self.eps, self.silu)
 
 
 class LayerNorm(nn.Module):
@@ -200,6 +236,22 @@ class Attention(nn.Module):
         return Dense(width, zero_init=self.zero_init, dtype=self.dtype, name="to_out.0")(y)
 
 
+class GatedDense(nn.Module):
+    """Linear layer to twice `features`, value first, then gate: value * gelu(gate). Kernel [in, 2 features]."""
+
+    features: int
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        kernel = self.param("kernel", KERNEL_INIT, (x.shape[-1], 2 * self.features)).astype(self.dtype)
+        bias = self.param("bias", nn.initializers.zeros, (2 * self.features,))
+        x = x.astype(self.dtype)
+        # Two products: splitting one would cost its gradient a concatenation of the widest tensors there are.
+        value = add_bias(x @ kernel[:, : self.features], bias[: self.features])
+        return geglu(value, add_bias(x @ kernel[:, self.features :], bias[self.features :]))
+
+
 class FeedForward(nn.Module):
     """GEGLU feed-forward (value first, then gate; exact GELU), named as diffusers' `FeedForward`."""
 
@@ -209,9 +261,7 @@ class FeedForward(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        inner = x.shape[-1] * self.multiple
-        value, gate = jnp.split(Dense(2 * inner, dtype=self.dtype, name="net.0.proj")(x), 2, axis=-1)
-        y = value * jax.nn.gelu(gate, approximate=False)
+        y = GatedDense(x.shape[-1] * self.multiple, self.dtype, name="net.0.proj")(x)
         return Dense(x.shape[-1], zero_init=self.zero_init, dtype=self.dtype, name="net.2")(y)
 
 

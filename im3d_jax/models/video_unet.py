@@ -97,12 +97,14 @@ class ResnetBlock(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, time: jax.Array, temporal: bool) -> jax.Array:
         c = self.config
-        y = jax.nn.silu(GroupNorm(c.groups, c.resnet_eps, name="norm1")(x))
+        y = GroupNorm(c.groups, c.resnet_eps, silu=True, name="norm1")(x)
         y = Conv(self.features, dtype=self.dtype, name="conv1")(y)
+        shift = Dense(self.features, dtype=self.dtype, name="time_emb_proj")(time)
         if temporal:
-            y = TemporalConv(c.cyclic, self.dtype, name="temporal_conv1")(y)
-        y = y + Dense(self.features, dtype=self.dtype, name="time_emb_proj")(time)[:, None, None, None]
-        y = jax.nn.silu(GroupNorm(c.groups, c.resnet_eps, name="norm2")(y))
+            y = TemporalConv(c.cyclic, self.dtype, name="temporal_conv1")(y, shift)
+        else:
+            y = y + shift[:, None, None, None]
+        y = GroupNorm(c.groups, c.resnet_eps, silu=True, name="norm2")(y)
         y = Conv(self.features, dtype=self.dtype, zero_init=True, name="conv2")(y)
         if temporal:
             y = TemporalConv(c.cyclic, self.dtype, name="temporal_conv2")(y)
@@ -124,9 +126,7 @@ class SpatialTransformer(nn.Module):
         kind = dict(head_dim=c.head_dim, implementation=c.attention_implementation, dtype=self.dtype)
         prefix = "transformer_blocks.0."
         y = GroupNorm(c.groups, c.transformer_eps, name="norm")(x)
-        y = Dense(features, dtype=self.dtype, name="proj_in")(y).reshape(
-            batch * frames, height * width, features
-        )
+        y = Dense(features, dtype=self.dtype, name="proj_in")(y).reshape(batch * frames, height * width, features)
         y = y + Attention(**kind, name=prefix + "attn1")(LayerNorm(name=prefix + "norm1")(y))
         # All frames of a video read the same words: one attention call with the frames' tokens side by side.
         z = LayerNorm(name=prefix + "norm2")(y).reshape(batch, frames * height * width, features)
@@ -154,9 +154,7 @@ class TemporalTransformer(nn.Module):
         c = self.config
         batch, frames, height, width, features = x.shape
         pixels = height * width
-        kind = dict(
-            head_dim=c.head_dim, zero_init=True, implementation=c.attention_implementation, dtype=self.dtype
-        )
+        kind = dict(head_dim=c.head_dim, zero_init=True, implementation=c.attention_implementation, dtype=self.dtype)
         y = x.reshape(batch, frames * pixels, features)
         place = 0.0
         if c.temporal_position:
@@ -217,9 +215,7 @@ class VideoUNet(nn.Module):
             raise ValueError(f"the latent is {height}x{width}, but both sides must be multiples of {step}")
 
         embedding = sinusoid(1000.0 * time, c.channels[0])
-        embedding = jax.nn.silu(
-            Dense(c.time_dim, dtype=self.dtype, name="time_embedding.linear_1")(embedding)
-        )
+        embedding = jax.nn.silu(Dense(c.time_dim, dtype=self.dtype, name="time_embedding.linear_1")(embedding))
         embedding = Dense(c.time_dim, dtype=self.dtype, name="time_embedding.linear_2")(embedding)
         embedding = jax.nn.silu(embedding)
 
@@ -228,12 +224,10 @@ class VideoUNet(nn.Module):
             # Emu Video widens the first convolution; the new columns are a convolution of their own here, so
             # that they can be trained while the old ones are held. Only frame 0 of their input is not zero.
             mask = jnp.broadcast_to(has_image[:, None, None, None], (batch, height, width, 1))
-            first = jnp.concatenate(
-                [condition * has_image[:, None, None, None], mask.astype(condition.dtype)], axis=-1
+            first = jnp.concatenate([condition * has_image[:, None, None, None], mask.astype(condition.dtype)], axis=-1)
+            first = Conv(c.channels[0], use_bias=False, zero_init=True, dtype=self.dtype, name="conv_in_condition")(
+                first
             )
-            first = Conv(
-                c.channels[0], use_bias=False, zero_init=True, dtype=self.dtype, name="conv_in_condition"
-            )(first)
             h = h.at[:, 0].add(first)
 
         def block(h: jax.Array, prefix: str, level: int, index: int) -> jax.Array:
@@ -242,9 +236,7 @@ class VideoUNet(nn.Module):
             return sites(h, prefix, level, index) if c.attention[level] else h
 
         def sites(h: jax.Array, prefix: str, level: int, index: int) -> jax.Array:
-            h = SpatialTransformer(c, self.dtype, name=f"{prefix}attentions.{index}")(
-                h, context, context_mask
-            )
+            h = SpatialTransformer(c, self.dtype, name=f"{prefix}attentions.{index}")(h, context, context_mask)
             if temporal:
                 h = TemporalTransformer(level, c, self.dtype, name=f"{prefix}temporal_attentions.{index}")(h)
             return h
@@ -271,13 +263,11 @@ class VideoUNet(nn.Module):
 
         for k, level in enumerate(reversed(range(levels))):
             for i in range(c.layers_per_block + 1):
-                h = block(jnp.concatenate([h, skips.pop()], axis=-1), f"up_blocks.{k}.", level, i)
+                # Left to itself, XLA concatenates anew in each pass of the norm and then keeps float32 products of it.
+                h = jax.lax.optimization_barrier(jnp.concatenate([h, skips.pop()], axis=-1))
+                h = block(h, f"up_blocks.{k}.", level, i)
             if level > 0:
-                h = Conv(c.channels[level], dtype=self.dtype, name=f"up_blocks.{k}.upsamplers.0.conv")(
-                    upsample(h)
-                )
+                h = Conv(c.channels[level], dtype=self.dtype, name=f"up_blocks.{k}.upsamplers.0.conv")(upsample(h))
 
-        h = jax.nn.silu(GroupNorm(c.groups, c.resnet_eps, name="conv_norm_out")(h))
-        return Conv(c.latent_channels, dtype=self.dtype, zero_init=True, name="conv_out")(h).astype(
-            jnp.float32
-        )
+        h = GroupNorm(c.groups, c.resnet_eps, silu=True, name="conv_norm_out")(h)
+        return Conv(c.latent_channels, dtype=self.dtype, zero_init=True, name="conv_out")(h).astype(jnp.float32)

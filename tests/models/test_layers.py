@@ -1,5 +1,6 @@
 """Layers against float64 numpy and, with PyTorch there, against its own."""
 
+import functools
 import math
 
 import jax
@@ -11,6 +12,8 @@ from im3d_jax.models import layers
 
 
 RNG = np.random.default_rng(0)
+# Compiling takes longer than anything else here.
+quick = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 
 
 def normal(*shape):
@@ -42,6 +45,17 @@ def randomised(module, *inputs):
     """Parameters without zeros, whatever the initialisation."""
     shapes = jax.eval_shape(module.init, jax.random.key(0), *inputs)["params"]
     return jax.tree.map(lambda leaf: normal(*leaf.shape) / math.sqrt(leaf.shape[0]), shapes)
+
+
+def value_and_pullback(function, inputs, outer):
+    """(function(*inputs), its gradients for the cotangent `outer`)."""
+
+    @quick
+    def both(inputs, outer):
+        y, pull = jax.vjp(function, *inputs)
+        return y, pull(outer)
+
+    return both(inputs, outer)
 
 
 def test_sinusoid():
@@ -115,9 +129,7 @@ def test_feed_forward_is_geglu_with_the_exact_gelu():
     params = randomised(module, x)
     value, gate = np.split(dense(x.astype(np.float64), params["net.0.proj"]), 2, axis=-1)
     gelu = gate * 0.5 * (1 + np.vectorize(math.erf)(gate / math.sqrt(2)))
-    np.testing.assert_allclose(
-        module.apply({"params": params}, x), dense(value * gelu, params["net.2"]), atol=1e-5
-    )
+    np.testing.assert_allclose(module.apply({"params": params}, x), dense(value * gelu, params["net.2"]), atol=1e-5)
 
 
 def conv(x, kernel, bias, stride):
@@ -166,6 +178,99 @@ def test_temporal_conv(cyclic):
             if cyclic or 0 <= source < 5:
                 wanted = wanted + x[:, source % 5] @ kernel[tap]
         np.testing.assert_allclose(found[:, t], wanted, atol=1e-5)
+
+
+def test_temporal_conv_adds_a_shift():
+    module, x, shift = layers.TemporalConv(True), normal(2, 5, 2, 2, 3), normal(2, 3)
+    params = randomised(module, x)
+    plain = module.apply({"params": params}, x)
+    found = module.apply({"params": params}, x, shift)
+    np.testing.assert_allclose(found, plain + shift[:, None, None, None], atol=1e-5)
+
+
+@pytest.mark.parametrize("cyclic", [True, False])
+def test_gradients_of_temporal_conv(cyclic):
+    """Against the same layer as a product with three neighbours side by side."""
+    module, x, shift, outer = layers.TemporalConv(cyclic), normal(2, 4, 2, 3, 3), normal(2, 3), normal(2, 4, 2, 3, 3)
+    params = randomised(module, x)["conv"]
+
+    def plain(params, x, shift):
+        ends = x[:, -1:], x[:, :1]
+        ring = jnp.concatenate([ends[0], x, ends[1]] if cyclic else [0 * ends[0], x, 0 * ends[1]], axis=1)
+        stacked = jnp.concatenate([ring[:, :-2], ring[:, 1:-1], ring[:, 2:]], axis=-1)
+        offset = params["bias"].reshape(1, 1, 1, 1, 3) + shift[:, None, None, None]
+        return x + stacked @ params["kernel"] + offset
+
+    apply = lambda params, x, shift: module.apply({"params": {"conv": params}}, x, shift)  # noqa: E731
+    found, wanted = (value_and_pullback(f, (params, x, shift), outer)[1] for f in (apply, plain))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4), found, wanted)
+
+
+def plain_group_norm(x, scale, bias, groups, eps, silu):
+    y = x.reshape(*x.shape[:-3], -1, groups, x.shape[-1] // groups)
+    y = (y - y.mean((-3, -1), keepdims=True)) / jnp.sqrt(y.var((-3, -1), keepdims=True) + eps)
+    y = y.reshape(x.shape) * scale.reshape(1, 1, 1, 1, -1) + bias.reshape(1, 1, 1, 1, -1)
+    return y * jax.nn.sigmoid(y) if silu else y
+
+
+def plain_layer_norm(x, scale, bias, eps):
+    y = (x - x.mean(-1, keepdims=True)) / jnp.sqrt(x.var(-1, keepdims=True) + eps)
+    return y * scale.reshape(1, 1, 1, 1, -1) + bias.reshape(1, 1, 1, 1, -1)
+
+
+def plain_geglu(value, gate):
+    return value * jax.nn.gelu(gate, approximate=False)
+
+
+NORMS = {
+    "group_norm": (layers.group_norm, plain_group_norm, (3, 1e-3, False)),
+    "group_norm_silu": (layers.group_norm, plain_group_norm, (3, 1e-3, True)),
+    "layer_norm": (layers.layer_norm, plain_layer_norm, (1e-3,)),
+}
+
+
+@pytest.mark.parametrize("kind", NORMS)
+def test_gradients_of_norms(kind):
+    """Against differentiating the textbook formula, also around a mean of 300.
+
+    There, sums of squares around zero would lose the deviation in float32.
+    """
+    norm, plain, settings = NORMS[kind]
+    # Frames and channels of different means and spreads.
+    x = normal(2, 3, 4, 5, 6) * np.arange(1, 4, dtype=np.float32).reshape(3, 1, 1, 1) + np.arange(6, dtype=np.float32)
+    inputs, outer = (x, normal(6), normal(6)), normal(*x.shape)
+    wanted_y, wanted = value_and_pullback(lambda *a: plain(*a, *settings), inputs, outer)
+    found_y, found = value_and_pullback(lambda *a: norm(*a, *settings), inputs, outer)
+    np.testing.assert_allclose(found_y, wanted_y, atol=2e-5)
+    for a, b in zip(found, wanted, strict=True):
+        np.testing.assert_allclose(a, b, atol=2e-5 * float(jnp.abs(b).max()))
+    # 300 + x itself is rounded by up to 1.5e-5.
+    found_y, found = value_and_pullback(lambda x, *a: norm(300 + x, *a, *settings), inputs, outer)
+    np.testing.assert_allclose(found_y, wanted_y, atol=5e-4)
+    for a, b in zip(found, wanted, strict=True):
+        np.testing.assert_allclose(a, b, atol=5e-4 * float(jnp.abs(b).max()))
+
+
+def test_gradients_of_geglu():
+    inputs, outer = (normal(3, 5), 2 * normal(3, 5)), normal(3, 5)
+    found, wanted = (value_and_pullback(f, inputs, outer)[1] for f in (layers.geglu, plain_geglu))
+    for a, b in zip(found, wanted, strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-5)
+
+
+def test_gradients_keep_nothing_large_in_float32():
+    """What is kept of a bfloat16 activation is itself: training is bound by memory traffic."""
+    x, vector = jnp.ones((2, 3, 8, 8, 6), jnp.bfloat16), jnp.ones(6, jnp.bfloat16)
+    for f in (
+        lambda x: layers.group_norm(x, vector, vector, 3, 1e-5, True),
+        lambda x: layers.layer_norm(x, vector, vector, 1e-5),
+        lambda x: layers.geglu(x, x + 1),
+        lambda x: layers.add_bias(x, vector),
+    ):
+        y, pull = jax.vjp(f, x)
+        kept = [leaf for leaf in jax.tree.leaves(pull) if leaf.dtype == jnp.float32]
+        assert y.dtype == jnp.bfloat16 and pull(y)[0].dtype == jnp.bfloat16
+        assert all(leaf.size < x.size // 8 for leaf in kept), [leaf.shape for leaf in kept]
 
 
 def test_upsample_repeats_pixels():
