@@ -7,6 +7,9 @@ rounded to 8 bits, not centred anew) and its caption. Written to --out: results.
 results.json (the same with means and spreads), and a picture per object; --table=docs/results.md renews the
 tables of that page. A rerun with the same settings goes on where an interrupted one stopped.
 
+--clip=DIR (a folder with CLIP ViT-L/14, say) adds similarities to the caption and to the given picture, of the views
+and of the asset rendered at their cameras; --lpips_weights=FILE adds LPIPS to all comparisons with the truth.
+
 --level, --refine_steps and --guidance change the refinement, --view_steps and --view_guidance the views, so that two
 runs compare two choices of them. With --shard=0/4 ... --shard=3/4 four processes share the objects (and --out); a
 last run without --shard writes what they found.
@@ -25,13 +28,15 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from absl import app, flags
+from safetensors import SafetensorError
 
-from experiments import report, tables
-from experiments.measure import evaluate_object
+from experiments import clip_metrics, report, tables
+from experiments.measure import Judges, evaluate_object
 from im3d_jax import pipeline
 from im3d_jax.cli import common, stages
-from im3d_jax.cli.errors import INTERRUPTED, WRONG_INPUT, UserError
+from im3d_jax.cli.errors import INTERRUPTED, WRONG_INPUT, UserError, user_errors
 from im3d_jax.data.toybox import Toybox
+from im3d_jax.models import lpips
 from im3d_jax.output.images import encode_png
 from im3d_jax.output.progress import ProgressPrinter
 from im3d_jax.reconstruction import PRESETS
@@ -42,12 +47,8 @@ def define_flags(values: flags.FlagValues) -> None:
     common.register_model_flag(values)
     flags.DEFINE_integer("objects", 32, "how many objects, from the first", lower_bound=1, flag_values=values)
     flags.DEFINE_enum("quality", "standard", common.QUALITIES, "|".join(common.QUALITIES), flag_values=values)
-    flags.DEFINE_list(
-        "rounds", ["0", "2"], "rounds of refinement to compare, each 0 to 2", flag_values=values
-    )
-    flags.DEFINE_integer(
-        "seed", 0, "object i is drawn with the seed SEED + i", lower_bound=0, flag_values=values
-    )
+    flags.DEFINE_list("rounds", ["0", "2"], "rounds of refinement to compare, each 0 to 2", flag_values=values)
+    flags.DEFINE_integer("seed", 0, "object i is drawn with the seed SEED + i", lower_bound=0, flag_values=values)
     flags.DEFINE_string("out", "runs/eval", "folder of the results", flag_values=values)
     flags.DEFINE_string("table", None, "page whose tables are renewed, docs/results.md", flag_values=values)
     flags.DEFINE_float(
@@ -58,6 +59,8 @@ def define_flags(values: flags.FlagValues) -> None:
     flags.DEFINE_list("guidance", None, "guidance of the refinement: image,prompt", flag_values=values)
     flags.DEFINE_integer("view_steps", None, "solver steps of the views", lower_bound=1, flag_values=values)
     flags.DEFINE_list("view_guidance", None, "guidance of the views: image,prompt", flag_values=values)
+    flags.DEFINE_string("clip", None, "folder of CLIP or OpenCLIP: similarities are measured", flag_values=values)
+    flags.DEFINE_string("lpips_weights", None, "VGG16 and LPIPS heads: LPIPS is measured", flag_values=values)
     flags.DEFINE_string("shard", "0/1", "i/n: only objects i, i + n, i + 2 n, ...", flag_values=values)
 
 
@@ -120,6 +123,20 @@ def parse_rounds(texts: Sequence[str]) -> tuple[int, ...]:
     return tuple(sorted({int(text) for text in texts}))
 
 
+def load_judges(values: flags.FlagValues) -> tuple[Judges, dict[str, str]]:
+    """The networks of --clip and --lpips_weights, and their names for the settings; empty without the flags.
+
+    Raises:
+        UserError: weights that cannot be used.
+    """
+    named, params = common.lpips_settings(values), None
+    if values.lpips_weights is not None:
+        with user_errors(ValueError, OSError, SafetensorError):
+            params = lpips.load(values.lpips_weights)
+    clip = None if values.clip is None else clip_metrics.load_clip(values.clip)
+    return Judges(params, clip), named | ({} if clip is None else {"clip": clip.backbone})
+
+
 @contextlib.contextmanager
 def sampled_by(quality: str, views: dict[str, Any], refine: dict[str, Any]) -> Iterator[pipeline.Quality]:
     """While it lasts, `quality` draws views and refines with these fields of its two `Sampling`s changed."""
@@ -144,6 +161,7 @@ def run(values: flags.FlagValues, command: str) -> None:
     views, refine = view_changes(values), refinement_changes(values)
     progress, out = ProgressPrinter(), pathlib.Path(values.out)
     common.start_jax()
+    judges, judged_by = load_judges(values)
     model = common.load_model(values.model)
     toybox = Toybox("test")
     with sampled_by(values.quality, views, refine) as sampling:
@@ -158,6 +176,7 @@ def run(values: flags.FlagValues, command: str) -> None:
             "views": dataclasses.asdict(sampling.views),
             "refine": dataclasses.asdict(sampling.refine),
             "fit": dataclasses.asdict(PRESETS[values.quality]),
+            **judged_by,
         }
         results = report.Results(out, command, settings)
         for index in range(part, min(values.objects, len(toybox)), parts):
@@ -167,7 +186,7 @@ def run(values: flags.FlagValues, command: str) -> None:
             started = time.monotonic()
             caption, toy = toybox.item(index)
             record, picture = evaluate_object(
-                model, toy, caption, rounds=rounds, quality=values.quality, seed=values.seed + index
+                model, toy, caption, rounds=rounds, quality=values.quality, seed=values.seed + index, judges=judges
             )
             (out / f"{index:03d}.png").write_bytes(encode_png(picture))
             results.add(index, {"caption": caption, **record})

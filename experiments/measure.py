@@ -12,10 +12,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from experiments.clip_metrics import Clip
 from im3d_jax.cli import stages
 from im3d_jax.data import orbits
 from im3d_jax.data.toybox import ToyObject
-from im3d_jax.models import composite_on_white, perceptual, ssim
+from im3d_jax.models import composite_on_white, lpips, perceptual, ssim
 from im3d_jax.output.images import to_bytes
 from im3d_jax.output.renders import render_views
 from im3d_jax.output.sheets import contact_sheet
@@ -41,6 +42,23 @@ class Asset:
     targets: np.ndarray
     seconds: float
     network_evaluations: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Judges:
+    """Networks with weights of the user's that measure beside the model's own features.
+
+    Attributes:
+        lpips: parameters of `models.lpips`, or None.
+        clip: for similarities to the caption and to the given picture, or None.
+    """
+
+    lpips: lpips.Params | None = None
+    clip: Clip | None = None
+
+    def similarities(self, views: np.ndarray, caption: str, image: np.ndarray) -> dict[str, float]:
+        """Mean CLIP similarities of views [T, H, W, 4] but the first, which is given; nothing without CLIP."""
+        return {} if self.clip is None else self.clip.similarities(views[1:], prompt=caption, image=image)
 
 
 def as_stored(images: np.ndarray) -> np.ndarray:
@@ -108,25 +126,42 @@ def _figures_of_images(features, made: jax.Array, true: jax.Array) -> dict[str, 
     }
 
 
-def compare(features, made: np.ndarray, true: np.ndarray, *, skip: int = 0) -> dict[str, float]:
-    """Means over images of PSNR and foreground PSNR (dB), SSIM and perceptual distance, on white.
+@jax.jit
+def _lpips_of_images(params: lpips.Params, made: jax.Array, true: jax.Array) -> jax.Array:
+    pairs = tuple(composite_on_white(images)[:, None, ..., :3] for images in (made, true))
+    # One pair after the other: VGG's first maps are many times as large as the pictures.
+    return jax.lax.map(lambda pair: lpips.lpips(params, *pair)[0], pairs)
+
+
+def compare(
+    features, made: np.ndarray, true: np.ndarray, *, skip: int = 0, lpips_params: lpips.Params | None = None
+) -> dict[str, float]:
+    """Means over images of PSNR and foreground PSNR (dB), SSIM, perceptual distance and LPIPS, on white.
 
     Args:
         features: network of the perceptual distance, a `jax.tree_util.Partial`.
         made, true: [V, H, W, 4] in [0, 1], straight alpha; the true alpha is the foreground's mask.
         skip: images at the start that do not count.
+        lpips_params: for LPIPS, which is left out without them.
     """
     figures = _figures_of_images(features, jnp.asarray(made), jnp.asarray(true))
-    return {
-        name: float(np.mean(np.asarray(values)[skip:], dtype=np.float64)) for name, values in figures.items()
-    }
+    if lpips_params is not None:
+        figures["lpips"] = _lpips_of_images(lpips_params, jnp.asarray(made), jnp.asarray(true))
+    return {name: float(np.mean(np.asarray(values)[skip:], dtype=np.float64)) for name, values in figures.items()}
 
 
 _render_orbit = jax.jit(orbits.render_orbit, static_argnames=("size",))
 
 
 def evaluate_object(
-    model, toy: ToyObject, caption: str, *, rounds: Sequence[int], quality: str, seed: int
+    model,
+    toy: ToyObject,
+    caption: str,
+    *,
+    rounds: Sequence[int],
+    quality: str,
+    seed: int,
+    judges: Judges = Judges(),
 ) -> tuple[dict[str, Any], np.ndarray]:
     """Makes the views and assets of one object and measures them.
 
@@ -137,6 +172,7 @@ def evaluate_object(
         rounds: numbers of refinements to compare.
         quality: preset of the sampling and of the fit.
         seed: of all drawings and fits.
+        judges: more networks to measure with.
 
     Returns:
         The figures (docs/results.md explains them), and a picture [H, W, 3]: every second frame of the truth,
@@ -153,6 +189,9 @@ def evaluate_object(
     elevation = model.estimate_elevation(views)
     seconds = time.monotonic() - started
 
+    def compared(made: np.ndarray, wanted: np.ndarray, skip: int = 0) -> dict[str, float]:
+        return compare(features, made, wanted, skip=skip, lpips_params=judges.lpips)
+
     def rig(angle: float, offset: float = 0.0) -> Cameras:
         return orbit_cameras(angle, views=len(views), width=size, height=size, azimuth_offset=offset)
 
@@ -167,13 +206,14 @@ def evaluate_object(
         rows.append(renders["estimated"][0])
         figures[str(number)] = {
             name: {
-                "cameras": compare(features, at_cameras, true, skip=1),
-                "between": compare(features, in_between, between),
+                "cameras": compared(at_cameras, true, skip=1),
+                "between": compared(in_between, between),
             }
             for name, (at_cameras, in_between) in renders.items()
         } | {
-            "targets": compare(features, asset.targets, true, skip=1),
-            "residual": compare(features, renders["estimated"][0], asset.targets, skip=1),
+            "rerendered": judges.similarities(renders["estimated"][0], caption, image),
+            "targets": compared(asset.targets, true, skip=1),
+            "residual": compared(renders["estimated"][0], asset.targets, skip=1),
             "gaussians": len(asset.gaussians),
             "seconds": seconds + asset.seconds,
             "network_evaluations": evaluations + asset.network_evaluations,
@@ -185,9 +225,11 @@ def evaluate_object(
             "estimated": math.degrees(elevation),
             "error": abs(math.degrees(elevation - true_elevation)),
         },
-        "views": compare(features, views, true, skip=1)
+        "views": compared(views, true, skip=1)
+        | judges.similarities(views, caption, image)
         | {"seconds": seconds, "network_evaluations": evaluations},
-        "repeat": compare(features, repeated, true, skip=1),
+        "truth": judges.similarities(true, caption, image),
+        "repeat": compared(repeated, true, skip=1),
         "assets": figures,
     }
     tiles = np.concatenate([row[::2] for row in rows])

@@ -8,6 +8,7 @@ import math
 import os
 import pathlib
 import platform
+from collections.abc import Container
 from typing import Any
 
 import jax
@@ -19,6 +20,12 @@ from im3d_jax.weights.bundle import BUNDLED
 
 
 MEASURES = ("psnr", "foreground_psnr", "ssim", "perceptual")
+SIMILARITIES = ("clip_text", "clip_image")
+
+
+def measures(figures: Container[str]) -> tuple[str, ...]:
+    """Those of every comparison with the truth: `MEASURES`, and LPIPS where its weights were given."""
+    return (*MEASURES, "lpips") if "views/lpips" in figures else MEASURES
 
 
 def weights_hash(model: str) -> str:
@@ -135,8 +142,8 @@ def summarise(records: list[dict[str, Any]]) -> dict[str, Any]:
     """
     rows = [flat(record) for record in records]
     columns = {name: np.array([row[name] for row in rows]) for name in rows[0] if name != "index"}
-    rounds = sorted(records[0]["assets"])
-    differences = {f"views_over_repeat/{m}": columns[f"views/{m}"] - columns[f"repeat/{m}"] for m in MEASURES}
+    rounds, compared = sorted(records[0]["assets"]), measures(columns)
+    differences = {f"views_over_repeat/{m}": columns[f"views/{m}"] - columns[f"repeat/{m}"] for m in compared}
     for r in rounds:
         for place in ("estimated/cameras", "estimated/between", "true/cameras", "true/between"):
             path = f"assets/{r}/{place}"
@@ -144,12 +151,10 @@ def summarise(records: list[dict[str, Any]]) -> dict[str, Any]:
         if r == rounds[0]:
             continue
         base = f"assets/{rounds[0]}"
-        for name in [
-            f"{place}/{m}" for place in ("estimated/cameras", "estimated/between") for m in MEASURES
-        ]:
-            differences[f"assets/{r}/refined/{name}"] = (
-                columns[f"assets/{r}/{name}"] - columns[f"{base}/{name}"]
-            )
+        names = [f"{place}/{m}" for place in ("estimated/cameras", "estimated/between") for m in compared]
+        names += [f"rerendered/{m}" for m in SIMILARITIES if f"{base}/rerendered/{m}" in columns]
+        for name in names:
+            differences[f"assets/{r}/refined/{name}"] = columns[f"assets/{r}/{name}"] - columns[f"{base}/{name}"]
         differences[f"assets/{r}/refined/residual"] = (
             columns[f"assets/{r}/residual/psnr"] - columns[f"{base}/residual/psnr"]
         )
@@ -191,11 +196,7 @@ def _bars(figures: dict, differences: dict, rounds: str) -> list[dict[str, Any]]
 def one_line(record: dict[str, Any]) -> str:
     """The main figures of one object."""
     assets = record["assets"]
-    fitted = ", ".join(
-        f"{assets[r]['estimated']['cameras']['psnr']:.2f} dB after {r} rounds" for r in sorted(assets)
-    )
+    fitted = ", ".join(f"{assets[r]['estimated']['cameras']['psnr']:.2f} dB after {r} rounds" for r in sorted(assets))
     views, repeat = record["views"]["psnr"], record["repeat"]["psnr"]
     error = record["elevation_deg"]["error"]
-    return (
-        f"views {views:.2f} dB (first frame {repeat:.2f}), asset {fitted}, elevation off by {error:.1f} deg"
-    )
+    return f"views {views:.2f} dB (first frame {repeat:.2f}), asset {fitted}, elevation off by {error:.1f} deg"

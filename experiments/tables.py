@@ -3,32 +3,37 @@
 from __future__ import annotations
 
 import pathlib
+from collections.abc import Sequence
 from typing import Any
 
-from experiments.report import MEASURES
+from experiments.report import SIMILARITIES, measures
 
 
-_HEADER = "| PSNR, dB | foreground PSNR, dB | SSIM | perceptual distance |"
-_DIGITS = {"psnr": 2, "foreground_psnr": 2, "ssim": 4, "perceptual": 4, "residual": 2}
+_NAMES = {
+    "psnr": "PSNR, dB", "foreground_psnr": "foreground PSNR, dB", "ssim": "SSIM", "perceptual": "perceptual distance",
+    "lpips": "LPIPS",
+}  # fmt: skip
+_DIGITS = {"psnr": 2, "foreground_psnr": 2, "residual": 2}  # of decimals; 4 of all others
 _BEGIN, _END = "<!-- evaluation: generated -->", "<!-- end of evaluation -->"
 
 
 def _cell(figure: dict[str, float], measure: str, sign: str = "") -> str:
-    digits = _DIGITS[measure]
+    digits = _DIGITS.get(measure, 4)
     mean = f"{figure['mean']:{sign}.{digits}f}"
     if figure["n"] == 1:
         return mean
     return f"{mean} ± {figure['standard_error']:.{digits}f} ({figure['std']:.{digits}f})"
 
 
-def _row(name: str, figures: dict, path: str, sign: str = "") -> str:
-    return f"| {name} | " + " | ".join(_cell(figures[f"{path}/{m}"], m, sign) for m in MEASURES) + " |"
+def _row(name: str, figures: dict, path: str, columns: Sequence[str], sign: str = "") -> str:
+    return f"| {name} | " + " | ".join(_cell(figures[f"{path}/{m}"], m, sign) for m in columns) + " |"
 
 
 def to_markdown(summary: dict[str, Any]) -> str:
     """The tables, in Markdown, of what `Results.write` returned."""
     figures, differences, settings = summary["figures"], summary["differences"], summary["settings"]
     rounds = sorted(str(number) for number in settings["rounds"])
+    columns = measures(figures)
     error, views = figures["elevation_deg/error"], figures["views/seconds"]
     lines = [
         *_heading(summary),
@@ -43,27 +48,28 @@ def to_markdown(summary: dict[str, Any]) -> str:
         "",
         "Mean ± standard error (standard deviation over objects):",
         "",
-        "| " + _HEADER,
-        "|---" * 5 + "|",
-        _row("views", figures, "views"),
-        _row("first frame repeated", figures, "repeat"),
-        _row("difference", differences, "views_over_repeat", "+"),
+        f"| | {' | '.join(_NAMES[m] for m in columns)} |",
+        "|---" * (len(columns) + 1) + "|",
+        _row("views", figures, "views", columns),
+        _row("first frame repeated", figures, "repeat", columns),
+        _row("difference", differences, "views_over_repeat", columns, "+"),
     ]
     for r in rounds:
         name, path = f"asset, {r} rounds", f"assets/{r}"
         lines += [
-            _row(f"{name}: 15 cameras", figures, f"{path}/estimated/cameras"),
-            _row(f"{name}: 16 in between", figures, f"{path}/estimated/between"),
-            _row(f"{name}: 15 cameras, true elevation", figures, f"{path}/true/cameras"),
-            _row(f"{name}: 16 in between, true elevation", figures, f"{path}/true/between"),
-            _row(f"{name}: the views it was fitted to last", figures, f"{path}/targets"),
+            _row(f"{name}: 15 cameras", figures, f"{path}/estimated/cameras", columns),
+            _row(f"{name}: 16 in between", figures, f"{path}/estimated/between", columns),
+            _row(f"{name}: 15 cameras, true elevation", figures, f"{path}/true/cameras", columns),
+            _row(f"{name}: 16 in between, true elevation", figures, f"{path}/true/between", columns),
+            _row(f"{name}: the views it was fitted to last", figures, f"{path}/targets", columns),
         ]
     for r in rounds[1:]:
         name, path = f"refinement, {r} rounds against {rounds[0]}", f"assets/{r}/refined/estimated"
         lines += [
-            _row(f"{name}: 15 cameras", differences, f"{path}/cameras", "+"),
-            _row(f"{name}: 16 in between", differences, f"{path}/between", "+"),
+            _row(f"{name}: 15 cameras", differences, f"{path}/cameras", columns, "+"),
+            _row(f"{name}: 16 in between", differences, f"{path}/between", columns, "+"),
         ]
+    lines += _similarities(summary, rounds)
     header = "| rounds | consistency, dB | change | gaussians | network evaluations | median seconds |"
     lines += ["", header, "|---" * 6 + "|"]
     for r in rounds:
@@ -87,6 +93,28 @@ def to_markdown(summary: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def _similarities(summary: dict[str, Any], rounds: Sequence[str]) -> list[str]:
+    """CLIP's table, where there was a CLIP: the columns of table 1 of IM-3D (2402.08682), as cosines."""
+    figures, differences = summary["figures"], summary["differences"]
+    if "views/clip_text" not in figures:
+        return []
+    lines = [
+        "",
+        f"Similarity by {summary['settings']['clip']}, views and renders without the first:",
+        "",
+        "| | to the caption | to the given picture |",
+        "|---" * 3 + "|",
+        _row("true turntable", figures, "truth", SIMILARITIES),
+        _row("synthesised views", figures, "views", SIMILARITIES),
+    ]
+    for r in rounds:
+        lines.append(_row(f"re-rendered views, {r} rounds", figures, f"assets/{r}/rerendered", SIMILARITIES))
+    for r in rounds[1:]:
+        name, path = f"refinement, {r} rounds against {rounds[0]}", f"assets/{r}/refined/rerendered"
+        lines.append(_row(name, differences, path, SIMILARITIES, "+"))
+    return lines
+
+
 def _heading(summary: dict[str, Any]) -> list[str]:
     settings = summary["settings"]
     refine = settings["refine"]
@@ -100,6 +128,7 @@ def _heading(summary: dict[str, Any]) -> list[str]:
         f"- weights: `{settings['model']}`, SHA-256 `{settings['weights_sha256']}`",
         f"- refinement: from t = {refine['start']:g}, {refine['steps']} steps, guidance {refine['image']:g} "
         f"(image) and {refine['prompt']:g} (prompt)",
+        *([f"- LPIPS: VGG16, SHA-256 `{settings['lpips_sha256']}`"] if "lpips_sha256" in settings else []),
     ]
 
 

@@ -14,6 +14,7 @@ from im3d_jax import pipeline
 from im3d_jax.cli import common, stages
 from im3d_jax.cli.errors import UserError
 from im3d_jax.data.toybox import Toybox
+from im3d_jax.models import lpips
 from im3d_jax.output.run_folder import RunFolder
 from im3d_jax.reconstruction import fitting
 from splat.io import load_ply
@@ -90,9 +91,7 @@ def measured(preset, toy):
     """(record, picture, calls) of one object."""
     model = Copies()
     caption, objects = toy
-    record, picture = measure.evaluate_object(
-        model, objects, caption, rounds=(0, 1, 2), quality="draft", seed=5
-    )
+    record, picture = measure.evaluate_object(model, objects, caption, rounds=(0, 1, 2), quality="draft", seed=5)
     return record, picture, model.calls
 
 
@@ -136,9 +135,7 @@ def test_elevation_and_costs(measured, toy):
 def test_the_asset_is_the_one_that_the_program_makes(preset, toy, tmp_path):
     caption, objects = toy
     first = measure.as_stored(np.asarray(drawn(objects))[0])
-    folder = RunFolder(
-        tmp_path, {"prompt": caption, "rounds": 2, "seed": 3, "quality": "draft", "elevation_deg": None}
-    )
+    folder = RunFolder(tmp_path, {"prompt": caption, "rounds": 2, "seed": 3, "quality": "draft", "elevation_deg": None})
     model = Copies(first)
     run = stages._begin(folder, model, None)
     capture = stages._views(run, stages._draw(run, None))
@@ -204,6 +201,75 @@ def test_summary_is_paired():
     assert "index" not in summary["figures"]
 
 
+def test_more_judges_measure_the_same_pictures(measured, toy):
+    """Without weights nothing is added; with them, similarities are of the views but the first, LPIPS against truth."""
+    record = measured[0]
+    assert record["truth"] == {} and record["assets"]["0"]["rerendered"] == {} and "lpips" not in record["views"]
+
+    class MeanColours:
+        def similarities(self, views, *, prompt, image):
+            return {"clip_text": float(len(prompt)), "clip_image": float(np.abs(views - image[None]).mean())}
+
+    caption, objects = toy
+    image = measure.as_stored(np.asarray(drawn(objects))[0])
+    views, _ = Copies().draw_views(image, caption, seed=0, quality="", progress=None)
+    found = measure.Judges(clip=MeanColours()).similarities(views, caption, image)
+    assert found == {"clip_text": len(caption), "clip_image": pytest.approx(np.abs(views[1:] - image[None]).mean())}
+    params = {
+        name: jax.numpy.asarray(np.random.default_rng(0).normal(size=shape) * 0.05 + 0.01, np.float32)
+        for name, shape in lpips.expected_shapes().items()
+    }
+    pictures = np.random.default_rng(1).uniform(size=(2, 3, 16, 16, 4)).astype(np.float32)
+    compared = measure.compare(two_levels, *pictures, skip=1, lpips_params=params)
+    wanted = lpips.lpips(params, *(on_white(rgba[1:]) for rgba in pictures))
+    assert compared["lpips"] == pytest.approx(float(jax.numpy.mean(wanted)), rel=1e-4)
+    assert compared | {"lpips": 0} == measure.compare(two_levels, *pictures, skip=1) | {"lpips": 0}
+
+
+def judged_record(index):
+    """`record_of` as the judges extend it: refinement gains `index` hundredths."""
+    record = record_of(index)
+    comparisons = [record["views"], record["repeat"]]
+    for rounds, asset in record["assets"].items():
+        comparisons += [*asset["estimated"].values(), asset["targets"], asset["residual"]]
+        gain = 0.01 * index if rounds == "2" else 0.0
+        asset["rerendered"] = {"clip_text": 0.3 + gain, "clip_image": 0.8 - gain}
+    for figures in comparisons:
+        figures["lpips"] = 0.2
+    record["views"] |= {"clip_text": 0.31, "clip_image": 0.85}
+    return record | {"truth": {"clip_text": 0.33, "clip_image": 0.9}}
+
+
+def test_tables_grow_with_the_judges(tmp_path):
+    settings = settings_of() | {"clip": "CLIP of ones", "lpips_sha256": "1" * 64}
+    results = report.Results(tmp_path, "command", settings)
+    results.add(0, judged_record(0))
+    results.add(1, judged_record(2))
+    text = tables.to_markdown(results.write(2))
+    assert "Similarity by CLIP of ones" in text and f"SHA-256 `{'1' * 64}`" in text
+    assert "| | PSNR, dB | foreground PSNR, dB | SSIM | perceptual distance | LPIPS |" in text
+    assert "| true turntable | 0.3300 ± 0.0000 (0.0000) | 0.9000 ± 0.0000 (0.0000) |" in text
+    assert "| re-rendered views, 2 rounds | 0.3100 ± 0.0100 (0.0141) | 0.7900 ± 0.0100 (0.0141) |" in text
+    assert "refinement, 2 rounds against 0 | +0.0100 ± 0.0100 (0.0141) | -0.0100" in text
+    plain = report.Results(tmp_path / "plain", "command", settings_of())
+    plain.add(0, record_of(0))
+    assert not {"Similarity", "LPIPS", "CLIP"} & set(tables.to_markdown(plain.write(1)).split())
+
+
+def test_weights_of_judges(tmp_path, monkeypatch):
+    monkeypatch.setattr(common, "start_jax", lambda: None)
+    assert evaluate.load_judges(parsed()) == (measure.Judges(), {})
+    (tmp_path / "vgg.safetensors").write_bytes(b"{} no weights")
+    for flag, message in (
+        (f"--clip={tmp_path}", "neither a config.json of CLIP"),
+        (f"--lpips_weights={tmp_path / 'none.safetensors'}", "no such file"),
+        (f"--lpips_weights={tmp_path / 'vgg.safetensors'}", "header"),
+    ):
+        with pytest.raises(UserError, match=message):
+            evaluate.run(parsed(flag, f"--out={tmp_path / 'out'}"), "command")
+    assert not (tmp_path / "out").exists()
+
+
 def settings_of(rounds=(0, 2)):
     refine = dataclasses.asdict(pipeline.QUALITIES["draft"].refine)
     return {
@@ -240,9 +306,7 @@ def test_tables_replace_their_own_section_only(tmp_path):
     rows = [line for line in text.splitlines() if line.startswith("|")]
     assert all(row.count("|") in (5, 6, 7) for row in rows)
     page = tmp_path / "page.md"
-    page.write_text(
-        "# Results\n\nbefore\n\n<!-- evaluation: generated -->\nold\n<!-- end of evaluation -->\n\nafter\n"
-    )
+    page.write_text("# Results\n\nbefore\n\n<!-- evaluation: generated -->\nold\n<!-- end of evaluation -->\n\nafter\n")
     tables.write_tables(page, text)
     once = page.read_text()
     tables.write_tables(page, text)

@@ -1,0 +1,214 @@
+"""Similarities of views to a text and to a picture by CLIP, with weights that the user gives.
+
+Scores of different backbones cannot be compared, and papers often do not name theirs: the backbone belongs beside every
+number. Here a similarity is the cosine of the two projected features (Radford et al. 2103.00020, section 2.3), on
+pictures composited on white and prepared as CLIP's own preprocessing does; a set of views has the mean over its views
+(the columns of table 1 of IM-3D, 2402.08682, in hundredths there).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import json
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from im3d_jax.cli.errors import UserError, user_errors
+from im3d_jax.models import composite_on_white
+from im3d_jax.models.clip import CLIPText, CLIPTextConfig, CLIPVision, CLIPVisionConfig
+from im3d_jax.models.clip_images import similarity_pixels
+from im3d_jax.output.run_folder import file_hash
+from im3d_jax.weights import WeightsError
+from im3d_jax.weights.encoders import load_encoder
+from im3d_jax.weights.prompt_tokenizers import PromptTokenizer, load_clip_tokenizer
+from im3d_jax.weights.tensor_files import network_files
+
+
+@dataclasses.dataclass(frozen=True)
+class Clip:
+    """Both towers of a CLIP model.
+
+    Attributes:
+        backbone: its name for reports: kind, patch, size of pictures, and the beginning of the weights' SHA-256.
+        text, vision: the networks.
+        text_params, vision_params: their weights, float32.
+        tokenizer: of the text tower.
+    """
+
+    backbone: str
+    text: CLIPText
+    vision: CLIPVision
+    text_params: dict
+    vision_params: dict
+    tokenizer: PromptTokenizer
+
+    def embed_images(self, images) -> np.ndarray:
+        """Unit features [V, D] of pictures [V, H, W, 4] in [0, 1], straight alpha."""
+        return np.asarray(_image_features(self.vision, self.vision_params, jnp.asarray(images)))
+
+    def embed_text(self, text: str) -> np.ndarray:
+        """Unit features [D]; what does not fit into the tower's length is cut off."""
+        tokens, _ = self.tokenizer([text])
+        return np.asarray(_text_features(self.text, self.text_params, jnp.asarray(tokens)))[0]
+
+    def similarities(self, views, *, prompt: str | None = None, image=None) -> dict[str, float]:
+        """Mean similarities of views.
+
+        Args:
+            views: [V, H, W, 4] in [0, 1], straight alpha.
+            prompt: text to compare with, or None.
+            image: [H, W, 4] picture to compare with, or None.
+
+        Returns:
+            `clip_text` and `clip_image`, of those that are given, in [-1, 1].
+        """
+        features = self.embed_images(views)
+        others = {}
+        if prompt is not None:
+            others["clip_text"] = self.embed_text(prompt)
+        if image is not None:
+            others["clip_image"] = self.embed_images(np.asarray(image)[None])[0]
+        return {name: float(np.mean(features @ other, dtype=np.float64)) for name, other in others.items()}
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _image_features(vision: CLIPVision, params: dict, images: jax.Array) -> jax.Array:
+    pixels = similarity_pixels(composite_on_white(images)[..., :3], vision.config.image_size)
+    # One after the other: towers are large, and so are their maps.
+    return _unit(jax.lax.map(lambda one: vision.apply({"params": params}, one[None]).pooled[0], pixels))
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _text_features(text: CLIPText, params: dict, tokens: jax.Array) -> jax.Array:
+    return _unit(text.apply({"params": params}, tokens).pooled)
+
+
+def _unit(features: jax.Array) -> jax.Array:
+    features = features.astype(jnp.float32)
+    return features / jnp.linalg.norm(features, axis=-1, keepdims=True)
+
+
+def load_clip(folder: str | pathlib.Path) -> Clip:
+    """Reads CLIP from a folder.
+
+    Args:
+        folder: with `config.json` and `model.safetensors` (transformers: openai/clip-vit-large-patch14 and others), or
+            with `open_clip_config.json` and `open_clip_model.safetensors` (OpenCLIP); either with the tokenizer's
+            files beside them. Where both are, the first is read.
+
+    Raises:
+        UserError: something is missing, damaged, or of a kind that is not read.
+    """
+    folder = pathlib.Path(folder)
+    if not folder.is_dir():
+        raise UserError(f"--clip={folder}: no such folder; expected one with CLIP's config.json, weights and tokenizer")
+    theirs, open_clip = folder / "config.json", folder / "open_clip_config.json"
+    # OpenCLIP's weights may carry a config.json of nothing that is of use.
+    if _holds(theirs, "vision_config"):
+        name, text, vision = _transformers(theirs)
+        weights = _weights(folder, "model")
+    elif open_clip.is_file():
+        name, text, vision = _open_clip(open_clip)
+        weights = _weights(folder, "open_clip_model")
+    else:
+        raise UserError(
+            f"--clip={folder}: neither a config.json of CLIP nor an open_clip_config.json; expected a folder such as "
+            "openai/clip-vit-large-patch14 on the hub"
+        )
+    with user_errors(WeightsError):
+        tokenizer = load_clip_tokenizer(folder, text.length)
+        # The first token after the start of an empty text.
+        text = dataclasses.replace(text, end_token=int(tokenizer([""])[0][0, 1]))
+        towers = load_encoder(weights, text), load_encoder(weights, vision)
+        files = network_files(weights) if weights.is_dir() else [weights]
+    backbone = f"{name} {vision.patch}px patches at {vision.image_size}px, SHA-256 {file_hash(files[0])[:12]}"
+    return Clip(backbone, CLIPText(text), CLIPVision(vision), *towers, tokenizer)
+
+
+def _weights(folder: pathlib.Path, stem: str) -> pathlib.Path:
+    file = folder / f"{stem}.safetensors"
+    return file if file.is_file() else folder
+
+
+def _holds(path: pathlib.Path, field: str) -> bool:
+    return path.is_file() and field in _read_json(path)
+
+
+def _read_json(path: pathlib.Path) -> dict[str, Any]:
+    try:
+        data = json.loads(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be read ({error}); copy it again") from None
+    if not isinstance(data, dict):
+        raise UserError(f"{path} holds no JSON object; copy it again")
+    return data
+
+
+# What transformers takes for fields that a file leaves out.
+_TEXT_DEFAULTS = {
+    "vocab_size": 49408, "max_position_embeddings": 77, "hidden_size": 512, "num_hidden_layers": 12,
+    "num_attention_heads": 8, "intermediate_size": 2048, "hidden_act": "quick_gelu", "layer_norm_eps": 1e-5,
+}  # fmt: skip
+_VISION_DEFAULTS = {
+    "image_size": 224, "patch_size": 32, "hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12,
+    "intermediate_size": 3072, "hidden_act": "quick_gelu", "layer_norm_eps": 1e-5,
+}  # fmt: skip
+_OURS = {
+    "vocab_size": "vocabulary", "max_position_embeddings": "length", "hidden_size": "width",
+    "num_hidden_layers": "layers", "num_attention_heads": "heads", "intermediate_size": "hidden",
+    "hidden_act": "activation", "layer_norm_eps": "eps", "patch_size": "patch",
+}  # fmt: skip
+
+
+def _transformers(path: pathlib.Path) -> tuple[str, CLIPTextConfig, CLIPVisionConfig]:
+    data = _read_json(path)
+    projection = data.get("projection_dim", 512)
+    configs = []
+    for kind, defaults, part in (
+        (CLIPTextConfig, _TEXT_DEFAULTS, "text_config"),
+        (CLIPVisionConfig, _VISION_DEFAULTS, "vision_config"),
+    ):
+        stated = data.get(part)
+        fields = defaults | {key: value for key, value in (stated or {}).items() if key in defaults}
+        configs.append(_config(kind, path, {_OURS.get(key, key): value for key, value in fields.items()}, projection))
+    return "CLIP", *configs
+
+
+def _open_clip(path: pathlib.Path) -> tuple[str, CLIPTextConfig, CLIPVisionConfig]:
+    model = _read_json(path).get("model_cfg")
+    if not isinstance(model, dict) or not all(isinstance(model.get(part), dict) for part in ("vision_cfg", "text_cfg")):
+        raise UserError(f"{path} has no model_cfg with vision_cfg and text_cfg; copy it again")
+    vision, text = model["vision_cfg"], model["text_cfg"]
+    for part in (vision, text):
+        strange = [key for key in part if key.startswith(("timm_", "hf_")) or key in ("attentional_pool", "pool_type")]
+        if strange or isinstance(part.get("layers"), list):
+            raise UserError(f"{path}: {', '.join(strange) or 'layers'} is of a tower that is not read; expected a ViT")
+    activation = "quick_gelu" if model.get("quick_gelu", False) else "gelu"
+    projection, width, wide = model.get("embed_dim"), text.get("width", 512), vision.get("width", 768)
+    texts = {
+        "vocabulary": text.get("vocab_size", 49408), "length": text.get("context_length", 77), "width": width,
+        "layers": text.get("layers", 12), "heads": text.get("heads", 8),
+        "hidden": round(width * text.get("mlp_ratio", 4.0)), "activation": activation,
+    }  # fmt: skip
+    visions = {
+        "image_size": vision.get("image_size", 224), "patch": vision.get("patch_size", 16), "width": wide,
+        "layers": vision.get("layers", 12), "heads": wide // vision.get("head_width", 64),
+        "hidden": round(wide * vision.get("mlp_ratio", 4.0)), "activation": activation,
+    }  # fmt: skip
+    configs = _config(CLIPTextConfig, path, texts, projection), _config(CLIPVisionConfig, path, visions, projection)
+    return "OpenCLIP", *configs
+
+
+def _config(kind, path: pathlib.Path, fields: Mapping[str, Any], projection: Any):
+    for name, value in {**fields, "projection": projection}.items():
+        expected = (str,) if name == "activation" else (int, float) if name == "eps" else (int,)
+        if not isinstance(value, expected) or isinstance(value, bool) or (name != "activation" and value <= 0):
+            raise UserError(f"{path}: {name} is {value!r}; expected the sizes of a CLIP model")
+    with user_errors(ValueError):
+        return kind(**fields, projection=projection)
