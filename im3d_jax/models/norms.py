@@ -18,8 +18,8 @@ def group_norm(
     """Group normalisation over the two spatial axes of [..., H, W, C], statistics in float32; SiLU after it if asked.
 
     Memory traffic is what it costs, so it reads `x` twice (sums, result), its gradient reads `x` and the incoming
-    gradient twice, and only `x` itself is kept for it. The sums are of differences from each channel's first pixel:
-    plain sums of squares would lose the variance of channels with a large mean.
+    gradient twice, and only `x` itself is kept for it. The sums are of differences from each group's first
+    value: plain sums of squares would lose the variance of groups with a large mean.
 
     Args:
         x: [..., H, W, C] of any float dtype, which the result has too.
@@ -37,21 +37,27 @@ def _channels_last(vector: jax.Array, ndim: int) -> jax.Array:
     return vector.reshape((1,) * (ndim - 1) + (-1,))
 
 
-def _group_affine(x, scale, bias, groups, eps):
-    """For x [..., P, C]: (factor, shift, mean, 1 / deviation), each [..., 1, C], with y = factor x + shift."""
-    *lead, pixels, channels = x.shape
-    pivot = x[..., :1, :].astype(jnp.float32)
-    away = x.astype(jnp.float32) - pivot
-    total, squares = away.sum(-2), jnp.square(away).sum(-2)
-    own_mean = (pivot[..., 0, :] + total / pixels).reshape(*lead, groups, -1)
-    spread = (squares - jnp.square(total) / pixels).reshape(own_mean.shape)
-    mean = own_mean.mean(-1, keepdims=True)
-    variance = (spread / pixels + jnp.square(own_mean - mean)).mean(-1, keepdims=True)
-    inverse = lax.rsqrt(jnp.maximum(variance, 0.0) + eps)
-    spread_out = lambda a: jnp.broadcast_to(a, own_mean.shape).reshape(*lead, 1, channels)  # noqa: E731
-    mean, inverse = spread_out(mean), spread_out(inverse)
-    factor = inverse * _channels_last(scale, x.ndim)
-    return factor, _channels_last(bias, x.ndim) - mean * factor, mean, inverse
+def _group_means(first, second, pixels, groups):
+    """Means over pixels and each group's channels of two sums over pixels [..., C]: each [..., groups]."""
+    # Side by side, because two reductions are two kernels.
+    pair = jnp.stack([first, second])
+    grouped = pair.reshape(*pair.shape[:-1], groups, -1)
+    return grouped.sum(-1) / (pixels * grouped.shape[-1])
+
+
+def _to_channels(x, channels):
+    """[..., groups] -> [..., 1, channels]: the group's value for each channel."""
+    wide = jnp.broadcast_to(x[..., None], (*x.shape, channels // x.shape[-1]))
+    return wide.reshape(*x.shape[:-1], 1, channels)
+
+
+def _group_statistics(x, groups, eps):
+    """Mean and 1 / deviation of x [..., P, C], each [..., groups]."""
+    *_, pixels, channels = x.shape
+    pivot = x[..., 0, :: channels // groups].astype(jnp.float32)
+    away = x.astype(jnp.float32) - _to_channels(pivot, channels)
+    offset, square = _group_means(away.sum(-2), jnp.square(away).sum(-2), pixels, groups)
+    return pivot + offset, lax.rsqrt(jnp.maximum(square - jnp.square(offset), 0.0) + eps)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4, 5))
@@ -59,16 +65,24 @@ def _group_norm(x, scale, bias, groups, eps, silu):
     return _group_norm_forward(x, scale, bias, groups, eps, silu)[0]
 
 
+def _affine(x, scale, bias, mean, inverse):
+    """(factor, shift), each [..., 1, C], with which the norm of x [..., P, C] is factor x + shift."""
+    factor = _to_channels(inverse, x.shape[-1]) * _channels_last(scale, x.ndim)
+    return factor, _channels_last(bias, x.ndim) - _to_channels(mean, x.shape[-1]) * factor
+
+
 def _group_norm_forward(x, scale, bias, groups, eps, silu):
-    factor, shift, mean, inverse = _group_affine(x, scale, bias, groups, eps)
+    mean, inverse = _group_statistics(x, groups, eps)
+    factor, shift = _affine(x, scale, bias, mean, inverse)
     y = x.astype(jnp.float32) * factor + shift
     y = jax.nn.silu(y) if silu else y
-    return y.astype(x.dtype), (x, scale, bias, factor, shift, mean, inverse)
+    return y.astype(x.dtype), (x, scale, bias, mean, inverse)
 
 
 def _group_norm_backward(groups, eps, silu, kept, gradient):
-    x, scale, bias, factor, shift, mean, inverse = kept
-    *lead, _, channels = x.shape
+    x, scale, bias, mean, inverse = kept
+    *_, pixels, channels = x.shape
+    factor, shift = _affine(x, scale, bias, mean, inverse)
 
     def before_silu(x, gradient):
         exact, inner = x.astype(jnp.float32), gradient.astype(jnp.float32)
@@ -79,21 +93,18 @@ def _group_norm_backward(groups, eps, silu, kept, gradient):
         return exact, inner
 
     exact, inner = before_silu(x, gradient)
-    total = inner.sum(-2, keepdims=True)
-    product = (inner * (exact - mean)).sum(-2, keepdims=True) * inverse
+    total, product = inner.sum(-2), (inner * (exact - _to_channels(mean, channels))).sum(-2)
     # Without the barrier XLA writes `inner` in float32 between the two passes; computing it again is much less.
     x, gradient, total, product = lax.optimization_barrier((x, gradient, total, product))
-
-    def over_group(a):
-        grouped = (a * _channels_last(scale, x.ndim)).reshape(*lead, 1, groups, channels // groups)
-        return jnp.broadcast_to(grouped.mean(-1, keepdims=True), grouped.shape).reshape(a.shape) / x.shape[-2]
-
-    slope = -jnp.square(inverse) * over_group(product)
-    offset = -inverse * over_group(total) - slope * mean
+    weight = _channels_last(scale, total.ndim)
+    along, across = _group_means(total * weight, product * weight, pixels, groups)
+    slope = -across * inverse**3
+    offset = -along * inverse - slope * mean
     exact, inner = before_silu(x, gradient)
-    dx = (inner * factor + exact * slope + offset).astype(x.dtype)
-    axes = tuple(range(x.ndim - 1))
-    return dx, product.sum(axes).astype(scale.dtype), total.sum(axes).astype(bias.dtype)
+    dx = inner * factor + exact * _to_channels(slope, channels) + _to_channels(offset, channels)
+    product = product * _to_channels(inverse, channels)[..., 0, :]
+    axes = tuple(range(total.ndim - 1))
+    return dx.astype(x.dtype), product.sum(axes).astype(scale.dtype), total.sum(axes).astype(bias.dtype)
 
 
 _group_norm.defvjp(_group_norm_forward, _group_norm_backward)

@@ -103,7 +103,8 @@ class ResnetBlock(nn.Module):
         if temporal:
             y = TemporalConv(c.cyclic, self.dtype, name="temporal_conv1")(y, shift)
         else:
-            y = y + shift[:, None, None, None]
+            # In float32 for the sake of the shift's gradient, as in `layers.add_bias`.
+            y = (y.astype(jnp.float32) + shift[:, None, None, None].astype(jnp.float32)).astype(y.dtype)
         y = GroupNorm(c.groups, c.resnet_eps, silu=True, name="norm2")(y)
         y = Conv(self.features, dtype=self.dtype, zero_init=True, name="conv2")(y)
         if temporal:
