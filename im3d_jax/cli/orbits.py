@@ -11,6 +11,7 @@ import numpy as np
 from PIL import Image
 
 from im3d_jax.data.captures import Capture
+from im3d_jax.data.prepare import block_mean
 from im3d_jax.foreign import recipes
 from im3d_jax.output.cameras import encode_cameras
 from im3d_jax.output.progress import Report
@@ -20,6 +21,7 @@ from im3d_jax.reconstruction.orbits import rig_cameras
 
 
 ORBIT_FILE = "state/orbit.json"
+SHEET_SIDE = 256  # pixels of each view on a sheet
 
 
 def fit_config(quality: str, recipe: recipes.Recipe | None) -> FitConfig:
@@ -79,6 +81,14 @@ def find_cameras(
     text = json.loads(encode_cameras(cameras, names, orbit.elevation))
     files.write("cameras.json", to_json({"orbit_direction": orbit.direction, **text}))
     files.write(ORBIT_FILE, to_json(facts))
+
+
+def for_sheet(recipe: recipes.Recipe | None, views: np.ndarray) -> np.ndarray:
+    """Views [V, H, W, C] as a sheet shows them: a foreign model's smaller, as large sheets take seconds to compress."""
+    if recipe is None:
+        return views
+    block = -(-max(views.shape[1:3]) // SHEET_SIDE)
+    return np.stack([block_mean(view, block) for view in views])
 
 
 def reduced(capture: Capture, side: int) -> Capture:

@@ -17,6 +17,7 @@ import functools
 import json
 import math
 from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import jax
@@ -246,7 +247,7 @@ def _draw(run: Run, picture: np.ndarray | None) -> list[str]:
     def preview(files: StageFiles, report: Report) -> None:
         views = on_white(read_images([folder / name for name in names]))
         files.write("views.mp4", encode_mp4(views))
-        files.write("sheet.png", encode_png(contact_sheet(views)))
+        files.write("sheet.png", encode_png(contact_sheet(orbits.for_sheet(run.recipe, views))))
 
     names = [f"views/{index:02d}.png" for index in range(model.num_views)]
     run.stage("input", "picture" if picture is None else "prepare the picture", take_input)
@@ -262,8 +263,9 @@ def _write_views(run: Run, files: StageFiles, names: list[str], views, image, ev
     for line in getattr(run.model, "said", ()):
         run.progress.line(line)
     # The conditioning view is known; drawing it again could only lose.
-    for name, view in zip(names, [image, *views[1:]], strict=True):
-        files.write(name, encode_png(view))
+    with ThreadPoolExecutor() as pool:
+        for name, content in zip(names, pool.map(encode_png, [image, *views[1:]]), strict=True):
+            files.write(name, content)
     return evaluations
 
 
@@ -353,8 +355,8 @@ def _finish(
         scale = 1.0 if draft else min(2.0, max(1.0, TURNTABLE_SIDE / longest))
         orbit = turntable_cameras(cameras, TURNTABLE_FRAMES, scale)
         files.write("turntable.mp4", encode_mp4(on_white(render_views(gaussians, orbit))))
-        sheet = contact_sheet(render_views(gaussians, turntable_cameras(cameras, 16)))
-        files.write("asset_sheet.png", encode_png(sheet))
+        sheet = orbits.for_sheet(run.recipe, render_views(gaussians, turntable_cameras(cameras, 16)))
+        files.write("asset_sheet.png", encode_png(contact_sheet(sheet)))
 
     def measure(files: StageFiles, report: Report) -> None:
         gaussians, capture = load_ply(folder / "asset.ply"), views()

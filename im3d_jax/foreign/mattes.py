@@ -1,5 +1,7 @@
 """Alpha for views that video models draw on white."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 from scipy import ndimage
 
@@ -8,6 +10,8 @@ from im3d_jax.data.prepare import ImageError, cut_out
 
 # Largest channel distance to white at which a pixel is wholly background, and wholly object.
 _WHITE, _OBJECT = 0.04, 0.12
+# Enclosed white regions up to this share of the picture are highlights; larger ones are holes.
+_HIGHLIGHT = 2e-3
 
 
 def cut_out_views(views: np.ndarray) -> tuple[np.ndarray, int]:
@@ -18,20 +22,26 @@ def cut_out_views(views: np.ndarray) -> tuple[np.ndarray, int]:
 
     Returns:
         ([V, H, W, 4] straight alpha, how many views had no plain background). In such views whatever is not nearly
-        white is object, and so is what it encloses.
+        white is object, and so are small highlights in it.
     """
-    cut, uneven = [], 0
-    for view in np.asarray(views, np.float32):
-        try:
-            cut.append(cut_out(view))
-        except ImageError:
-            uneven += 1
-            cut.append(_not_white(view))
-    return np.stack(cut).astype(np.float32), uneven
+    with ThreadPoolExecutor() as pool:
+        cut = list(pool.map(_cut_out, np.asarray(views, np.float32)))
+    return np.stack([view for view, _ in cut]).astype(np.float32), sum(not plain for _, plain in cut)
+
+
+def _cut_out(view: np.ndarray) -> tuple[np.ndarray, bool]:
+    """The object of one view, and whether its background was plain."""
+    try:
+        return cut_out(view), True
+    except ImageError:
+        return _not_white(view), False
 
 
 def _not_white(view: np.ndarray) -> np.ndarray:
     distance = (1.0 - view).max(-1)
     alpha = ((distance - _WHITE) / (_OBJECT - _WHITE)).clip(0.0, 1.0)
-    inside = ndimage.binary_fill_holes(alpha > 0.5)
-    return np.concatenate([view, np.where(inside, np.maximum(alpha, 0.5), alpha)[..., None]], axis=-1)
+    solid = alpha > 0.5
+    holes, count = ndimage.label(ndimage.binary_fill_holes(solid) & ~solid)
+    small = np.bincount(holes.ravel(), minlength=count + 1) < _HIGHLIGHT * alpha.size
+    small[0] = False
+    return np.concatenate([view, np.where(small[holes], 1.0, alpha)[..., None]], axis=-1)

@@ -84,13 +84,12 @@ def views(out, *flags):
     return np.stack(pictures), json.loads((out / "run.json").read_text())
 
 
-def test_both_layouts_and_all_memory_presets_draw_the_same(checkpoints, picture, tmp_path):
+def test_both_layouts_and_memory_presets_draw_the_same(checkpoints, picture, tmp_path):
     flags = [f"--image={picture}", "--orbit_direction=cw", "--elevation_deg=20"]
     first, run = views(tmp_path / "a", f"--model={checkpoints['sv3d_u']}", *flags)
     assert run["orbit"] == {"elevation_deg": 20.0, "elevation": "given", "direction": "cw", "losses": {}}
-    for number, more in enumerate((["--memory=16gb"], ["--memory=24gb"])):
-        again, _ = views(tmp_path / f"b{number}", f"--model={checkpoints['folder']}", *flags, *more)
-        assert np.abs(again - first).max() < 0.02, more
+    again, _ = views(tmp_path / "b", f"--model={checkpoints['folder']}", *flags, "--memory=16gb")
+    assert np.abs(again - first).max() < 0.02
     other, _ = views(tmp_path / "c", f"--model={checkpoints['sv3d_u']}", *flags, "--seed=1")
     assert np.abs(other - first)[1:].max() > 0.1
 

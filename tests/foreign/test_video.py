@@ -1,0 +1,114 @@
+"""`OrbitPipeline` against SV3D's loop written out, and where its frames stand."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from im3d_jax import pipeline
+from im3d_jax.diffusion import video_conditions as conditions
+from im3d_jax.foreign import mattes, recipes, video
+from im3d_jax.models.clip_images import condition_pixels
+from im3d_jax.models.kl_autoencoder import KLAutoencoder
+from im3d_jax.models.spatio_temporal_unet import SpatioTemporalUNet
+from im3d_jax.weights.encoders import encoder_network
+
+
+@pytest.fixture
+def model(small, checkpoints):
+    return pipeline.load(str(checkpoints["sv3d_p"]), elevation=0.3)
+
+
+@pytest.fixture
+def image():
+    rng = np.random.default_rng(1)
+    return np.concatenate([rng.uniform(size=(32, 32, 3)), np.ones((32, 32, 1))], -1).astype(np.float32)
+
+
+def test_views_by_an_independent_reading(model, image):
+    """Stability AI's sampler (EulerEDMSampler, TrianglePredictionGuider), step by step."""
+    made, count = model.draw_views(image, None, seed=7, quality="standard")
+    assert count == 2 * 4 and made.shape == (5, 32, 32, 4)
+    np.testing.assert_array_equal(made[0], image)
+
+    preset, frames = model.preset, 5
+    unet, autoencoder = SpatioTemporalUNet(preset.unet), KLAutoencoder(preset.autoencoder)
+    params = {part: {"params": model._parameters(part)} for part in ("unet", "vae", "encoder")}
+    encoder = encoder_network(preset.image_encoder)
+    context = encoder.apply(params["encoder"], condition_pixels(image[None, ..., :3], 8)).pooled[:, None]
+    # Noise of 1e-5 / 2 on the condition is far below what is compared.
+    latent = autoencoder.apply(params["vae"], image[None, ..., :3], method="encode")
+    azimuths = np.deg2rad(np.linspace(0, 360, frames + 1)[1:] % 360)
+    turned = (azimuths - azimuths[-1]) % (2 * np.pi)
+    vector = jnp.asarray(np.stack([np.full(5, 1e-5), np.full(5, np.pi / 2 - 0.3), turned], -1)[None], jnp.float32)
+    sigmas = (700 ** (1 / 7) + np.linspace(0, 1, 4) * (0.002 ** (1 / 7) - 700 ** (1 / 7))) ** 7
+    key = jax.random.fold_in(jax.random.key(7), video.VIEWS_STREAM)
+    x = jax.random.normal(key, (1, frames, 16, 16, 4)) * np.sqrt(1 + sigmas[0] ** 2)
+    scales = (1 + 1.5 * (1 - np.abs(np.linspace(-1, 1, frames)))).reshape(1, frames, 1, 1, 1).astype(np.float32)
+    network = jax.jit(lambda x, time, on: unet.apply(params["unet"], x, time, on * context, vector))
+    for sigma, following in zip(sigmas, [*sigmas[1:], 0.0], strict=True):
+        denoised = []
+        for on in (0.0, 1.0):
+            behind = jnp.broadcast_to(on * latent[:, None], x.shape)
+            inside = jnp.concatenate([x / np.sqrt(sigma**2 + 1), behind], axis=-1)
+            output = network(inside, jnp.full((1,), 0.25 * np.log(sigma), jnp.float32), on)
+            denoised.append(x / (sigma**2 + 1) - output * sigma / np.sqrt(sigma**2 + 1))
+        guided = denoised[0] + scales * (denoised[1] - denoised[0])
+        x = x + (x - guided) / sigma * (following - sigma)
+    pictures = autoencoder.apply(params["vae"], x / 0.18215, method="decode").clip(0, 1)[0]
+    # The given view is the network's last frame; ours begin with it.
+    expected, _ = mattes.cut_out_views(np.roll(np.asarray(pictures), 1, axis=0))
+    np.testing.assert_allclose(made[1:, ..., :3], expected[1:, ..., :3], atol=2e-3)
+
+
+def test_a_faint_refinement_returns_the_renders(model, image):
+    """Almost no noise: what comes back is each render through the autoencoder, in its own place."""
+    renders = np.random.default_rng(2).uniform(0.1, 0.9, (5, 32, 32, 4)).astype(np.float32)
+    model.recipe = dataclasses.replace(model.recipe, refine_sigmas=(0.004,))
+    refined, count = model.refine(renders, image, None, round=2, seed=0, quality="standard")
+    assert count == 2 * 10
+    np.testing.assert_array_equal(refined[0], image)
+    latents = conditions.to_network_order(model.encode(renders), "last", axis=0)
+    expected = np.roll(np.asarray(model.decode(latents)), 1, axis=0)
+    error = np.abs(refined[1:, ..., :3] - expected[1:]).mean()
+    assert error < 0.2 * np.abs(refined[1:, ..., :3] - expected[[2, 3, 4, 1]]).mean()
+    model.recipe = dataclasses.replace(model.recipe, refine_sigmas=(50.0,))
+    strong, _ = model.refine(renders, image, None, round=1, seed=0, quality="standard")
+    assert np.abs(strong[1:, ..., :3] - expected[1:]).mean() > 5 * error
+
+
+def test_networks_leave_the_device(small, checkpoints, image):
+    held = {}
+    for name in ("16gb", "80gb"):
+        model = pipeline.load(str(checkpoints["sv3d_u"]), memory=name)
+        model.draw_views(image, None, seed=0, quality="draft")
+        model.release()
+        held[name] = set(model._parameters._held)
+    assert held == {"16gb": set(), "80gb": {"unet", "vae", "encoder"}}
+
+
+def test_mattes():
+    view = np.ones((48, 48, 3), np.float32)
+    y, x = np.mgrid[:48, :48] - 23.5
+    view[np.hypot(x, y) < 14] = 0.9, 0.3, 0.2
+    view[22:24, 22:24] = 1.0  # a highlight
+    uneven = view.copy()
+    uneven[:, :9] = np.random.default_rng(0).uniform(0, 1, (48, 9, 3))
+    uneven[0], uneven[-1], uneven[:, -1] = 0.4, 0.6, 0.2
+    cut, count = mattes.cut_out_views(np.stack([view, uneven]))
+    assert count == 1 and cut.shape == (2, 48, 48, 4)
+    inside = np.hypot(x, y) < 11
+    assert (cut[1, ..., 3][inside] > 0.99).all()
+    inside &= np.hypot(x, y) > 4
+    for one in cut:
+        assert (one[..., 3][inside] > 0.99).all()
+        np.testing.assert_allclose(one[inside][:, :3], np.tile([0.9, 0.3, 0.2], (inside.sum(), 1)), atol=1e-6)
+    assert (cut[0, ..., 3][np.hypot(x, y) > 16] == 0).all()
+    assert (cut[1, 2:6, 40:46, 3] == 0).all(), "white stays background where the border is uneven"
+
+
+def test_frames_at_once_divide():
+    assert [recipes.frames_at_once(21, most) for most in (1, 3, 7, 8)] == [1, 3, 7, 7]
+    assert recipes.frames_at_once(25, 4) == 1

@@ -1,0 +1,68 @@
+"""The search of an orbit's elevation and direction on an object whose orbit is known."""
+
+import dataclasses
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from im3d_jax.reconstruction import orbits
+from splat import Gaussians, orbit_cameras, render
+
+
+RIG = dict(distance=3.44, fov=math.radians(33.8))
+SIDE, VIEWS = 24, 8
+
+
+@pytest.fixture(scope="module")
+def views():
+    """A lopsided heap of coloured balls from 25 degrees, turning clockwise."""
+    rng = np.random.default_rng(3)
+    count = 40
+    means = rng.normal(size=(count, 3)) * np.array([0.4, 0.25, 0.3])
+    heap = Gaussians(
+        means=jnp.asarray(means, jnp.float32),
+        quats=jnp.tile(jnp.array([[1.0, 0, 0, 0]]), (count, 1)),
+        log_scales=jnp.full((count, 3), math.log(0.11)),
+        opacity_logits=jnp.full((count,), 4.0),
+        sh=jnp.asarray(rng.uniform(-1.7, 1.7, (count, 1, 3)), jnp.float32),
+    )
+    cameras = orbits.rig_cameras(math.radians(25.0), "cw", views=VIEWS, width=SIDE, height=SIDE, **RIG)
+    image = render(heap, cameras, background=0.0)
+    colour = image.rgb / jnp.maximum(image.alpha, 1e-6)[..., None]
+    return np.asarray(jnp.clip(jnp.concatenate([colour, image.alpha[..., None]], -1), 0, 1))
+
+
+def search(**changes):
+    small = dataclasses.replace(orbits.Search().fit, capacity=400, initial=400)
+    return dataclasses.replace(orbits.Search(side=SIDE, fit=small), **changes)
+
+
+def test_the_rig_turns_both_ways():
+    ours = orbits.rig_cameras(0.3, "ccw", views=6, width=20, height=16, **RIG)
+    rig = orbit_cameras(0.3, views=6, width=20, height=16)
+    np.testing.assert_allclose(ours.world_to_camera, rig.world_to_camera, atol=1e-6)
+    np.testing.assert_allclose(ours.intrinsics, rig.intrinsics, rtol=1e-5)
+    other = orbits.rig_cameras(0.3, "cw", views=6, width=20, height=16, **RIG)
+    back = np.roll(np.asarray(rig.world_to_camera)[::-1], 1, axis=0)
+    np.testing.assert_allclose(other.world_to_camera, back, atol=1e-5)
+
+
+def test_direction_and_elevation_are_found(views):
+    told = []
+    found = orbits.find_orbit(
+        views, elevation=math.radians(10.0), directions=orbits.DIRECTIONS, key=jax.random.key(0), search=search(),
+        progress=lambda *report: told.append(report), **RIG,
+    )  # fmt: skip
+    assert found.direction == "cw" and found.losses["cw"] < 0.9 * found.losses["ccw"]
+    assert math.degrees(found.elevation) == pytest.approx(25.0, abs=3.0)
+    assert [report[:2] for report in told] == [(100, 400), (200, 400), (400, 400)]
+
+
+def test_what_is_known_is_kept(views):
+    known = {"elevation": 0.4, "fixed": True, "key": jax.random.key(0), **RIG}
+    assert orbits.find_orbit(views, directions=("ccw",), **known) == orbits.Orbit(0.4, "ccw", {})
+    found = orbits.find_orbit(views, directions=orbits.DIRECTIONS, search=search(steps=60), **known)
+    assert found.elevation == 0.4 and found.direction == "cw" and set(found.losses) == {"ccw", "cw"}
