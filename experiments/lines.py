@@ -27,7 +27,7 @@ class DrawnAhead:
     Args:
         model: with `Pipeline`'s methods.
         picture: what `draw_image` gives, with its network evaluations.
-        views: what `draw_views` gives, alike.
+        views: what `draw_views` gives of that picture, alike.
     """
 
     def __init__(self, model: Any, picture: tuple[np.ndarray, int], views: tuple[np.ndarray, int] | None = None):
@@ -41,8 +41,8 @@ class DrawnAhead:
         return self._picture
 
     def draw_views(self, image: np.ndarray, prompt: str | None, **drawing: Any) -> tuple[np.ndarray, int]:
-        """The views, if they are of this image; it may differ where its file had been there and was changed."""
-        if self._views is None or not np.array_equal(to_bytes(image), to_bytes(self._views[0][0])):
+        """The views, if they are of this image: its file may have been changed by others since."""
+        if self._views is None or not np.array_equal(to_bytes(image), to_bytes(self._picture[0])):
             return self._model.draw_views(image, prompt, **drawing)
         return self._views
 

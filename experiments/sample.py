@@ -105,10 +105,17 @@ def _flags_of_line(values: flags.FlagValues, command, line: Line) -> flags.FlagV
 
 
 def _stages_done(folder: RunFolder) -> set[str]:
-    """Stages whose files are there; the run folder itself also looks at their content, which costs reading it all."""
+    """Stages whose files are there, in the order of the run up to the first that lacks one.
+
+    Run folders themselves also look at the files' content; for lines that are finished, reading it all costs too much.
+    """
+    done: set[str] = set()
     try:
-        stages = json.loads((folder / STAGES_FILE).read_bytes())
-        return {name for name, stage in stages.items() if all((folder / file).is_file() for file in stage["outputs"])}
+        for name, stage in json.loads((folder / STAGES_FILE).read_bytes()).items():
+            if not all((folder / file).is_file() for file in stage["outputs"]):
+                break
+            done.add(name)
+        return done
     except (OSError, ValueError, AttributeError, KeyError, TypeError):
         return set()  # none yet, or damaged: opening the run says so
 
