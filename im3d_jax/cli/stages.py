@@ -195,7 +195,10 @@ def _begin(
     unknown = reader.unknown_words(prompt) if reader is not None and prompt else []
     if unknown:
         words = ", ".join(unknown)
-        progress.line(f"not in the model's vocabulary and ignored: {words}; see im3d doctor --vocabulary")
+        hint = "; see im3d doctor --vocabulary" if reader.vocabulary() else ""
+        progress.line(f"not in the model's vocabulary and ignored: {words}{hint}")
+    if prompt and image_model is None and getattr(model, "recipe", None) is not None:
+        progress.line(f"the prompt is not read: {model.name} draws from the picture alone")
     if perceptual is None and model is not None:
         perceptual = model.features, model.perceptual_name
     facts = {} if model is None else {"model": model.name, "perceptual_features": perceptual[1]}

@@ -18,8 +18,10 @@ GIB = 2**30
 # Live activations, in units of one map of the widest level (its pixels times its first channels).
 # UNet: the skips of all levels, and a transformer's GEGLU (8 maps) with its halves and its normalised input.
 UNET_MAPS = 40
-# Autoencoder: twice the first channels at full resolution after an upsampling, each with its convolution's workspace.
-AUTOENCODER_MAPS = 14
+# Decoder: twice the first channels at full resolution after an upsampling, each with its convolution's workspace.
+DECODER_MAPS = 14
+# Encoder: the first channels alone.
+ENCODER_MAPS = 8
 # The temporal decoder's blocks over frames hold all frames at once.
 TEMPORAL_MAPS = 5
 # A fitted pixel: VGG's maps with their gradients, and the compositing's light.
@@ -60,11 +62,12 @@ def estimate(
     branches = 2 if memory.branches_together else 1
     unet = UNET_MAPS * branches * preset.frames * latent * preset.unet.channels[0] * itemsize
     frame = pixels * preset.autoencoder.channels[0] * itemsize
-    decoder = AUTOENCODER_MAPS * frames_at_once(preset.frames, memory.frames_at_once) * frame
+    at_once = frames_at_once(preset.frames, memory.frames_at_once)
+    decoder = DECODER_MAPS * at_once * frame
     if preset.autoencoder.temporal_decoder:
         decoder += TEMPORAL_MAPS * preset.frames * frame
     # The encoder of pictures runs in float32, as its authors have it.
-    encoder = AUTOENCODER_MAPS * frames_at_once(preset.frames, memory.frames_at_once) * frame * 4 // itemsize
+    encoder = ENCODER_MAPS * at_once * frame * 4 // itemsize
     work = {"encoder": encoder, "unet": unet, "decoder": decoder}
     if fit is not None:
         work["fit"] = FIT_BYTES_PER_PIXEL * fit.views_per_step * side**2

@@ -85,7 +85,7 @@ def write_sgm(path, preset):
 def checkpoints(tmp_path_factory):
     """{name: path}: two SV3D files, one of them also as a folder, and Stable Diffusion with its tokenizer."""
     folder = tmp_path_factory.mktemp("checkpoints")
-    made = {family: write_sgm(folder / f"{family}.safetensors", tiny(family)) for family in ("sv3d_u", "sv3d_p")}
+    made = {family: write_sgm(folder / f"{family}.safetensors", tiny(family)) for family in ("sv3d_u", "sv3d_p", "svd")}
     made["folder"] = folder / "sv3d"
     convert(open_checkpoint(made["sv3d_u"], preset=tiny("sv3d_u")), "diffusers", made["folder"])
     pictures = folder / "sd"

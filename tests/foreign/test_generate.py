@@ -94,6 +94,33 @@ def test_both_layouts_and_memory_presets_draw_the_same(checkpoints, picture, tmp
     assert np.abs(other - first)[1:].max() > 0.1
 
 
+def test_lpips_weights_make_the_loss(checkpoints, picture, tmp_path, monkeypatch, capsys):
+    from im3d_jax.models import lpips
+
+    rng, params, width = np.random.default_rng(0), {}, 3
+    for level, (convolutions, _) in enumerate(lpips.LEVELS):
+        for number in convolutions:
+            params[f"features.{number}.weight"] = rng.normal(size=(3, 3, width, 4)).astype(np.float32) / 5
+            params[f"features.{number}.bias"], width = np.zeros(4, np.float32), 4
+        params[f"lin{level}.weight"] = np.ones(4, np.float32)
+    monkeypatch.setattr(lpips, "load", lambda path: params)
+    (tmp_path / "vgg.safetensors").write_bytes(b"weights")
+    flags = [
+        f"--image={picture}",
+        f"--model={checkpoints['folder']}",
+        "--quality=draft",
+        "--rounds=0",
+        "--prompt=a box",
+    ]
+    flags += ["--orbit_direction=ccw", "--elevation_deg=0", f"--lpips_weights={tmp_path / 'vgg.safetensors'}"]
+    assert main(["generate", *flags, f"--out={tmp_path / 'run'}"]) == 0
+    run = json.loads((tmp_path / "run/run.json").read_text())
+    assert run["perceptual_features"] == "LPIPS (VGG16)" and len(run["settings"]["lpips_sha256"]) == 64
+    assert "the prompt is not read" in capsys.readouterr().err
+    assert main(["generate", *flags[:-1], "--lpips_weights=none", f"--out={tmp_path / 'run'}"]) == 2
+    assert "no such file" in capsys.readouterr().err
+
+
 def test_the_elevation_is_a_condition_of_sv3d_p(checkpoints, picture, tmp_path):
     flags = [f"--image={picture}", "--orbit_direction=cw", f"--model={checkpoints['sv3d_p']}"]
     low, _ = views(tmp_path / "low", *flags, "--elevation_deg=0")

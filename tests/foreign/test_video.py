@@ -1,6 +1,7 @@
 """`OrbitPipeline` against SV3D's loop written out, and where its frames stand."""
 
 import dataclasses
+import json
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +14,9 @@ from im3d_jax.foreign import mattes, recipes, video
 from im3d_jax.models.clip_images import condition_pixels
 from im3d_jax.models.kl_autoencoder import KLAutoencoder
 from im3d_jax.models.spatio_temporal_unet import SpatioTemporalUNet
+from im3d_jax.weights.conversion import convert
 from im3d_jax.weights.encoders import encoder_network
+from im3d_jax.weights.foreign import open_checkpoint
 
 
 @pytest.fixture
@@ -77,6 +80,23 @@ def test_a_faint_refinement_returns_the_renders(model, image):
     model.recipe = dataclasses.replace(model.recipe, refine_sigmas=(50.0,))
     strong, _ = model.refine(renders, image, None, round=1, seed=0, quality="standard")
     assert np.abs(strong[1:, ..., :3] - expected[1:]).mean() > 5 * error
+
+
+def test_svd_begins_with_the_given_view(small, checkpoints, image, tmp_path):
+    """Its orbit needs no turning, its decoder runs over frames, and a folder says how many frames there are."""
+    model = pipeline.load(str(checkpoints["svd"]))
+    assert model.preset.given_view == "first" and model.preset.autoencoder.temporal_decoder
+    made, count = model.draw_views(image, None, seed=0, quality="draft")
+    assert count == 2 and made.shape == (5, 32, 32, 4) and np.isfinite(made).all()
+    latents = jax.random.normal(jax.random.key(1), (5, 16, 16, 4))
+    swapped = model.decode(latents[::-1])[::-1]
+    assert np.abs(model.decode(latents) - swapped).max() > 1e-3, "the frames' order counts"
+
+    checkpoint = open_checkpoint(checkpoints["svd"])
+    convert(checkpoint, "diffusers", tmp_path / "svd")
+    config = tmp_path / "svd/unet/config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"num_frames": 3}))
+    assert pipeline.load(str(tmp_path / "svd")).num_views == 3
 
 
 def test_networks_leave_the_device(small, checkpoints, image):
