@@ -23,7 +23,6 @@ import time
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from absl import app, flags, logging
 
 from experiments.configs.training import TrainConfig
@@ -33,8 +32,8 @@ from im3d_jax import parallel
 from im3d_jax.data import orbits
 from im3d_jax.data.toybox import VOCABULARY
 from im3d_jax.models import composite_on_white, is_temporal
-from im3d_jax.training import create_state, losses, make_train_steps, train
-from im3d_jax.training.optimizers import muon_with_adamw
+from im3d_jax.training import create_state, losses, make_train_steps, optimizers, train
+from im3d_jax.training.stacks import plan_stacks
 from im3d_jax.training.state import merge, split
 from im3d_jax.weights import (
     Bundle,
@@ -103,28 +102,18 @@ def make_schedule(config: TrainConfig):
     return schedule
 
 
-def make_optimizer(config: TrainConfig, names) -> optax.GradientTransformation:
-    """AdamW, or Muon with AdamW for what is no matrix; spatial layers at their own share of the rate."""
+def layer_group(name: str) -> str:
+    """Which learning rate a parameter gets, by its name: ``temporal`` or ``spatial``."""
+    return "temporal" if is_temporal(name) else "spatial"
 
-    def group(name: str) -> str:
-        return "temporal" if is_temporal(name) else "spatial"
 
+def make_optimizer(config: TrainConfig, optimized: dict):
+    """(stacks of the optimized parameters, optimizer over them); spatial layers have their own share of the rate."""
+    chosen = functools.partial(optimizers.is_matrix, config.optimizer)
     spatial = config.learning_rate * (config.spatial_rate if config.stage == "video" else 1.0)
     rates = {"temporal": config.learning_rate, "spatial": spatial}
-    clip = optax.clip_by_global_norm(1.0)
-    if config.optimizer == "muon":
-        constants = {name: optax.constant_schedule(rate) for name, rate in rates.items()}
-        return optax.chain(clip, muon_with_adamw(constants, group, weight_decay=config.weight_decay))
-    if config.optimizer != "adamw":
-        raise ValueError(f"optimizer={config.optimizer}: expected adamw or muon")
-
-    def adamw(rate: float):
-        # Decay acts on matrices only: pulling norms and biases to zero hurts.
-        mask = lambda tree: {k: k.endswith(("kernel", "token_embedding")) for k in tree}  # noqa: E731
-        return optax.adamw(rate, b1=0.9, b2=0.99, eps=1e-8, weight_decay=config.weight_decay, mask=mask)
-
-    kinds = {name: group(name) for name in names}
-    return optax.chain(clip, optax.partition({name: adamw(rate) for name, rate in rates.items()}, kinds))
+    optimizer = optimizers.make(config.optimizer, rates, config.weight_decay)
+    return plan_stacks(optimized, layer_group, chosen), optimizer
 
 
 def make_data(config: TrainConfig, bundle: Bundle, split_name: str, count: int) -> dict[str, jax.Array]:
@@ -246,11 +235,11 @@ def main(argv):
     loss, parts = make_loss(config, bundle)
     flat = {f"{part}.{name}": value for part in parts for name, value in flatten(bundle.params[part]).items()}
     optimized, held = split(flat, functools.partial(trained, config))
-    optimizer = make_optimizer(config, optimized)
-    state = create_state(jax.random.key(_SEED.value), optimized, optimizer)
+    stacks, optimizer = make_optimizer(config, optimized)
+    state = create_state(jax.random.key(_SEED.value), stacks.stack(optimized), optimizer)
     state = jax.device_put(state, parallel.fsdp_sharding(mesh, state))
     held = jax.device_put(held, parallel.fsdp_sharding(mesh, held))
-    steps = make_train_steps(loss, optimizer, config.batch, config.ema, mesh, make_schedule(config))
+    steps = make_train_steps(loss, optimizer, config.batch, config.ema, mesh, make_schedule(config), stacks)
     if _COMPILE_ONLY.value:
         started = time.monotonic()
         shapes = jax.tree.map(
@@ -272,11 +261,11 @@ def main(argv):
         return params
 
     def evaluate(state) -> dict[str, float]:
-        params = assemble(merge(state.ema, held))
+        params = assemble(merge(stacks.unstack(state.ema), held))
         return validate(config, dataclasses.replace(bundle, params=params), test)
 
     def write_bundle(state) -> None:
-        params, bundle_config = assemble(jax.device_get(merge(state.ema, held))), bundle.config
+        params, bundle_config = assemble(jax.device_get(merge(stacks.unstack(state.ema), held))), bundle.config
         if config.stage == "autoencoder":
             params, bundle_config = measure_set(bundle, params, data)
         save_bundle(workdir / "bundle", bundle_config, bundle.tokenizer, params, dtype=jnp.float32)

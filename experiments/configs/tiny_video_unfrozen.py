@@ -11,8 +11,9 @@ from experiments.configs.training import TrainConfig
 def get_config() -> TrainConfig:
     return TrainConfig(
         stage="video",
+        optimizer="muon",
         objects=48_000,
-        steps=28_000,
+        steps=50_000,
         batch=32,
         learning_rate=8e-4,
         warmup=500,

@@ -21,7 +21,7 @@ class TrainConfig:
         optimizer: ``adamw``, or ``muon`` (matrices; AdamW for the rest).
         spatial_rate: In the video stage, the share of the learning rate that spatial layers get; 0 holds
             them.
-        image_weight: In the video stage, weight of the single-frame loss.
+        image_weight: In the video stage, share of the steps that learn single frames too, below 1.
         high_noise: In the video stage, share of the times drawn from the noisiest fifth alone.
         dtype: Of the computation; parameters are float32.
         attention: ``xla``, or ``cudnn`` for flash attention on NVIDIA devices.

@@ -15,6 +15,7 @@ from jax import lax
 from jax.sharding import Mesh
 
 from im3d_jax.parallel import batch_sharding
+from im3d_jax.training.stacks import Stacks
 from im3d_jax.training.state import TrainState
 
 
@@ -33,6 +34,7 @@ def make_train_steps(
     ema: float,
     mesh: Mesh | None = None,
     schedule: Schedule | None = None,
+    stacks: Stacks | None = None,
 ):
     """Builds `steps(state, held, data, count, total=0) -> (state, metrics)`, jitted, `state` donated, `count` static.
 
@@ -45,6 +47,7 @@ def make_train_steps(
         mesh: Splits the batch over its devices when given.
         schedule: Scales the updates by step and `total`. A run's length is thus an argument of the compiled step, not
             a part of it; constant without a schedule.
+        stacks: The state's parameters are stacked this way; the loss sees them unstacked.
 
     Metrics are means over the `count` steps; `loss` and `gradient_norm` are always among them.
     """
@@ -58,7 +61,11 @@ def make_train_steps(
         batch = jax.tree.map(lambda a: a[rows], data)
         if mesh is not None:
             batch = lax.with_sharding_constraint(batch, batch_sharding(mesh))
-        (value, metrics), gradients = jax.value_and_grad(loss, has_aux=True)(state.params, held, batch, key)
+        # Not differentiated through: the gradient of a slice is a whole stack of zeros.
+        params = state.params if stacks is None else stacks.unstack(state.params)
+        (value, metrics), gradients = jax.value_and_grad(loss, has_aux=True)(params, held, batch, key)
+        if stacks is not None:
+            gradients = stacks.stack(gradients)
         updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
         if schedule is not None:
             share = schedule(state.step, total)

@@ -157,10 +157,11 @@ def test_rates(optimizer):
     """Spatial layers learn at their share of the rate in the video stage."""
     names = ["unet.a.temporal_conv1.conv.kernel", "unet.b.conv.kernel"]
     config = TrainConfig(stage="video", weight_decay=0.0, learning_rate=1.0, spatial_rate=0.1, optimizer=optimizer)
-    transformation = train.make_optimizer(config, names)
     params = {name: np.ones((2, 2), np.float32) for name in names}
-    state = transformation.init(params)
-    change, _ = jax.jit(transformation.update)(params, state, params)
+    stacks, transformation = train.make_optimizer(config, params)
+    stacked = stacks.stack(params)
+    change, _ = jax.jit(transformation.update)(stacked, transformation.init(stacked), stacked)
+    change = stacks.unstack(change)
     temporal, spatial = (np.asarray(change[name]) for name in names)
     assert (temporal < 0).all()
     np.testing.assert_allclose(spatial, 0.1 * temporal, rtol=1e-3, atol=1e-6)
@@ -168,4 +169,4 @@ def test_rates(optimizer):
 
 def test_an_unknown_optimizer_is_refused():
     with pytest.raises(ValueError, match="expected adamw or muon"):
-        train.make_optimizer(TrainConfig(optimizer="sgd"), [])
+        train.make_optimizer(TrainConfig(optimizer="sgd"), {"a.kernel": np.ones((2, 2), np.float32)})

@@ -1,4 +1,6 @@
-"""Muon on stacked matrices does what it does on each alone; the rest gets AdamW."""
+"""Optimizers on stacked parameters do what they do on each alone."""
+
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -7,7 +9,8 @@ import optax
 import pytest
 from optax.contrib import MuonDimensionNumbers, muon
 
-from im3d_jax.training.optimizers import is_matrix, muon_with_adamw, stacked
+from im3d_jax.training import create_state, make_train_steps, optimizers
+from im3d_jax.training.stacks import group_of, is_rest, plan_stacks
 
 
 RNG = np.random.default_rng(0)
@@ -17,55 +20,88 @@ SHAPES = {
     "unet.c.temporal_conv.kernel": (36, 8),
     "unet.n.scale": (8,),
     "unet.conv_in.kernel": (3, 3, 2, 4),
+    "text.token_embedding": (5, 3),
 }
 PARAMS = {name: jnp.asarray(RNG.normal(size=shape), jnp.float32) for name, shape in SHAPES.items()}
 GRADIENTS = {name: jnp.asarray(RNG.normal(size=shape), jnp.float32) for name, shape in SHAPES.items()}
 RATES = {"temporal": 1e-2, "spatial": 1e-3}
+MATRICES = {
+    "adamw": [name for name in SHAPES if name != "unet.n.scale"],
+    "muon": ["unet.a.kernel", "unet.b.kernel", "unet.c.temporal_conv.kernel"],
+}
 
 
 def group(name):
     return "temporal" if "temporal" in name else "spatial"
 
 
-@pytest.fixture(scope="module")
-def updates():
-    rates = {name: optax.constant_schedule(rate) for name, rate in RATES.items()}
-    optimizer = muon_with_adamw(rates, group, weight_decay=0.1)
-    return jax.jit(optimizer.update)(GRADIENTS, optimizer.init(PARAMS), PARAMS)[0]
+def plan(optimizer):
+    return plan_stacks(PARAMS, group, functools.partial(optimizers.is_matrix, optimizer))
 
 
-@pytest.mark.parametrize("name", [name for name in SHAPES if is_matrix(name, PARAMS[name])])
-def test_a_matrix_of_a_stack_moves_as_alone(name, updates):
-    axes = len(SHAPES[name]) - 1
-    numbers = MuonDimensionNumbers(tuple(range(axes)), (axes,))
-    alone = muon(
-        RATES[group(name)], consistent_rms=0.2, weight_decay=0.1, muon_weight_dimension_numbers=lambda p: {"w": numbers}
-    )
+@pytest.fixture(scope="module", params=optimizers.OPTIMIZERS)
+def updates(request):
+    """(optimizer's name, updates of all parameters)."""
+    stacks, optimizer = plan(request.param), optimizers.make(request.param, RATES, 0.1)
+    stacked = stacks.stack(PARAMS)
+    made, _ = jax.jit(optimizer.update)(stacks.stack(GRADIENTS), optimizer.init(stacked), stacked)
+    return request.param, stacks.unstack(made)
+
+
+def alone(optimizer, name):
+    """What the optimizer does to one parameter."""
+    rate, matrix = RATES[group(name)], name in MATRICES[optimizer]
+    if optimizer == "muon" and matrix:
+        numbers = MuonDimensionNumbers(tuple(range(len(SHAPES[name]) - 1)), (len(SHAPES[name]) - 1,))
+        one = muon(rate, consistent_rms=0.2, weight_decay=0.1, muon_weight_dimension_numbers=lambda p: {"w": numbers})
+    elif optimizer == "muon":
+        one = muon(rate, adam_b2=0.99, muon_weight_dimension_numbers=lambda p: {"w": None})
+    else:
+        one = optax.adamw(rate, b1=0.9, b2=0.99, eps=1e-8, weight_decay=0.1 if matrix else 0.0)
     params = {"w": PARAMS[name]}
-    expected, _ = alone.update({"w": GRADIENTS[name]}, alone.init(params), params)
-    np.testing.assert_allclose(updates[name], expected["w"], rtol=1e-4, atol=1e-7)
+    norm = optax.tree.norm(GRADIENTS)
+    made, _ = one.update({"w": GRADIENTS[name] / norm}, one.init(params), params)
+    return made["w"]
 
 
-def test_updates_of_matrices_are_nearly_orthogonal(updates):
-    made = np.asarray(updates["unet.c.temporal_conv.kernel"] + 1e-2 * 0.1 * PARAMS["unet.c.temporal_conv.kernel"])
-    values = np.linalg.svd(made, compute_uv=False)
-    assert values.max() / values.min() < 2.5
-    assert np.linalg.cond(np.asarray(GRADIENTS["unet.c.temporal_conv.kernel"])) > 2.5
+@pytest.mark.parametrize("name", SHAPES)
+def test_a_part_of_a_stack_moves_as_alone(name, updates):
+    optimizer, made = updates
+    np.testing.assert_allclose(made[name], alone(optimizer, name), rtol=1e-3, atol=1e-7)
 
 
-def test_ends_and_norms_are_no_matrices(updates):
-    """Adam's first step is the rate for every entry, which no orthogonal matrix of this shape is."""
-    for name in ("unet.n.scale", "unet.conv_in.kernel"):
-        assert not is_matrix(name, PARAMS[name])
-        np.testing.assert_allclose(np.abs(updates[name]), np.abs(updates[name]).mean(), rtol=1e-3)
-    assert set(updates) == set(SHAPES)
+@pytest.mark.parametrize("optimizer", optimizers.OPTIMIZERS)
+def test_layout(optimizer):
+    stacks = plan(optimizer)
+    stacked = stacks.stack(PARAMS)
+    for name, value in stacks.unstack(stacked).items():
+        np.testing.assert_array_equal(value, PARAMS[name])
+    assert stacked["spatial:36x8"].shape == (2, 36, 8) and stacked["temporal:36x8"].shape == (1, 36, 8)
+    rest = sum(np.prod(shape) for name, shape in SHAPES.items() if name not in MATRICES[optimizer])
+    assert sum(value.size for key, value in stacked.items() if is_rest(key)) == rest
+    assert {group_of(key) for key in stacked} == set(RATES)
 
 
-def test_stacking_is_a_change_of_layout_only():
-    """Stacks of a transformation that treats entries alike change nothing."""
-    plain, wrapped = optax.adam(1e-2), stacked(optax.adam(1e-2), group, is_matrix)
-    a, _ = plain.update(GRADIENTS, plain.init(PARAMS), PARAMS)
-    b, state = wrapped.update(GRADIENTS, wrapped.init(PARAMS), PARAMS)
-    for name in SHAPES:
-        np.testing.assert_allclose(b[name], a[name], rtol=1e-6)
-    assert any(leaf.shape == (2, 36, 8) for leaf in jax.tree.leaves(state))
+def test_muon_makes_matrices_nearly_orthogonal():
+    stacks, optimizer = plan("muon"), optimizers.make("muon", RATES, 0.0)
+    stacked = stacks.stack(PARAMS)
+    made, _ = optimizer.update(stacks.stack(GRADIENTS), optimizer.init(stacked), stacked)
+    values = np.linalg.svd(stacks.unstack(made)["unet.b.kernel"], compute_uv=False)
+    assert values.max() / values.min() < 2 < np.linalg.cond(np.asarray(GRADIENTS["unet.b.kernel"]))
+
+
+def test_a_step_on_stacks_is_the_same_step():
+    """Plain descent: with stacks and without, the same parameters and average."""
+    optimizer, stacks = optax.sgd(0.1), plan("adamw")
+
+    def loss(params, held, batch, key):
+        return sum(jnp.square(value - 1.0).sum() for value in params.values()) * batch["x"].mean(), {}
+
+    data = {"x": jnp.ones((4, 2))}
+    made = []
+    for params, kind in ((PARAMS, None), (stacks.stack(PARAMS), stacks)):
+        steps = make_train_steps(loss, optimizer, batch_size=2, ema=0.5, stacks=kind)
+        state, metrics = steps(create_state(jax.random.key(0), params, optimizer), {}, data, 2)
+        unstack = (lambda tree: tree) if kind is None else kind.unstack
+        made.append((unstack(state.params), unstack(state.ema), metrics))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), *made)
