@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import functools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
@@ -125,17 +126,16 @@ class BatchSampler:
         config = self._model.config
         shape = (frames, config.latent_size, config.latent_size, config.autoencoder.latent_channels)
         keys = jnp.stack([jax.random.fold_in(jax.random.key(row.seed), stream) for row in rows])
-        return self._place(_normals(keys, shape))
+        return self._place(normals(keys, shape))
 
     def _place(self, array: Any) -> jax.Array:
         return jax.device_put(array, self._rows)
 
 
-def _normal_rows(keys: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+@functools.partial(jax.jit, static_argnums=1)
+def normals(keys: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+    """Normal noise [B, *shape], each row as its key of `keys` [B] gives it alone."""
     return jax.vmap(lambda key: jax.random.normal(key, shape))(keys)
-
-
-_normals = jax.jit(_normal_rows, static_argnums=1)
 
 
 @jax.jit

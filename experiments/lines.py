@@ -11,11 +11,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.batches import BatchSampler, Drawn, OneByOne, Request, as_stored, in_batches, one_ahead
+from experiments.orbit_batches import OrbitBatchSampler
 from experiments.prompts import Line, Work
 from im3d_jax import parallel, pipeline
 from im3d_jax.cli import stages
 from im3d_jax.cli.errors import user_errors
 from im3d_jax.data.prepare import ImageError, prepare_image, read_image
+from im3d_jax.foreign.video import OrbitPipeline
 from im3d_jax.output.images import to_bytes
 from im3d_jax.output.progress import ProgressPrinter
 from im3d_jax.output.run_folder import RunFolder
@@ -79,7 +81,8 @@ class Drawer:
     """Draws lines in batches.
 
     Args:
-        model: a `Pipeline`, whose batches go over all devices, or another with its methods, which draws one by one.
+        model: a `Pipeline` or an `OrbitPipeline` with room for its networks, whose batches go over all devices; others
+            with their methods draw one by one.
         image_model: what draws first pictures where that is not the model, or None.
         quality: preset of the sampling.
         devices: to use.
@@ -95,6 +98,9 @@ class Drawer:
         if isinstance(model, pipeline.Pipeline):
             self.devices, self.size = list(devices), size
             self._sampler = BatchSampler(model, quality, parallel.make_mesh(devices=devices), size)
+        elif isinstance(model, OrbitPipeline) and model.memory.keep:
+            self.devices, self.size = list(devices), size
+            self._sampler = OrbitBatchSampler(model, quality, parallel.make_mesh(devices=devices), size)
         else:
             self.devices, self.size = list(devices[:1]), 1
             self._sampler = OneByOne(model, quality)

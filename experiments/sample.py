@@ -32,7 +32,8 @@ from im3d_jax.output.progress import ProgressPrinter
 from im3d_jax.output.run_folder import RUN_FILE, STAGES_FILE, RunFolder, to_json
 
 
-ROWS_PER_DEVICE = {"cpu": 2}  # of a batch by default; 8 on accelerators
+# Of a batch by default: the project's own model, and foreign ones, whose single orbit fills a device.
+ROWS_PER_DEVICE, FOREIGN_ROWS = {"cpu": 2, "gpu": 8, "tpu": 8}, 1
 _SHARED_FLAGS = ("model", "image_model", "orbit_direction", "memory", "quality", "elevation_deg")
 _ASSET_FLAGS = ("rounds", "lpips_weights")
 
@@ -120,13 +121,13 @@ def _stages_done(folder: RunFolder) -> set[str]:
         return set()  # none yet, or damaged: opening the run says so
 
 
-def batch_size(asked: int | None, devices: int, platform: str, most: int) -> int:
-    """Rows of a batch: as asked for or by the device, but no more than there is to draw.
+def batch_size(asked: int | None, devices: int, usual: int, most: int) -> int:
+    """Rows of a batch: as asked for or as usual, but no more than there is to draw.
 
     Args:
         asked: by --batch, or None.
         devices: over which the rows are split.
-        platform: of the devices.
+        usual: rows a device where nothing is asked for.
         most: lines of the largest kind of requests.
 
     Raises:
@@ -135,7 +136,7 @@ def batch_size(asked: int | None, devices: int, platform: str, most: int) -> int
     if asked is not None and asked % devices:
         near = -(-asked // devices) * devices
         raise UserError(f"--batch={asked} cannot be split over {devices} devices; give a multiple, as --batch={near}")
-    size = asked or devices * ROWS_PER_DEVICE.get(platform, 8)
+    size = asked or devices * usual
     return min(size, -(-most // devices) * devices)
 
 
@@ -209,7 +210,8 @@ def run(values: flags.FlagValues, command: str) -> dict[str, Any]:
     perceptual = common.load_perceptual(values, model) if values.assets else None
     devices = jax.local_devices()
     counts = [sum(work.kind == kind for work in pending) for kind in {work.kind for work in pending}]
-    size = batch_size(values.batch, len(devices), devices[0].platform, max(counts))
+    usual = FOREIGN_ROWS if model.recipe is not None else ROWS_PER_DEVICE.get(devices[0].platform, 8)
+    size = batch_size(values.batch, len(devices), usual, max(counts))
     drawer = Drawer(model, image_model, values.quality, devices, size)
     facts |= {"device": devices[0].device_kind, "devices": len(drawer.devices), "batch": drawer.size}
     summary = Summary(path, facts, finished, len(works))
@@ -231,9 +233,9 @@ def run(values: flags.FlagValues, command: str) -> dict[str, Any]:
 
 def main(argv: Sequence[str]) -> int:
     """Returns 0, 2 for a wrong input (one line on stderr), 130 after Ctrl-C."""
-    if len(argv) > 1:
-        raise app.UsageError(f"unexpected arguments: {' '.join(argv[1:])}")
     try:
+        if len(argv) > 1:
+            raise UserError(f"unexpected arguments: {' '.join(argv[1:])}; flags begin with --")
         run(flags.FLAGS, shlex.join(["python", "-m", "experiments.sample", *sys.argv[1:]]))
     except UserError as error:
         print(f"sample: {error}", file=sys.stderr)
@@ -244,6 +246,15 @@ def main(argv: Sequence[str]) -> int:
     return 0
 
 
+def parse_flags(argv: Sequence[str]) -> list[str]:
+    """What absl leaves over; a wrong flag ends with one line and code 2, where absl would end with code 1."""
+    try:
+        return flags.FLAGS(list(argv))
+    except flags.Error as error:
+        print(f"sample: {' '.join(str(error).split())}; --helpshort lists the flags", file=sys.stderr)
+        sys.exit(WRONG_INPUT)
+
+
 if __name__ == "__main__":
     define_flags(flags.FLAGS)
-    app.run(main)
+    app.run(main, flags_parser=parse_flags)

@@ -319,10 +319,10 @@ def _without_model():
 
 
 def test_sizes_of_batches():
-    assert sample.batch_size(None, 4, "gpu", 100) == 32 and sample.batch_size(None, 2, "cpu", 100) == 4
-    assert sample.batch_size(64, 8, "gpu", 5) == 8 and sample.batch_size(16, 8, "gpu", 100) == 16
+    assert sample.batch_size(None, 4, 8, 100) == 32 and sample.batch_size(None, 2, 2, 100) == 4
+    assert sample.batch_size(64, 8, 8, 5) == 8 and sample.batch_size(16, 8, 8, 100) == 16
     with pytest.raises(UserError, match="--batch=6 cannot be split over 4 devices; .* --batch=8"):
-        sample.batch_size(6, 4, "gpu", 100)
+        sample.batch_size(6, 4, 8, 100)
 
 
 def test_lines_of_a_file(tmp_path):
@@ -375,6 +375,17 @@ def test_wrong_lines_end_with_one_line_and_code_2(text, message, tmp_path, monke
 def test_wrong_flags(arguments, message):
     with pytest.raises(UserError, match=message):
         sample.run(parsed(*arguments), "")
+
+
+def test_a_wrong_flag_ends_with_code_2(monkeypatch, capsys):
+    values = flags.FlagValues()
+    sample.define_flags(values)
+    monkeypatch.setattr(sample.flags, "FLAGS", values)
+    for wrong in ("--promts=x", "--batch=0", "--seed=-1"):
+        with pytest.raises(SystemExit) as ended:
+            sample.parse_flags(["sample", wrong])
+        assert ended.value.code == 2 and capsys.readouterr().err.count("\n") == 1
+    assert sample.main(["sample", "more"]) == 2 and "unexpected arguments: more" in capsys.readouterr().err
 
 
 if __name__ == "__main__":
