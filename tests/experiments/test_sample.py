@@ -94,16 +94,16 @@ def eight_devices(folder):
     mesh = parallel.make_mesh()
     many = BatchSampler(model, "draft", mesh, 8)
     one = BatchSampler(model, "draft", parallel.make_mesh(devices=jax.devices()[:1]), 8)
-    for kind in ((True, True), (True, False)):
-        # Five rows, so that three are filled up.
-        rows = requests_of(picture, kind, range(5))
-        for sharded, single in zip(many.start(rows)(), one.start(rows)(), strict=True):
-            np.testing.assert_allclose(sharded.views, single.views, atol=1e-5)
-            np.testing.assert_allclose(sharded.picture, single.picture, atol=1e-5)
-            assert sharded.evaluations == single.evaluations
-    drawn = many.start(requests_of(picture, (False, True), [3, 7, 2**32 - 1]))()
-    for result, seed in zip(drawn, [3, 7, 2**32 - 1], strict=True):
-        views, count = model.draw_views(picture, None, seed=seed, quality="draft")
+    # Five rows, so that three are filled up.
+    rows = requests_of(None, (True, False), range(5))
+    for sharded, single in zip(many.start(rows)(), one.start(rows)(), strict=True):
+        np.testing.assert_allclose(sharded.views, single.views, atol=1e-5)
+        np.testing.assert_allclose(sharded.picture, single.picture, atol=1e-5)
+        assert sharded.evaluations == single.evaluations
+    seeds = [3, 7, 2**32 - 1]
+    drawn = many.start(requests_of(picture, (True, True), seeds))()
+    for result, seed in zip(drawn, seeds, strict=True):
+        views, count = model.draw_views(picture, "a red mug", seed=seed, quality="draft")
         np.testing.assert_allclose(result.views, views, atol=1e-5)
         assert result.evaluations == (0, count)
     assert np.abs(drawn[0].views[1:] - drawn[1].views[1:]).max() > 1e-3
