@@ -1,4 +1,4 @@
-"""Times foreign networks of true size with random weights, made on the device; one JSON line a case.
+"""Times foreign networks of true size with random weights; one JSON line a case.
 
     python -m experiments.benchmark_foreign unet --diffusers
     python -m experiments.benchmark_foreign decoder --family=sv3d_u,svd --memory=80gb,16gb --diffusers
@@ -64,12 +64,6 @@ def define_flags(values: flags.FlagValues) -> None:
     flags.DEFINE_string("out", None, "Also append the lines to this file.", flag_values=values)
 
 
-@functools.partial(jax.jit, static_argnames=("shape", "dtype"))
-def _kernel(key, shape, dtype):
-    """Values that keep activations near 1; the last axis is the output's."""
-    return (jax.random.normal(key, shape) / math.sqrt(math.prod(shape[:-1]))).astype(dtype)
-
-
 class RandomSource:
     """Random parameters of a preset's networks; see `foreign.sources.Source`."""
 
@@ -77,18 +71,24 @@ class RandomSource:
         self.preset, self.name = preset, f"{preset.name} (random)"
 
     def load(self, part: str, dtype) -> dict:
-        """Parameters of ``unet``, ``vae`` or ``encoder``, made on the device one by one."""
+        """Parameters of ``unet``, ``vae`` or ``encoder``: normal kernels that keep activations near 1, biases of 0.
+
+        Slices of one row of numbers, because drawing on the device would compile a program for each of many shapes.
+        """
         if part == "encoder":
             shapes = encoder_shapes(self.preset.image_encoder)
         else:
             shapes = unet_shapes(self.preset.unet) if part == "unet" else autoencoder_shapes(self.preset.autoencoder)
         leaves, tree = jax.tree.flatten_with_path(shapes)
-        made = []
-        for number, (path, leaf) in enumerate(leaves):
+        rng, made = np.random.default_rng(0), []
+        numbers = rng.standard_normal(max(math.prod(leaf.shape) for _, leaf in leaves) + 1000, np.float32)
+        for path, leaf in leaves:
+            count, start = math.prod(leaf.shape), rng.integers(1000)
             if len(leaf.shape) > 1:
-                made.append(_kernel(jax.random.fold_in(jax.random.key(0), number), leaf.shape, jnp.dtype(dtype)))
+                kernel = numbers[start : start + count].reshape(leaf.shape) / math.sqrt(math.prod(leaf.shape[:-1]))
             else:
-                made.append(jnp.full(leaf.shape, float(path[-1].key == "scale"), dtype))
+                kernel = np.full(leaf.shape, float(path[-1].key == "scale"))
+            made.append(jnp.asarray(kernel.astype(dtype)))
         return jax.tree.unflatten(tree, made)
 
 

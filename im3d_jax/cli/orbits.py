@@ -1,15 +1,18 @@
 """What the stages do otherwise for foreign models: the rig is searched, and the views are fitted at a smaller size."""
 
+import contextlib
 import dataclasses
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from PIL import Image
 
+from im3d_jax.cli.errors import UserError
 from im3d_jax.data.captures import Capture
 from im3d_jax.data.prepare import block_mean
 from im3d_jax.foreign import recipes
@@ -27,6 +30,28 @@ SHEET_SIDE = 256  # pixels of each view on a sheet
 def fit_config(quality: str, recipe: recipes.Recipe | None) -> FitConfig:
     """Settings of the fit of generated views; `recipe` is a foreign model's."""
     return PRESETS[quality] if recipe is None else recipes.fit_config(quality)
+
+
+@contextlib.contextmanager
+def enough_memory(model) -> Iterator[None]:
+    """Turns the runtime's complaint about too little device memory into one line; the estimate can be wrong.
+
+    Raises:
+        UserError: Work inside ran out of memory.
+    """
+    try:
+        yield
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        memory = getattr(model, "memory", None)
+        way_out = (
+            "take a lower --quality" if memory is None else f"it ran with --memory={memory.name}: take a smaller one"
+        )
+        raise UserError(
+            f"the device's memory is used up; {way_out}, or give this process more of it "
+            "(XLA_PYTHON_CLIENT_MEM_FRACTION=0.95); what is finished is kept"
+        ) from error
 
 
 def find_cameras(

@@ -113,7 +113,7 @@ def make_views(
     """
     picture = _prepared(model, image_path)
     run = _begin(folder, model, progress, image_model)
-    with user_errors(ImageError, RunFolderError, WeightsError):
+    with user_errors(ImageError, RunFolderError, WeightsError), orbits.enough_memory(model):
         _draw(run, picture)
     run.progress.line(f"views in {folder / 'views'}, all on one sheet: {folder / 'sheet.png'}")
 
@@ -142,7 +142,7 @@ def make_asset(
     """
     picture = _prepared(model, image_path)
     run = _begin(folder, model, progress, image_model, perceptual)
-    with user_errors(ImageError, RunFolderError, WeightsError):
+    with user_errors(ImageError, RunFolderError, WeightsError), orbits.enough_memory(model):
         names = _draw(run, picture)
         config = orbits.fit_config(folder.settings["quality"], run.recipe)
         rounds = folder.settings["rounds"]
@@ -204,6 +204,8 @@ def _begin(
     facts = {} if model is None else {"model": model.name, "perceptual_features": perceptual[1]}
     if image_model is not None:
         facts |= {"image_model": image_model.name}
+    if getattr(model, "recipe", None) is not None:
+        facts |= {"memory": model.memory.name}
     with user_errors(RunFolderError):
         folder.start(common.versions(), facts)
     return Run(folder, model, progress, image_model, None if perceptual is None else perceptual[0])

@@ -188,6 +188,10 @@ class OrbitPipeline:
             progress=progress,
         )
 
+    def estimate_elevation(self, views) -> float:
+        """Elevation of the orbit in radians, fitted to all its views [T, H, W, 4]."""
+        return self.find_orbit(views, seed=0).elevation
+
     def encode(self, rgba) -> jax.Array:
         """Pictures [B, H, W, 4] to the latents [B, h, w, z] that the video network sees."""
         return self._autoencoder.encode(on_white(rgba)) * self.preset.autoencoder.scaling_factor
@@ -240,6 +244,8 @@ class OrbitPipeline:
         self._parameters.release("unet")
         # The temporal decoder wants its frames as the network has them.
         pictures = conditions.from_network_order(self.decode(latents[0]), self.preset.given_view, axis=0)
+        if not np.isfinite(pictures).all():
+            raise WeightsError(f"{self.name} drew values that are no numbers: check its files, or load them again")
         views, uneven = cut_out_views(np.asarray(pictures))
         said = f"{note}: {uneven} of {len(views)} views have no plain background; cut out by distance to white"
         self.said = [said] if uneven else []

@@ -28,9 +28,11 @@ def lines(small, monkeypatch, capsys):
 
 
 def test_networks(lines):
-    both, one = lines("unet", "--family=sv3d_p", "--memory=80gb,16gb")
-    assert (both["rows"], one["rows"]) == (2, 1) and both["latent"] == [16, 16] and both["frames"] == 5
-    assert both["tflop"] == pytest.approx(2 * one["tflop"], rel=0.2) and both["median_ms"] > 0
+    (line,) = lines("unet", "--family=sv3d_p", "--memory=16gb")
+    assert line["rows"] == 1 and line["latent"] == [16, 16] and line["frames"] == 5
+    # Twice the multiplications: the first and last convolutions alone take 2 million.
+    assert line["tflop"] > 3e-6
+    assert line["tflop_per_s"] == pytest.approx(1e3 * line["tflop"] / line["median_ms"], rel=1e-3)
     (line,) = lines("decoder", "--family=sv3d_u", "--memory=16gb")
     assert line["at_once"] == 1 and line["compile_s"] > 0 and line["program_gib"] > 0
 

@@ -2,6 +2,7 @@
 
 import json
 
+import jax
 import numpy as np
 import pytest
 
@@ -93,6 +94,20 @@ def test_too_little_memory(refused, checkpoints, monkeypatch):
     assert "needs about" in (line := refused(path)) and "larger device" in line
     line = refused(path, "--memory=80gb")
     assert "--memory=80gb needs about" in line
+
+
+def test_memory_that_runs_out_on_the_way(small, checkpoints, picture, tmp_path, monkeypatch, capsys):
+    from im3d_jax.foreign.video import OrbitPipeline
+
+    def fail(*arguments, **named):
+        raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory while trying to allocate 9 bytes.")
+
+    monkeypatch.setattr(OrbitPipeline, "draw_views", fail)
+    flags = [f"--image={picture}", f"--model={checkpoints['folder']}", "--memory=24gb", f"--out={tmp_path / 'run'}"]
+    assert main(["views", *flags]) == 2
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert "ran with --memory=24gb" in last and "Traceback" not in last
+    assert (tmp_path / "run/input.png").exists()
 
 
 def test_the_memory_preset_that_fits_is_named(monkeypatch):
