@@ -102,18 +102,15 @@ def make_schedule(config: TrainConfig):
     return schedule
 
 
-def layer_group(name: str) -> str:
-    """Which learning rate a parameter gets, by its name: ``temporal`` or ``spatial``."""
-    return "temporal" if is_temporal(name) else "spatial"
-
-
 def make_optimizer(config: TrainConfig, optimized: dict):
     """(stacks of the optimized parameters, optimizer over them); spatial layers have their own share of the rate."""
-    chosen = functools.partial(optimizers.is_matrix, config.optimizer)
-    spatial = config.learning_rate * (config.spatial_rate if config.stage == "video" else 1.0)
-    rates = {"temporal": config.learning_rate, "spatial": spatial}
-    optimizer = optimizers.make(config.optimizer, rates, config.weight_decay)
-    return plan_stacks(optimized, layer_group, chosen), optimizer
+    stacks = plan_stacks(optimized, functools.partial(optimizers.is_matrix, config.optimizer))
+
+    def rate(name: str) -> float:
+        share = 1.0 if is_temporal(name) or config.stage != "video" else config.spatial_rate
+        return config.learning_rate * share
+
+    return stacks, optimizers.make(config.optimizer, stacks, rate, config.weight_decay)
 
 
 def make_data(config: TrainConfig, bundle: Bundle, split_name: str, count: int) -> dict[str, jax.Array]:

@@ -1,21 +1,25 @@
 """Optimizers over stacked parameters (see `stacks`): AdamW, and Muon with AdamW for what is no matrix.
 
-Muon (Jordan et al. 2024; size of the updates as in Liu et al., arXiv 2502.16982) is optax's.
+Muon (Jordan et al. 2024; size of the updates as in Liu et al., arXiv 2502.16982, section 2.2) is optax's.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import functools
+import math
+from collections.abc import Callable
 
 import jax
 import optax
-from optax.contrib import MuonDimensionNumbers, muon
+from optax.contrib import MuonDimensionNumbers, scale_by_muon
 
-from im3d_jax.training.stacks import group_of, is_rest
+from im3d_jax.training.stacks import REST, Place, Stacks
 
 
 OPTIMIZERS = ("adamw", "muon")
 CLIP = 1.0  # largest norm of all gradients together
+# Root mean square of AdamW's updates at rate 1, as measured by Liu et al.: Muon's then suit AdamW's rates.
+USUAL_RMS = 0.2
 
 
 def is_matrix(optimizer: str, name: str, value: jax.Array) -> bool:
@@ -30,12 +34,15 @@ def is_matrix(optimizer: str, name: str, value: jax.Array) -> bool:
     return value.ndim >= 2 and name.endswith("kernel") and not any(part in ends for part in name.split("."))
 
 
-def make(optimizer: str, rates: Mapping[str, float], weight_decay: float) -> optax.GradientTransformation:
+def make(
+    optimizer: str, stacks: Stacks, rate: Callable[[str], float], weight_decay: float
+) -> optax.GradientTransformation:
     """The transformation of stacked gradients.
 
     Args:
         optimizer: One of `OPTIMIZERS`.
-        rates: Learning rate of each group of stacks.
+        stacks: How the parameters lie.
+        rate: Learning rate of a parameter, by name.
         weight_decay: Of the matrices, a share of the rate.
 
     Raises:
@@ -43,23 +50,37 @@ def make(optimizer: str, rates: Mapping[str, float], weight_decay: float) -> opt
     """
     if optimizer not in OPTIMIZERS:
         raise ValueError(f"optimizer={optimizer}: expected {' or '.join(OPTIMIZERS)}")
+    adam = optax.scale_by_adam(b1=0.9, b2=0.99, eps=1e-8)
+    scale = adam
+    if optimizer == "muon":
+        orthogonal = optax.chain(
+            scale_by_muon(weight_dimension_numbers=functools.partial(_matrices, MuonDimensionNumbers((1,), (2,)))),
+            _times(stacks.spread(_usual_size)),
+        )
+        scale = _by_kind({"matrix": orthogonal, REST: adam})
+    decay = _by_kind({"matrix": optax.add_decayed_weights(weight_decay), REST: optax.identity()})
+    rates = _times(stacks.spread(lambda place: -rate(place.name)))
+    return optax.chain(optax.clip_by_global_norm(CLIP), scale, decay, rates)
 
-    def dimensions(params):
-        return {key: None if is_rest(key) else MuonDimensionNumbers((1,), (2,)) for key in params}
 
-    def matrices(params):
-        return {key: not is_rest(key) for key in params}
+def _matrices(numbers: MuonDimensionNumbers, stacks: dict) -> dict:
+    return {key: value if isinstance(value, optax.MaskedNode) else numbers for key, value in stacks.items()}
 
-    def one(rate: float) -> optax.GradientTransformation:
-        if optimizer == "adamw":
-            return optax.adamw(rate, b1=0.9, b2=0.99, eps=1e-8, weight_decay=weight_decay, mask=matrices)
-        return muon(
-            rate, consistent_rms=0.2, weight_decay=weight_decay, adam_b1=0.9, adam_b2=0.99,
-            muon_weight_dimension_numbers=dimensions,
-        )  # fmt: skip
 
-    def labels(params):
-        return {key: group_of(key) for key in params}
+def _usual_size(place: Place) -> float:
+    return USUAL_RMS * math.sqrt(max(place.rows, place.columns))
 
-    parts = optax.partition({group: one(rate) for group, rate in rates.items()}, labels)
-    return optax.chain(optax.clip_by_global_norm(CLIP), parts)
+
+def _by_kind(transformations: dict[str, optax.GradientTransformation]) -> optax.GradientTransformation:
+    return optax.partition(transformations, lambda stacks: {k: REST if k == REST else "matrix" for k in stacks})
+
+
+def _times(factors: dict) -> optax.GradientTransformation:
+    """Multiplies updates by fixed arrays."""
+
+    def update(updates, state, params=None):
+        del params
+        # Where another transformation has the stack, optax leaves a placeholder in its place.
+        return {k: v if isinstance(v, optax.MaskedNode) else v * factors[k] for k, v in updates.items()}, state
+
+    return optax.GradientTransformation(lambda params: optax.EmptyState(), update)

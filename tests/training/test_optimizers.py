@@ -10,7 +10,7 @@ import pytest
 from optax.contrib import MuonDimensionNumbers, muon
 
 from im3d_jax.training import create_state, make_train_steps, optimizers
-from im3d_jax.training.stacks import group_of, is_rest, plan_stacks
+from im3d_jax.training.stacks import REST, plan_stacks
 
 
 RNG = np.random.default_rng(0)
@@ -20,29 +20,32 @@ SHAPES = {
     "unet.c.temporal_conv.kernel": (36, 8),
     "unet.n.scale": (8,),
     "unet.conv_in.kernel": (3, 3, 2, 4),
+    "unet.d.kernel": (150, 40),
+    "unet.e.temporal_conv.kernel": (30, 90),
+    "unet.f.kernel": (3000, 4),
     "text.token_embedding": (5, 3),
 }
 PARAMS = {name: jnp.asarray(RNG.normal(size=shape), jnp.float32) for name, shape in SHAPES.items()}
 GRADIENTS = {name: jnp.asarray(RNG.normal(size=shape), jnp.float32) for name, shape in SHAPES.items()}
-RATES = {"temporal": 1e-2, "spatial": 1e-3}
 MATRICES = {
     "adamw": [name for name in SHAPES if name != "unet.n.scale"],
-    "muon": ["unet.a.kernel", "unet.b.kernel", "unet.c.temporal_conv.kernel"],
+    "muon": [name for name in SHAPES if name not in ("unet.n.scale", "unet.conv_in.kernel", "text.token_embedding")],
 }
 
 
-def group(name):
-    return "temporal" if "temporal" in name else "spatial"
+def rate(name):
+    return 1e-2 if "temporal" in name else 1e-3
 
 
 def plan(optimizer):
-    return plan_stacks(PARAMS, group, functools.partial(optimizers.is_matrix, optimizer))
+    return plan_stacks(PARAMS, functools.partial(optimizers.is_matrix, optimizer))
 
 
 @pytest.fixture(scope="module", params=optimizers.OPTIMIZERS)
 def updates(request):
     """(optimizer's name, updates of all parameters)."""
-    stacks, optimizer = plan(request.param), optimizers.make(request.param, RATES, 0.1)
+    stacks = plan(request.param)
+    optimizer = optimizers.make(request.param, stacks, rate, 0.1)
     stacked = stacks.stack(PARAMS)
     made, _ = jax.jit(optimizer.update)(stacks.stack(GRADIENTS), optimizer.init(stacked), stacked)
     return request.param, stacks.unstack(made)
@@ -50,14 +53,13 @@ def updates(request):
 
 def alone(optimizer, name):
     """What the optimizer does to one parameter."""
-    rate, matrix = RATES[group(name)], name in MATRICES[optimizer]
+    matrix = name in MATRICES[optimizer]
     if optimizer == "muon" and matrix:
         numbers = MuonDimensionNumbers(tuple(range(len(SHAPES[name]) - 1)), (len(SHAPES[name]) - 1,))
-        one = muon(rate, consistent_rms=0.2, weight_decay=0.1, muon_weight_dimension_numbers=lambda p: {"w": numbers})
-    elif optimizer == "muon":
-        one = muon(rate, adam_b2=0.99, muon_weight_dimension_numbers=lambda p: {"w": None})
+        spec = {"w": numbers}
+        one = muon(rate(name), consistent_rms=0.2, weight_decay=0.1, muon_weight_dimension_numbers=lambda p: spec)
     else:
-        one = optax.adamw(rate, b1=0.9, b2=0.99, eps=1e-8, weight_decay=0.1 if matrix else 0.0)
+        one = optax.adamw(rate(name), b1=0.9, b2=0.99, eps=1e-8, weight_decay=0.1 if matrix else 0.0)
     params = {"w": PARAMS[name]}
     norm = optax.tree.norm(GRADIENTS)
     made, _ = one.update({"w": GRADIENTS[name] / norm}, one.init(params), params)
@@ -76,15 +78,32 @@ def test_layout(optimizer):
     stacked = stacks.stack(PARAMS)
     for name, value in stacks.unstack(stacked).items():
         np.testing.assert_array_equal(value, PARAMS[name])
-    assert stacked["spatial:36x8"].shape == (2, 36, 8) and stacked["temporal:36x8"].shape == (1, 36, 8)
+    assert {key: value.shape for key, value in stacked.items() if key in ("64x8", "160x64", "3000x4")} == {
+        "64x8": (3, 64, 8), "160x64": (2, 160, 64), "3000x4": (1, 3000, 4)
+    }  # fmt: skip
     rest = sum(np.prod(shape) for name, shape in SHAPES.items() if name not in MATRICES[optimizer])
-    assert sum(value.size for key, value in stacked.items() if is_rest(key)) == rest
-    assert {group_of(key) for key in stacked} == set(RATES)
+    assert stacked[REST].shape == (rest,)
+    sizes = stacks.unstack({key: np.broadcast_to(value, stacked[key].shape) for key, value in
+                            stacks.spread(lambda place: float(len(place.name))).items()})  # fmt: skip
+    for name, value in sizes.items():
+        assert (value == len(name)).all() and value.shape == SHAPES[name]
+
+
+@pytest.mark.parametrize("optimizer", optimizers.OPTIMIZERS)
+def test_padding_stays_zero(optimizer):
+    stacks = plan(optimizer)
+    made, stacked = optimizers.make(optimizer, stacks, rate, 0.1), stacks.stack(PARAMS)
+    state = made.init(stacked)
+    for _ in range(3):
+        updates, state = made.update(stacks.stack(GRADIENTS), state, stacked)
+        stacked = optax.apply_updates(stacked, updates)
+    again = stacks.stack(stacks.unstack(stacked))
+    jax.tree.map(np.testing.assert_array_equal, again, stacked)
 
 
 def test_muon_makes_matrices_nearly_orthogonal():
-    stacks, optimizer = plan("muon"), optimizers.make("muon", RATES, 0.0)
-    stacked = stacks.stack(PARAMS)
+    stacks = plan("muon")
+    optimizer, stacked = optimizers.make("muon", stacks, rate, 0.0), stacks.stack(PARAMS)
     made, _ = optimizer.update(stacks.stack(GRADIENTS), optimizer.init(stacked), stacked)
     values = np.linalg.svd(stacks.unstack(made)["unet.b.kernel"], compute_uv=False)
     assert values.max() / values.min() < 2 < np.linalg.cond(np.asarray(GRADIENTS["unet.b.kernel"]))
