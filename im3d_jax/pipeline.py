@@ -76,8 +76,8 @@ class Quality:
     refine: Sampling
 
 
-# Refinement starts at 0.15: of 0.15, 0.3 and 0.5 it gained most on six held-out objects (between the cameras 0.11, 0.01 and
-# -0.04 dB; perceptual distance -0.007, -0.004 and -0.001), drawn with weights from the middle of a training.
+# Refinement starts at 0.15: of 0.15, 0.3 and 0.5 it gained most on six held-out objects (between the cameras 0.11,
+# 0.01 and -0.04 dB; perceptual distance -0.007, -0.004 and -0.001), drawn with weights from the middle of a training.
 QUALITIES = {
     "draft": Quality(Sampling(8, prompt=3.0), Sampling(8, 2.0, 1.5), Sampling(3, 2.0, 1.5, start=0.15)),
     "standard": Quality(Sampling(10, prompt=3.0), Sampling(10, 2.0, 1.5), Sampling(5, 2.0, 1.5, start=0.15)),
