@@ -65,6 +65,7 @@ EXTRAS = {
         "gsply>=0.4.6",
         "pytorch-msssim>=1.0",
         "h5py>=3.12",
+        "pycolmap>=3.11",
         "scipy>=1.14",
         "tqdm>=4.66",
     ],
