@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
+from experiments import measure
 from im3d_jax import parallel, pipeline
 from im3d_jax.diffusion import network_evaluations
 
@@ -160,7 +161,7 @@ class OneByOne:
         picture, first = request.picture, 0
         if picture is None:
             picture, first = self._model.draw_image(request.prompt, **drawing)
-            picture = np.asarray(as_stored(jnp.asarray(picture)))
+            picture = measure.as_stored(picture)
         views, count = self._model.draw_views(picture, request.prompt, **drawing)
         return Drawn(picture, views, (first, count), tuple(getattr(self._model, "said", ())))
 

@@ -37,7 +37,7 @@ import numpy as np
 from absl import app, flags
 
 import splat
-from experiments import scenes, stages
+from experiments import rasterizer_stages, scenes
 
 
 # Each may have several values; the defaults "auto" are those of `splat.render` for the device.
@@ -240,7 +240,8 @@ def run_case(what: str, case: dict[str, str], values: flags.FlagValues) -> dict:
     tuning["exact_tiles"] = bool(tuning["exact_tiles"])
     line |= {name: case[name] if value is None else value for name, value in tuning.items()}
     if values.stages:
-        return line | stages.time_stages(gaussians, cameras, tuning, functools.partial(timed, repeats=values.repeats))
+        watch = functools.partial(timed, repeats=values.repeats)
+        return line | rasterizer_stages.time_stages(gaussians, cameras, tuning, watch)
     line |= rasterizer_case(gaussians, cameras, values.repeats, tuning, tuple(values.passes))
     if values.gsplat:
         line |= gsplat_case(gaussians, cameras, values.repeats)

@@ -32,6 +32,7 @@ from safetensors import SafetensorError
 
 from experiments import clip_metrics, report, tables
 from experiments.measure import Judges, evaluate_object
+from experiments.shards import parse_shard
 from im3d_jax import pipeline
 from im3d_jax.cli import common, stages
 from im3d_jax.cli.errors import INTERRUPTED, WRONG_INPUT, UserError, user_errors
@@ -96,18 +97,6 @@ def _sampling_changes(flag: str, steps: int | None, guidance: list[str] | None) 
             given = ",".join(guidance)
             raise UserError(f"--{flag}={given}: expected two numbers, image,prompt, as in 2,1.5") from None
     return changes
-
-
-def parse_shard(text: str) -> tuple[int, int]:
-    """(i, n) of ``i/n``.
-
-    Raises:
-        UserError: not two numbers with 0 <= i < n.
-    """
-    part, _, parts = text.partition("/")
-    if not (part.isdecimal() and parts.isdecimal() and int(part) < int(parts)):
-        raise UserError(f"--shard={text}: expected i/n with i from 0 to n - 1, as in 0/4")
-    return int(part), int(parts)
 
 
 def parse_rounds(texts: Sequence[str]) -> tuple[int, ...]:

@@ -7,10 +7,10 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
-from experiments.batches import BatchSampler, Drawn, OneByOne, Request, as_stored, in_batches, one_ahead
+from experiments.batches import BatchSampler, Drawn, OneByOne, Request, in_batches, one_ahead
+from experiments.measure import as_stored
 from experiments.orbit_batches import OrbitBatchSampler
 from experiments.prompts import Line, Work
 from im3d_jax import parallel, pipeline
@@ -136,17 +136,13 @@ class Drawer:
             if "input" in work.done:
                 return read_image(work.folder / "input.png"), self._image_model
             if line.image is not None:
-                return _stored(prepare_image(read_image(line.image), size, fraction)), None
+                return as_stored(prepare_image(read_image(line.image), size, fraction)), None
             if self._image_model is None:
                 return None, None
             drawn = self._image_model.draw_image(line.prompt, seed=line.seed, quality=self._quality, progress=None)
-            return _stored(prepare_image(drawn[0], size, fraction)), DrawnAhead(self._image_model, drawn)
+            return as_stored(prepare_image(drawn[0], size, fraction)), DrawnAhead(self._image_model, drawn)
 
     def _ready(self, work: Work, image_model: Any, drawn: Drawn) -> Ready:
         first, count = drawn.evaluations
         model = DrawnAhead(self._model, (drawn.picture, first), (drawn.views, count))
         return Ready(work.line, work.folder, model, image_model, drawn.said)
-
-
-def _stored(picture: np.ndarray) -> np.ndarray:
-    return np.asarray(as_stored(jnp.asarray(picture)))

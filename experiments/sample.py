@@ -26,6 +26,7 @@ from typing import Any
 from absl import app, flags
 
 from experiments.prompts import Line, Work, read_lines
+from experiments.shards import parse_shard
 from im3d_jax.cli import common, generate, views
 from im3d_jax.cli.errors import INTERRUPTED, WRONG_INPUT, UserError
 from im3d_jax.output.progress import ProgressPrinter
@@ -43,29 +44,12 @@ def define_flags(values: flags.FlagValues) -> None:
     common.register_run_flags(values)
     common.register_foreign_flags(values)
     common.register_lpips_flag(values)
+    common.register_elevation_flag(values)
+    common.register_rounds_flag(values)
     flags.DEFINE_string("prompts", None, "file of JSON lines with prompt, image, seed", flag_values=values)
     flags.DEFINE_integer("batch", None, "objects drawn at once, over all devices", lower_bound=1, flag_values=values)
     flags.DEFINE_bool("assets", False, "also fit an asset to the views of each line", flag_values=values)
-    flags.DEFINE_integer(
-        "rounds", 2, "with --assets: rounds of refinement, 0 to 2", lower_bound=0, upper_bound=2, flag_values=values
-    )
-    flags.DEFINE_float(
-        "elevation_deg", None, "elevation of the cameras, if known; estimated otherwise", lower_bound=-89.0,
-        upper_bound=89.0, flag_values=values,
-    )  # fmt: skip
     flags.DEFINE_string("shard", "0/1", "i/n: only lines i, i + n, i + 2 n, ...", flag_values=values)
-
-
-def parse_shard(text: str) -> tuple[int, int]:
-    """(i, n) of ``i/n``.
-
-    Raises:
-        UserError: not two numbers with 0 <= i < n.
-    """
-    part, _, parts = text.partition("/")
-    if not (part.isdecimal() and parts.isdecimal() and int(part) < int(parts)):
-        raise UserError(f"--shard={text}: expected i/n with i from 0 to n - 1, as in 0/4")
-    return int(part), int(parts)
 
 
 def open_lines(values: flags.FlagValues, lines: Sequence[Line]) -> list[Work]:

@@ -71,10 +71,22 @@ def register_source_flags(values: flags.FlagValues) -> None:
     flags.DEFINE_string(
         "image", None, "picture of the object: with alpha, or on a plain background", flag_values=values
     )
+    register_elevation_flag(values)
+
+
+def register_elevation_flag(values: flags.FlagValues) -> None:
+    """The flag that gives the orbit's elevation."""
     flags.DEFINE_float(
         "elevation_deg", None, "elevation of the cameras, if known; estimated otherwise", lower_bound=-89.0,
         upper_bound=89.0, flag_values=values,
     )  # fmt: skip
+
+
+def register_rounds_flag(values: flags.FlagValues) -> None:
+    """The flag that says how often an asset is refined."""
+    flags.DEFINE_integer(
+        "rounds", 2, "rounds of refinement, 0 to 2", lower_bound=0, upper_bound=2, flag_values=values
+    )
 
 
 def source_settings(values: flags.FlagValues) -> dict[str, Any]:

@@ -12,9 +12,7 @@ from im3d_jax.cli import common
 def register(values: flags.FlagValues) -> None:
     """Defines the command's flags."""
     common.register_source_flags(values)
-    flags.DEFINE_integer(
-        "rounds", 2, "rounds of refinement, 0 to 2", lower_bound=0, upper_bound=2, flag_values=values
-    )
+    common.register_rounds_flag(values)
     common.register_foreign_flags(values)
     common.register_lpips_flag(values)
     common.register_run_flags(values)
