@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from im3d_jax.data import colmap
-from im3d_jax.data.prepare import block_mean, read_image
+from im3d_jax.data.prepare import read_image, shrink
 from splat.cameras import Cameras, from_opengl
 
 
@@ -203,7 +203,7 @@ def _read_views(
             )
         if min(found) < downscale:
             raise CaptureError(f"{file}: {found[0]}x{found[1]} pixels cannot be scaled down by {downscale}")
-        images.append(_scaled(image, downscale))
+        images.append(shrink(image, downscale))
     return np.stack(images), images[0].shape[1], images[0].shape[0]
 
 
@@ -336,13 +336,3 @@ def _image_file(frame: dict[str, Any], index: int, path: pathlib.Path) -> pathli
         if os.path.isfile(file):
             return file
     raise CaptureError(f"{path}: frame {index}: missing image {frame['file_path'][:200]!r} (.png, .jpg)")
-
-
-def _scaled(image: np.ndarray, factor: int) -> np.ndarray:
-    """Straight-alpha `[H, W, 4]` scaled down, averaged premultiplied."""
-    if factor == 1:
-        return image
-    alpha = image[..., 3:]
-    small = block_mean(np.concatenate([image[..., :3] * alpha, alpha], -1), factor)
-    rgb = small[..., :3] / np.maximum(small[..., 3:], 1e-6)
-    return np.concatenate([rgb.clip(0.0, 1.0), small[..., 3:]], -1).astype(np.float32)

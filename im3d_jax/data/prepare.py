@@ -230,6 +230,16 @@ def block_mean(image: np.ndarray, factor: int) -> np.ndarray:
     return blocks.mean((1, 3))
 
 
+def shrink(image: np.ndarray, factor: int) -> np.ndarray:
+    """Straight-alpha `[H, W, 4]` scaled down by `block_mean`, averaged premultiplied."""
+    if factor == 1:
+        return image
+    alpha = image[..., 3:]
+    small = block_mean(np.concatenate([image[..., :3] * alpha, alpha], -1), factor)
+    rgb = small[..., :3] / np.maximum(small[..., 3:], 1e-6)
+    return np.concatenate([rgb.clip(0.0, 1.0), small[..., 3:]], -1).astype(np.float32)
+
+
 def _resample_window(image: np.ndarray, size: int, left: float, top: float, window: float) -> np.ndarray:
     """The square window of `image[H, W, C]`, zero outside of it, as `[size, size, C]`, antialiased."""
     x0, y0 = int(np.floor(left)) - 4, int(np.floor(top)) - 4

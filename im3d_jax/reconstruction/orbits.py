@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from im3d_jax.data.prepare import shrink
 from im3d_jax.reconstruction import losses, optimizer
 from im3d_jax.reconstruction.fitting import init_state, views_of_step
 from im3d_jax.reconstruction.presets import FitConfig
@@ -173,13 +174,9 @@ def find_orbit(
 
 
 def _reduced(rgba: np.ndarray, side: int) -> np.ndarray:
-    """Views made smaller by whole blocks, premultiplied in between."""
-    rgba = np.asarray(rgba, np.float32)
+    """Views made smaller by whole blocks."""
     block = max(1, -(-max(rgba.shape[1:3]) // side))
-    premultiplied = np.concatenate([rgba[..., :3] * rgba[..., 3:], rgba[..., 3:]], axis=-1)
-    small = np.asarray(losses.block_means(jnp.asarray(premultiplied), block))
-    colour = small[..., :3] / np.maximum(small[..., 3:], 1e-6)
-    return np.concatenate([colour.clip(0.0, 1.0), small[..., 3:]], axis=-1)
+    return np.stack([shrink(np.asarray(view, np.float32), block) for view in rgba])
 
 
 def _run(state: _Search, arguments: tuple, static: tuple, steps: int) -> tuple[_Search, float]:
