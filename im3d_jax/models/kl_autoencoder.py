@@ -85,7 +85,7 @@ class KLEncoder(nn.Module):
         x = SpatialResBlock(features, c.groups, c.eps, self.dtype, name="mid_block.resnets.0")(x, None)
         x = PixelAttention(c.groups, c.eps, self.dtype, name="mid_block.attentions.0")(x)
         x = SpatialResBlock(features, c.groups, c.eps, self.dtype, name="mid_block.resnets.1")(x, None)
-        x = jax.nn.silu(GroupNorm(c.groups, c.eps, name="conv_norm_out")(x))
+        x = GroupNorm(c.groups, c.eps, silu=True, name="conv_norm_out")(x)
         return Conv(2 * c.latent_channels, dtype=self.dtype, name="conv_out")(x)
 
 
@@ -140,7 +140,7 @@ class KLDecoder(nn.Module):
             elif kind == "attention":
                 x = PixelAttention(c.groups, c.eps, self.dtype, name=name)(x)
             elif kind == "norm":
-                x = jax.nn.silu(GroupNorm(c.groups, c.eps, name=name)(x))
+                x = GroupNorm(c.groups, c.eps, silu=True, name=name)(x)
             else:
                 x = Conv(features, dtype=self.dtype, name=name)(upsample(x) if kind == "upsample" else x)
         return x

@@ -136,31 +136,35 @@ class Conv(nn.Module):
         return y.reshape(*lead, *y.shape[1:])
 
 
-class NeighbourConv(nn.Module):
-    """x + a convolution over the frames of x [B, T, H, W, C], kernel 3, its taps stacked: [3 C, C]; see `TemporalConv`.
+def convolve_frames(x: jax.Array, kernel: jax.Array, cyclic: bool = False) -> jax.Array:
+    """Convolution over the frames of [B, T, H, W, in], kernel [3, in, out]; in a ring, or with zeros beyond the ends.
 
     Frames and pixels are the two axes of an ordinary 3x1 convolution, so that no axis has to move.
     """
+    batch, frames, height, width, channels = x.shape
+    y = x.reshape(batch, frames, height * width, channels)
+    if cyclic:
+        y = jnp.concatenate([y[:, -1:], y, y[:, :1]], axis=1)
+    ends = 0 if cyclic else 1
+    y = lax.conv_general_dilated(
+        y, kernel[:, None], (1, 1), [(ends, ends), (0, 0)], dimension_numbers=("NHWC", "HWIO", "NHWC")
+    )
+    return y.reshape(*x.shape[:-1], kernel.shape[-1])
+
+
+class NeighbourConv(nn.Module):
+    """x + a convolution over the frames of x [B, T, H, W, C], its three taps stacked: [3 C, C]; see `TemporalConv`."""
 
     cyclic: bool
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
     def __call__(self, x: jax.Array, shift: jax.Array | None = None) -> jax.Array:
-        batch, frames, height, width, channels = x.shape
+        channels = x.shape[-1]
         kernel = self.param("kernel", nn.initializers.zeros, (3 * channels, channels))
         bias = self.param("bias", nn.initializers.zeros, (channels,)).reshape(1, 1, 1, 1, channels)
-        y = x.astype(self.dtype).reshape(batch, frames, height * width, channels)
-        if self.cyclic:
-            y = jnp.concatenate([y[:, -1:], y, y[:, :1]], axis=1)
-        ends = 0 if self.cyclic else 1
-        y = lax.conv_general_dilated(
-            y,
-            kernel.astype(self.dtype).reshape(3, 1, channels, channels),
-            (1, 1),
-            [(ends, ends), (0, 0)],
-            dimension_numbers=("NHWC", "HWIO", "NHWC"),
-        ).reshape(x.shape)
+        kernel = kernel.astype(self.dtype).reshape(3, channels, channels)
+        y = convolve_frames(x.astype(self.dtype), kernel, self.cyclic)
         # In float32 as in `add_bias`. The barrier keeps the gradients of bias and shift one reduction over all pixels.
         offset = bias if shift is None else bias + shift[:, None, None, None].astype(jnp.float32)
         offset = lax.optimization_barrier(offset)

@@ -14,9 +14,17 @@ from __future__ import annotations
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jax import lax
 
-from im3d_jax.models.layers import KERNEL_INIT, Conv, Dense, GroupNorm, TemporalConv, add_bias, group_norm
+from im3d_jax.models.layers import (
+    KERNEL_INIT,
+    Conv,
+    Dense,
+    GroupNorm,
+    TemporalConv,
+    add_bias,
+    convolve_frames,
+    group_norm,
+)
 
 
 def blend(mix_factor: jax.Array, first: jax.Array, second: jax.Array) -> jax.Array:
@@ -36,31 +44,20 @@ class MixFactor(nn.Module):
 
 
 class FrameConv(nn.Module):
-    """Convolution over the frames of [B, T, H, W, C], kernel [3, in, out], zeros beyond the ends.
-
-    Frames and pixels are the two axes of an ordinary 3x1 convolution, so that no axis has to move.
-    """
+    """Convolution over the frames of [B, T, H, W, C], kernel [3, in, out], zeros beyond the ends."""
 
     features: int
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        batch, frames, height, width, channels = x.shape
-        kernel = self.param("kernel", KERNEL_INIT, (3, channels, self.features))
-        y = lax.conv_general_dilated(
-            x.astype(self.dtype).reshape(batch, frames, height * width, channels),
-            kernel.astype(self.dtype)[:, None],
-            (1, 1),
-            [(1, 1), (0, 0)],
-            dimension_numbers=("NHWC", "HWIO", "NHWC"),
-        )
-        y = add_bias(y, self.param("bias", nn.initializers.zeros, (self.features,)))
-        return y.reshape(batch, frames, height, width, self.features)
+        kernel = self.param("kernel", KERNEL_INIT, (3, x.shape[-1], self.features))
+        y = convolve_frames(x.astype(self.dtype), kernel.astype(self.dtype))
+        return add_bias(y, self.param("bias", nn.initializers.zeros, (self.features,)))
 
 
 class VideoGroupNorm(nn.Module):
-    """Group normalisation of [B, T, H, W, C] with statistics over all frames together."""
+    """Group normalisation of [B, T, H, W, C] with statistics over all frames together, then SiLU."""
 
     groups: int
     eps: float
@@ -71,7 +68,7 @@ class VideoGroupNorm(nn.Module):
         bias = self.param("bias", nn.initializers.zeros, (x.shape[-1],))
         batch, frames, height, width, channels = x.shape
         tall = x.reshape(batch, frames * height, width, channels)
-        return group_norm(tall, scale, bias, self.groups, self.eps).reshape(x.shape)
+        return group_norm(tall, scale, bias, self.groups, self.eps, silu=True).reshape(x.shape)
 
 
 class SpatialResBlock(nn.Module):
@@ -90,14 +87,14 @@ class SpatialResBlock(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, embedding: jax.Array | None, temporal_convs: bool = False) -> jax.Array:
-        y = jax.nn.silu(GroupNorm(self.groups, self.eps, name="norm1")(x))
+        y = GroupNorm(self.groups, self.eps, silu=True, name="norm1")(x)
         y = Conv(self.features, dtype=self.dtype, name="conv1")(y)
         if temporal_convs:
             y = TemporalConv(False, self.dtype, name="temporal_conv1")(y)
         if embedding is not None:
             shift = Dense(self.features, dtype=self.dtype, name="time_emb_proj")(jax.nn.silu(embedding))
             y = y + shift[:, :, None, None]
-        y = jax.nn.silu(GroupNorm(self.groups, self.eps, name="norm2")(y))
+        y = GroupNorm(self.groups, self.eps, silu=True, name="norm2")(y)
         y = Conv(self.features, dtype=self.dtype, name="conv2")(y)
         if temporal_convs:
             y = TemporalConv(False, self.dtype, name="temporal_conv2")(y)
@@ -116,12 +113,12 @@ class TemporalResBlock(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, embedding: jax.Array | None) -> jax.Array:
         features = x.shape[-1]
-        y = jax.nn.silu(VideoGroupNorm(self.groups, self.eps, name="norm1")(x))
+        y = VideoGroupNorm(self.groups, self.eps, name="norm1")(x)
         y = FrameConv(features, self.dtype, name="conv1")(y)
         if embedding is not None:
             shift = Dense(features, dtype=self.dtype, name="time_emb_proj")(jax.nn.silu(embedding))
             y = y + shift[:, :, None, None]
-        y = jax.nn.silu(VideoGroupNorm(self.groups, self.eps, name="norm2")(y))
+        y = VideoGroupNorm(self.groups, self.eps, name="norm2")(y)
         return x + FrameConv(features, self.dtype, name="conv2")(y)
 
 

@@ -174,7 +174,7 @@ class SpatioTemporalUNet(nn.Module):
             if level > 0:
                 h = Conv(c.channels[level], dtype=self.dtype, name=name + "upsamplers.0.conv")(upsample(h))
 
-        h = jax.nn.silu(GroupNorm(c.groups, c.out_eps, name="conv_norm_out")(h))
+        h = GroupNorm(c.groups, c.out_eps, silu=True, name="conv_norm_out")(h)
         return Conv(c.out_channels, dtype=self.dtype, name="conv_out")(h).astype(jnp.float32)
 
     def embed(self, time: jax.Array, vector: jax.Array | None) -> jax.Array:
