@@ -1,12 +1,10 @@
 """Orbits of many pictures at once by SVD and SV3D, over a mesh of devices; the interface of `batches.BatchSampler`.
 
-A row shows what `OrbitPipeline.draw_views` draws with that seed, to rounding. This is that method for a batch, and so
-takes its parts, the private ones too.
+A row shows what `OrbitPipeline.draw_views` draws with that seed, to rounding.
 """
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -17,17 +15,8 @@ from jax.sharding import Mesh
 
 from experiments.batches import Drawn, Request, normals
 from im3d_jax import parallel
-from im3d_jax.diffusion import (
-    Guidance,
-    StepLevels,
-    init_state,
-    initial_sample,
-    network_evaluations,
-    schedule,
-    time_grid,
-    video_conditions,
-)
-from im3d_jax.foreign import networks, recipes, video
+from im3d_jax.diffusion import video_conditions
+from im3d_jax.foreign import video
 from im3d_jax.foreign.mattes import cut_out_views
 
 
@@ -45,9 +34,9 @@ class OrbitBatchSampler:
         if size < 1 or size % mesh.size:
             raise ValueError(f"a batch of {size} cannot be split evenly over {mesh.size} devices")
         self._model, self._size, self._rows = model, size, parallel.batch_sharding(mesh)
-        self._sampling = recipes.sampling(model.preset.steps, quality)
+        self._quality = quality
         whole = parallel.replicated(mesh)
-        self._unet, self._vae = (jax.device_put(model._parameters(part), whole) for part in ("unet", "vae"))
+        self._unet, self._vae = (jax.device_put(model.parameters(part), whole) for part in ("unet", "vae"))
 
     def start(self, requests: Sequence[Request]) -> Callable[[], list[Drawn]]:
         """Starts a batch and returns what waits for its results.
@@ -57,18 +46,14 @@ class OrbitBatchSampler:
         """
         if not 0 < len(requests) <= self._size or any(request.picture is None for request in requests):
             raise ValueError(f"expected 1 to {self._size} requests with pictures, got {len(requests)}")
-        model, preset = self._model, self._model.preset
+        model = self._model
         rows = [*requests, *[requests[-1]] * (self._size - len(requests))]
-        told = [model._conditions(row.picture, row.seed) for row in rows]
+        told = [model.conditions(row.picture, row.seed) for row in rows]
         given = self._place(jax.tree.map(lambda *parts: jnp.concatenate(parts), *told))
         keys = jnp.stack([jax.random.fold_in(jax.random.key(row.seed), video.VIEWS_STREAM) for row in rows])
-        x = initial_sample(self._place(normals(keys, model._shape()[1:])), 1.0, video.PROCESS)
-        levels = schedule(time_grid(self._sampling.views, last=0.0), video.PROCESS)
-        latents = _all_steps(model._unet, self._sampling.solver, self._unet, x, levels, given, model._scales)
-        latents = latents / preset.autoencoder.scaling_factor
-        at_once = recipes.frames_at_once(preset.frames, model.memory.frames_at_once)
-        frames = networks._decode(model._autoencoder._decoder, self._vae, latents, at_once)
-        count = network_evaluations(Guidance(image=2.0), self._sampling.views)
+        noise = self._place(normals(keys, model.latent_shape()[1:]))
+        latents, count = model.sample_batch(self._unet, noise, given, self._quality)
+        frames = model.decode_batch(self._vae, latents)
 
         def finish() -> list[Drawn]:
             held = np.asarray(frames)
@@ -85,13 +70,3 @@ class OrbitBatchSampler:
 
     def _place(self, tree: Any) -> Any:
         return jax.device_put(tree, self._rows)
-
-
-@functools.partial(jax.jit, static_argnums=(0, 1))
-def _all_steps(network, solver: str, params: dict, x, levels: StepLevels, given: dict, scales) -> jax.Array:
-    """The samples at the end of a schedule."""
-
-    def step(state, row):
-        return video._step(network, solver, True, params, state, row, given, scales), None
-
-    return jax.lax.scan(step, init_state(x), levels)[0].x

@@ -81,13 +81,6 @@ def from_network_order(frames: jax.Array, given: GivenView, *, axis: int = 1) ->
     return jnp.roll(frames, _shift(given), axis)
 
 
-def replace_given_view(frames: jax.Array, image: jax.Array, given: GivenView) -> jax.Array:
-    """Frames [B, T, H, W, C] in the network's order with the input [B, H, W, C] in the given view's place."""
-    image = image[:, None].astype(frames.dtype)
-    parts = [image, frames[:, 1:]] if _shift(given) == 0 else [frames[:, :-1], image]
-    return jnp.concatenate(parts, axis=1)
-
-
 def _shift(given: GivenView) -> int:
     if given not in ("first", "last"):
         raise ValueError(f"the given view is {given!r}, expected first or last")

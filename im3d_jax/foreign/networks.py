@@ -81,9 +81,13 @@ class Autoencoder:
 
     def decode(self, latents: jax.Array) -> np.ndarray:
         """Unscaled latents [T, h, w, z] of one video, in the network's order, to images [T, H, W, 3] in [0, 1]."""
-        images = np.asarray(_decode(self._decoder, self._parameters("vae"), latents[None], self._at_once)[0])
+        images = np.asarray(self.decode_batch(self._parameters("vae"), latents[None])[0])
         self._parameters.release("vae")
         return images
+
+    def decode_batch(self, params: dict, latents: jax.Array) -> jax.Array:
+        """The same of [B, T, h, w, z], with parameters that the caller holds; nothing is waited for."""
+        return _decode(self._decoder, params, latents, self._at_once)
 
 
 # Networks are static: pipelines of one family share compiled programs.

@@ -29,6 +29,7 @@ from im3d_jax.diffusion import (
     precondition,
     sample_loop,
     sampler_step,
+    schedule,
     stack_conditions,
     time_grid,
 )
@@ -41,6 +42,7 @@ from im3d_jax.foreign.sources import Source, open_source
 from im3d_jax.models.clip import CLIPVision
 from im3d_jax.models.clip_images import condition_pixels
 from im3d_jax.models.spatio_temporal_unet import SpatioTemporalUNet
+from im3d_jax.models.ssim import composite
 from im3d_jax.reconstruction import FitConfig, orbits
 from im3d_jax.weights.encoders import encoder_network
 from im3d_jax.weights.trees import WeightsError
@@ -121,8 +123,8 @@ class OrbitPipeline:
             raise ValueError("a video model of this kind needs an image to start from")
         sampling = recipes.sampling(self.preset.steps, quality)
         key = jax.random.fold_in(jax.random.key(seed), VIEWS_STREAM)
-        given = self._conditions(image, seed)
-        noise = jax.random.normal(key, self._shape())
+        given = self.conditions(image, seed)
+        noise = jax.random.normal(key, self.latent_shape())
         x = initial_sample(noise, 1.0, PROCESS)
         grid = time_grid(sampling.views, last=0.0)
         return self._drawn(x, grid, sampling.solver, given, image, progress, "views")
@@ -157,8 +159,8 @@ class OrbitPipeline:
         sigma = sigmas[min(round, len(sigmas)) - 1]
         start = float(PROCESS.t_of_lambda(-math.log(sigma)))
         key = jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), REFINE_STREAM), round)
-        given = self._conditions(image, seed)
-        clean = self._autoencoder.encode(on_white(renders)) * self.preset.autoencoder.scaling_factor
+        given = self.conditions(image, seed)
+        clean = self._autoencoder.encode(composite(jnp.asarray(renders))) * self.preset.autoencoder.scaling_factor
         clean = conditions.to_network_order(clean[None], self.preset.given_view)
         x = add_noise(clean, jax.random.normal(key, clean.shape), start, PROCESS)
         grid = time_grid(sampling.refine, start=start, last=0.0)
@@ -194,7 +196,7 @@ class OrbitPipeline:
 
     def encode(self, rgba) -> jax.Array:
         """Pictures [B, H, W, 4] to the latents [B, h, w, z] that the video network sees."""
-        return self._autoencoder.encode(on_white(rgba)) * self.preset.autoencoder.scaling_factor
+        return self._autoencoder.encode(composite(jnp.asarray(rgba))) * self.preset.autoencoder.scaling_factor
 
     def decode(self, latents: jax.Array) -> np.ndarray:
         """Latents [T, h, w, z] of one video in the network's order to colours [T, H, W, 3] in [0, 1]."""
@@ -204,14 +206,41 @@ class OrbitPipeline:
         """Frees all networks, unless the memory preset keeps them: the fit needs the room."""
         self._parameters.release("unet", "vae", "encoder")
 
-    def _shape(self) -> tuple[int, ...]:
+    def parameters(self, part: str) -> dict:
+        """Those of ``unet``, ``vae`` or ``encoder``, on the device."""
+        return self._parameters(part)
+
+    def sample_batch(self, params: dict, noise: jax.Array, given: dict, quality: str) -> tuple[jax.Array, int]:
+        """Samples a batch in one jitted scan.
+
+        Args:
+            params: The UNet's, wherever the batch lies.
+            noise: [B, T, h, w, z] standard normal.
+            given: `conditions` of B pictures, joined along their first axes.
+            quality: How many steps.
+
+        Returns:
+            ([B, T, h, w, z] latents in the network's order, network evaluations of each sample).
+        """
+        sampling = recipes.sampling(self.preset.steps, quality)
+        levels = schedule(time_grid(sampling.views, last=0.0), PROCESS)
+        x = initial_sample(noise, 1.0, PROCESS)
+        latents = _all_steps(self._unet, sampling.solver, params, x, levels, given, self._scales)
+        return latents, network_evaluations(Guidance(image=2.0), sampling.views)
+
+    def decode_batch(self, params: dict, latents: jax.Array) -> jax.Array:
+        """Latents [B, T, h, w, z] of `sample_batch` to colours [B, T, H, W, 3]; `params` are the autoencoder's."""
+        return self._autoencoder.decode_batch(params, latents / self.preset.autoencoder.scaling_factor)
+
+    def latent_shape(self) -> tuple[int, ...]:
+        """Of one video's latents, [1, T, h, w, z]."""
         autoencoder = self.preset.autoencoder
         side = self.image_size // autoencoder.factor
         return (1, self.num_views, side, side, autoencoder.latent_channels)
 
-    def _conditions(self, image, seed: int) -> dict[str, jax.Array]:
+    def conditions(self, image, seed: int) -> dict[str, jax.Array]:
         """What every step is told about the picture; the noise on it is the same in all rounds."""
-        clean = on_white(np.asarray(image)[None])
+        clean = composite(jnp.asarray(image)[None])
         key = jax.random.fold_in(jax.random.key(seed), CONDITION_STREAM)
         context = _read(self._encoder, self._parameters("encoder"), clean)
         self._parameters.release("encoder")
@@ -291,10 +320,14 @@ def _step(
     return sampler_step(denoise, state, levels, solver=SOLVERS[solver])
 
 
-def on_white(rgba) -> jax.Array:
-    """Straight-alpha [..., 4] composited on white, [..., 3]."""
-    rgba = jnp.asarray(rgba)
-    return rgba[..., :3] * rgba[..., 3:] + (1.0 - rgba[..., 3:])
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _all_steps(network, solver: str, params: dict, x, levels, given: dict, scales) -> jax.Array:
+    """The samples at the end of a schedule, both branches together."""
+
+    def step(state, row):
+        return _step(network, solver, True, params, state, row, given, scales), None
+
+    return jax.lax.scan(step, init_state(x), levels)[0].x
 
 
 def open_orbits(
