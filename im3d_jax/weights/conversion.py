@@ -7,7 +7,6 @@ that nothing is lost on the way back: in the folder `sgm_only` of a diffusers fo
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import json
 import pathlib
@@ -17,7 +16,7 @@ import numpy as np
 
 from im3d_jax.models.clip import CLIPTextConfig, CLIPVisionConfig
 from im3d_jax.models.t5 import T5Config
-from im3d_jax.weights.encoders import detect_layout, encoder_shapes, encoder_table
+from im3d_jax.weights.encoders import detect_layout, encoder_table
 from im3d_jax.weights.foreign import (
     ASIDE,
     RECORD,
@@ -27,27 +26,15 @@ from im3d_jax.weights.foreign import (
     network_table,
 )
 from im3d_jax.weights.names.families import FileLayout, autoencoder_table, unet_table
-from im3d_jax.weights.names.table import Entry
+from im3d_jax.weights.names.table import Table
 from im3d_jax.weights.presets import Preset
 from im3d_jax.weights.tensor_files import StoredTensor, list_tensors, network_files, read_tensor, write_tensors
-from im3d_jax.weights.trees import WeightsError, flatten
+from im3d_jax.weights.trees import WeightsError
 
 
 SGM_ONLY = "sgm_only"
 OLD_ATTENTION = "decoder.mid_block.attentions.0.proj_attn.weight"  # a name of diffusers' first years
 FILES = {"unet": "diffusion_pytorch_model.safetensors", "vae": "diffusion_pytorch_model.safetensors"}
-
-
-@dataclasses.dataclass(frozen=True)
-class Part:
-    """A parameter of ours as a part of a stored tensor: `number` of `count` equal ones along its first axis."""
-
-    entry: Entry
-    number: int = 0
-    count: int = 1
-
-
-Parts = dict[str, Part]
 
 
 def convert(checkpoint: Checkpoint, to: FileLayout, destination: str | pathlib.Path) -> dict[str, int]:
@@ -87,34 +74,34 @@ def convert(checkpoint: Checkpoint, to: FileLayout, destination: str | pathlib.P
     return {**_write_file(checkpoint, destination, networks, left), "aside": count}
 
 
-def _both(checkpoint: Checkpoint, network: str, to: FileLayout) -> tuple[Parts, Parts, list[str]]:
+def _both(checkpoint: Checkpoint, network: str, to: FileLayout) -> tuple[Table, Table, list[str]]:
     """(our parameters in the source, in the target, names of the source that neither uses)."""
     preset, stored = checkpoint.preset, checkpoint.networks[network]
     if network in ("unet", "vae"):
         shapes, table = network_table(checkpoint, network)
         if network == "unet":
-            return _whole(table), _whole(unet_table(preset, shapes, to)), []
+            return table, unet_table(preset, shapes, to), []
         names = [OLD_ATTENTION] if checkpoint.record.get("attention_names") == "old" else []
-        return _whole(table), _whole(autoencoder_table(preset, shapes, to, names)), []
+        return table, autoencoder_table(preset, shapes, to, names), []
     config = _encoder(preset)
     layout, prefix = detect_layout(stored, config)
-    source = _encoder_parts(config, layout, prefix)
+    source = encoder_table(config, layout, prefix).entries
     if to == "diffusers":
         inner = "vision_model." if isinstance(config, CLIPVisionConfig) else "text_model."
-        target = _encoder_parts(config, "transformers", inner)
+        target = encoder_table(config, "transformers", inner).entries
     else:
         # Single files of Stable Diffusion 1.x hold the encoder under transformers' names, the others under OpenCLIP's.
         old = preset.name == "sd15"
         inner = "open_clip.model." if preset.image_encoder else "transformer.text_model." if old else "model."
         prefix = checkpoint.record.get("encoder_prefix", encoder_prefix(preset, ()) + inner)
-        target = _encoder_parts(config, "transformers" if old else "open_clip", prefix)
-    used = {part.entry.name for part in source.values()}
+        target = encoder_table(config, "transformers" if old else "open_clip", prefix).entries
+    used = {entry.name for entry in source.values()}
     if missing := sorted(used - stored.keys()):
         raise WeightsError(f"{checkpoint.path} ({network}) lacks {len(missing)} tensors: {', '.join(missing[:12])}")
-    for part in source.values():
-        if stored[part.entry.name].shape != part.entry.shape:
-            found = list(stored[part.entry.name].shape)
-            raise WeightsError(f"tensor {part.entry.name} has shape {found}, expected {list(part.entry.shape)}")
+    for entry in source.values():
+        if stored[entry.name].shape != entry.shape:
+            found = list(stored[entry.name].shape)
+            raise WeightsError(f"tensor {entry.name} has shape {found}, expected {list(entry.shape)}")
     return source, target, sorted(stored.keys() - used)
 
 
@@ -122,46 +109,30 @@ def _encoder(preset: Preset) -> CLIPVisionConfig | CLIPTextConfig | T5Config:
     return preset.image_encoder or preset.text_encoders[0]
 
 
-def _whole(table: dict[str, Entry]) -> Parts:
-    return {ours: Part(entry) for ours, entry in table.items()}
-
-
-def _encoder_parts(config, layout, prefix: str) -> Parts:
-    shapes = {name: leaf.shape for name, leaf in flatten(encoder_shapes(config)).items()}
-    parts = {}
-    for ours, piece in encoder_table(config, layout, prefix).pieces.items():
-        entry = Entry(piece.name, piece.stored_shape(shapes[ours]), piece.layout)
-        parts[ours] = Part(entry, *(piece.part or (0, 1)))
-    return parts
-
-
-def _items(stored: dict[str, StoredTensor], source: Parts, target: Parts) -> list[tuple]:
+def _items(stored: dict[str, StoredTensor], source: Table, target: Table) -> list[tuple]:
     """The target's tensors for `write_tensors`."""
     by_name: dict[str, list[str]] = {}
-    for ours, part in target.items():
-        by_name.setdefault(part.entry.name, []).append(ours)
+    for ours, entry in target.items():
+        by_name.setdefault(entry.name, []).append(ours)
     items = []
     for name, members in by_name.items():
-        members.sort(key=lambda ours: target[ours].number)
-        dtypes = {stored[source[ours].entry.name].dtype for ours in members}
+        members.sort(key=lambda ours: target[ours].part)
+        dtypes = {stored[source[ours].name].dtype for ours in members}
         if len(dtypes) > 1:
             raise WeightsError(f"the tensors that make {name} have several dtypes: {', '.join(sorted(dtypes))}")
-        entry = target[members[0]].entry
-        items.append((name, dtypes.pop(), entry.shape, _joined(stored, source, target, members)))
+        items.append((name, dtypes.pop(), target[members[0]].shape, _joined(stored, source, target, members)))
     return items
 
 
 def _joined(
-    tensors: dict[str, StoredTensor], source: Parts, target: Parts, members: list[str]
+    tensors: dict[str, StoredTensor], source: Table, target: Table, members: list[str]
 ) -> Callable[[], np.ndarray]:
     def values() -> np.ndarray:
         arrays = []
         for ours in members:
-            stored, part = source[ours].entry, source[ours]
-            rows = stored.shape[0] // part.count if stored.shape else 0
-            index = (slice(part.number * rows, (part.number + 1) * rows),) if part.count > 1 else None
-            array = stored.layout.from_file(read_tensor(tensors[stored.name], index))
-            arrays.append(target[ours].entry.layout.to_file(array))
+            entry = source[ours]
+            array = entry.layout.from_file(read_tensor(tensors[entry.name], entry.index))
+            arrays.append(target[ours].layout.to_file(array))
         return arrays[0] if len(arrays) == 1 else np.concatenate(arrays)
 
     return values

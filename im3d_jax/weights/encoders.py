@@ -22,7 +22,7 @@ import numpy as np
 
 from im3d_jax.models.clip import CLIPText, CLIPTextConfig, CLIPVision, CLIPVisionConfig
 from im3d_jax.models.t5 import T5Config, T5Encoder
-from im3d_jax.weights.names.table import KERNELS, Layout
+from im3d_jax.weights.names.table import KERNELS, Entry, Layout, Table
 from im3d_jax.weights.tensor_files import list_tensors, network_files, read_tensor
 from im3d_jax.weights.trees import WeightsError, flatten, unflatten
 
@@ -32,41 +32,15 @@ FileLayout = Literal["transformers", "open_clip"]
 
 
 @dataclasses.dataclass(frozen=True)
-class Piece:
-    """Where one of our parameters is stored.
-
-    Attributes:
-        name: Stored tensor.
-        layout: How its axes lie there.
-        part: (index, count) when it is one of several equal parts along the stored tensor's first axis.
-    """
-
-    name: str
-    layout: Layout
-    part: tuple[int, int] | None = None
-
-    def stored_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
-        """Shape of the stored tensor when our parameter has `shape`."""
-        first, *rest = self.layout.file_shape(shape)
-        return (first if self.part is None else first * self.part[1], *rest)
-
-    def take(self, stored: np.ndarray) -> np.ndarray:
-        """Our parameter out of the stored tensor, as a view."""
-        if self.part is not None:
-            stored = np.split(stored, self.part[1])[self.part[0]]
-        return self.layout.from_file(stored)
-
-
-@dataclasses.dataclass(frozen=True)
 class EncoderTable:
     """Names of one encoder in one layout.
 
     Attributes:
-        pieces: {our dotted name: piece}.
-        unused: Patterns (of fnmatch) of tensors that belong to other networks or repeat others; `pieces` come first.
+        entries: {our dotted name: entry}; queries, keys and values may share a tensor.
+        unused: Patterns (of fnmatch) of tensors that belong to other networks or repeat others; `entries` come first.
     """
 
-    pieces: dict[str, Piece]
+    entries: Table
     unused: tuple[str, ...] = ()
 
 
@@ -130,7 +104,7 @@ def encoder_table(config: EncoderConfig, layout: FileLayout = "transformers", pr
         if isinstance(config, T5Config):
             raise ValueError("T5 is stored in the transformers layout only")
         vision = isinstance(config, CLIPVisionConfig)
-        pieces = {name: _open_clip(name, leaf.ndim, vision) for name, leaf in leaves.items()}
+        entries = {name: _open_clip(name, leaf.shape, vision) for name, leaf in leaves.items()}
         unused = ("visual.*", "transformer.*", "token_embedding.weight", "positional_embedding", "ln_final.*")
         unused = [prefix + name for name in (*unused, "text_projection", "logit_scale", "attn_mask")]
         # What is left of the other tower is expected; of this one everything must be used.
@@ -140,14 +114,14 @@ def encoder_table(config: EncoderConfig, layout: FileLayout = "transformers", pr
             # The last layer, which Stable Diffusion 2.1 does not use and a configuration of 23 layers does not have.
             unused.append(f"{prefix}transformer.resblocks.{config.layers}.*")
         return EncoderTable(
-            {name: dataclasses.replace(piece, name=prefix + piece.name) for name, piece in pieces.items()},
+            {name: dataclasses.replace(entry, name=prefix + entry.name) for name, entry in entries.items()},
             tuple(unused),
         )
     outer = prefix.removesuffix("text_model.").removesuffix("vision_model.")
-    pieces = {}
+    entries = {}
     for name, leaf in leaves.items():
         before = outer if name in ("text_projection.kernel", "visual_projection.kernel") else prefix
-        pieces[name] = Piece(before + _torch_name(name), _layout(name, leaf.ndim))
+        entries[name] = _whole(before + _torch_name(name), leaf.shape, _layout(name, leaf.ndim))
     if isinstance(config, T5Config):
         # A whole T5 holds its decoder too, and the embedding is stored once or twice.
         unused = [prefix + name for name in ("encoder.embed_tokens.weight", "decoder.*", "lm_head.weight")]
@@ -155,7 +129,7 @@ def encoder_table(config: EncoderConfig, layout: FileLayout = "transformers", pr
         other = "text_model.*" if isinstance(config, CLIPVisionConfig) else "vision_model.*"
         unused = [outer + name for name in (other, "text_projection.weight", "visual_projection.weight", "logit_scale")]
         unused.append(prefix + "embeddings.position_ids")
-    return EncoderTable(pieces, tuple(unused))
+    return EncoderTable(entries, tuple(unused))
 
 
 def load_encoder(
@@ -182,7 +156,6 @@ def load_encoder(
     """
     place = place or (lambda name, array: jnp.asarray(array, jnp.float32))
     shapes = encoder_shapes(config)
-    leaves = flatten(shapes)
     path = pathlib.Path(path)
     tensors = list_tensors(network_files(path) if path.is_dir() else [path])
     stored = {name: tensor for name, tensor in tensors.items() if name.startswith(within)}
@@ -196,24 +169,27 @@ def load_encoder(
             f"{path} does not fit the encoder: {len(missing)} tensors missing ({', '.join(missing[:3])}), "
             f"{len(left)} unknown ({', '.join(left[:3])})"
         )
-    for ours, piece in table.pieces.items():
-        found, wanted = stored[piece.name].shape, piece.stored_shape(leaves[ours].shape)
-        if found != wanted:
-            raise WeightsError(f"{path}: tensor {piece.name} has shape {found}, expected {wanted}")
+    for entry in table.entries.values():
+        if (found := stored[entry.name].shape) != entry.shape:
+            raise WeightsError(f"{path}: tensor {entry.name} has shape {found}, expected {entry.shape}")
     flat = {}
     for name, members in by_tensor.items():
         # A copy: jax may keep what it is given, and that should not be the file.
         array = np.array(read_tensor(stored[name]))
-        flat |= {ours: place(ours, piece.take(array)) for ours, piece in members}
+        flat |= {ours: place(ours, entry.take(array)) for ours, entry in members}
     return unflatten(flat, shapes)
 
 
-def _by_tensor(table: EncoderTable) -> dict[str, list[tuple[str, Piece]]]:
+def _by_tensor(table: EncoderTable) -> dict[str, list[tuple[str, Entry]]]:
     """{stored name: our parameters in it}."""
-    grouped: dict[str, list[tuple[str, Piece]]] = {}
-    for ours, piece in table.pieces.items():
-        grouped.setdefault(piece.name, []).append((ours, piece))
+    grouped: dict[str, list[tuple[str, Entry]]] = {}
+    for ours, entry in table.entries.items():
+        grouped.setdefault(entry.name, []).append((ours, entry))
     return grouped
+
+
+def _whole(name: str, shape: tuple[int, ...], layout: Layout) -> Entry:
+    return Entry(name, layout.file_shape(shape), layout)
 
 
 def _layout(name: str, ndim: int) -> Layout:
@@ -243,20 +219,20 @@ _OPEN_CLIP_LAYER = {
 }
 
 
-def _open_clip(name: str, ndim: int, vision: bool) -> Piece:
-    tower = "visual." if vision else ""
+def _open_clip(name: str, shape: tuple[int, ...], vision: bool) -> Entry:
+    tower, layout = "visual." if vision else "", _layout(name, len(shape))
     if name in _OPEN_CLIP_TOP:
         # Both projections are bare parameters, stored in x out as ours.
         bare = name in ("visual_projection.kernel", "text_projection.kernel")
-        return Piece(tower + _OPEN_CLIP_TOP[name], Layout((0, 1)) if bare else _layout(name, ndim))
+        return _whole(tower + _OPEN_CLIP_TOP[name], shape, Layout((0, 1)) if bare else layout)
     stem, _, leaf = name.rpartition(".")
     if stem in _OPEN_CLIP_NORMS:
-        return Piece(f"{tower}{_OPEN_CLIP_NORMS[stem]}.{'weight' if leaf == 'scale' else leaf}", _layout(name, ndim))
+        return _whole(f"{tower}{_OPEN_CLIP_NORMS[stem]}.{'weight' if leaf == 'scale' else leaf}", shape, layout)
     number, _, inner = stem.removeprefix("encoder.layers.").partition(".")
     block = f"{tower}transformer.resblocks.{number}."
     if inner in _OPEN_CLIP_LAYER:
-        return Piece(block + _OPEN_CLIP_LAYER[inner] + (".bias" if leaf == "bias" else ".weight"), _layout(name, ndim))
+        return _whole(block + _OPEN_CLIP_LAYER[inner] + (".bias" if leaf == "bias" else ".weight"), shape, layout)
     part = ("q", "k", "v").index(inner.removeprefix("self_attn.").removesuffix("_proj"))
-    return Piece(
-        block + ("attn.in_proj_bias" if leaf == "bias" else "attn.in_proj_weight"), _layout(name, ndim), (part, 3)
-    )
+    joined = block + ("attn.in_proj_bias" if leaf == "bias" else "attn.in_proj_weight")
+    first, *rest = layout.file_shape(shape)
+    return Entry(joined, (3 * first, *rest), layout, part, 3)

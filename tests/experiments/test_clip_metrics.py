@@ -11,8 +11,7 @@ from safetensors.numpy import save_file
 from experiments import clip_metrics
 from im3d_jax.cli.errors import UserError
 from im3d_jax.models import clip_images
-from im3d_jax.weights.encoders import encoder_network, encoder_shapes, encoder_table
-from im3d_jax.weights.trees import flatten
+from im3d_jax.weights.encoders import encoder_network, encoder_table
 
 
 PROMPT = "a red mug"
@@ -33,12 +32,8 @@ def write_tokenizer(folder):
 
 
 def weights_of(config, layout, prefix, seed):
-    rng, leaves = np.random.default_rng(seed), flatten(encoder_shapes(config))
-    table = encoder_table(config, layout, prefix)
-    return {
-        piece.name: (rng.normal(size=piece.stored_shape(leaves[name].shape)) * 0.3).astype(np.float32)
-        for name, piece in table.pieces.items()
-    }
+    rng, entries = np.random.default_rng(seed), encoder_table(config, layout, prefix).entries
+    return {entry.name: (rng.normal(size=entry.shape) * 0.3).astype(np.float32) for entry in entries.values()}
 
 
 def write_clip(folder, layout="transformers"):

@@ -12,12 +12,11 @@ from im3d_jax.models.clip import CLIPTextConfig, CLIPVisionConfig
 from im3d_jax.reconstruction import PRESETS as FITS
 from im3d_jax.reconstruction.orbits import Search
 from im3d_jax.weights.conversion import convert
-from im3d_jax.weights.encoders import encoder_shapes, encoder_table
+from im3d_jax.weights.encoders import encoder_table
 from im3d_jax.weights.foreign import open_checkpoint
 from im3d_jax.weights.names.families import autoencoder_shapes, autoencoder_table, unet_shapes, unet_table
 from im3d_jax.weights.presets import PRESETS
 from im3d_jax.weights.tensor_files import write_tensors
-from im3d_jax.weights.trees import flatten
 
 
 SIDE, VIEWS = 32, 5
@@ -69,9 +68,8 @@ def write_sgm(path, preset):
     config = preset.image_encoder or preset.text_encoders[0]
     prefix = "conditioner.embedders.0.open_clip.model." if preset.image_encoder else "cond_stage_model.transformer."
     layout = "open_clip" if preset.image_encoder else "transformers"
-    leaves = flatten(encoder_shapes(config))
-    pieces = encoder_table(config, layout, prefix if preset.image_encoder else prefix + "text_model.").pieces
-    shapes |= {piece.name: piece.stored_shape(leaves[ours].shape) for ours, piece in pieces.items()}
+    table = encoder_table(config, layout, prefix if preset.image_encoder else prefix + "text_model.")
+    shapes |= {entry.name: entry.shape for entry in table.entries.values()}
 
     def values(shape):
         size = int(np.prod(shape[1:])) if len(shape) > 1 else 100

@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 
 from im3d_jax.models import clip, t5
-from im3d_jax.weights.encoders import detect_layout, encoder_network, encoder_shapes, encoder_table, load_encoder
-from im3d_jax.weights.trees import flatten
+from im3d_jax.weights.encoders import detect_layout, encoder_network, encoder_table, load_encoder
 
 
 pytestmark = pytest.mark.parity
@@ -183,6 +182,5 @@ def test_names_and_shapes_at_true_size(config):
     with torch.device("meta"):
         tensors = {name: tuple(tensor.shape) for name, tensor in kind(foreign).state_dict().items()}
     tensors.pop("encoder.embed_tokens.weight", None)
-    leaves = flatten(encoder_shapes(config))
-    table = encoder_table(config, *detect_layout(tensors, config))
-    assert {piece.name: piece.stored_shape(leaves[name].shape) for name, piece in table.pieces.items()} == tensors
+    entries = encoder_table(config, *detect_layout(tensors, config)).entries
+    assert {entry.name: entry.shape for entry in entries.values()} == tensors

@@ -49,9 +49,7 @@ def drawn(shapes):
 
 
 def stored_shapes(config, layout, prefix):
-    leaves = flatten(encoder_shapes(config))
-    table = encoder_table(config, layout, prefix)
-    return {piece.name: piece.stored_shape(leaves[name].shape) for name, piece in table.pieces.items()}
+    return {entry.name: entry.shape for entry in encoder_table(config, layout, prefix).entries.values()}
 
 
 def as_open_clip(named, vision):
@@ -127,10 +125,11 @@ def test_the_last_layer_of_openclip_may_be_left_out(tmp_path):
 
 
 def test_the_patch_kernel_is_transposed():
-    piece = encoder_table(VISION).pieces["embeddings.patch_embedding.kernel"]
-    stored = np.arange(2 * 3 * 4 * 5).reshape(2, 3, 4, 5)
-    assert piece.take(stored)[1, 2, 0, 1] == stored[1, 0, 1, 2]
-    assert piece.stored_shape((4, 5, 3, 2)) == stored.shape
+    entry = encoder_table(VISION).entries["embeddings.patch_embedding.kernel"]
+    stored = np.arange(np.prod(entry.shape)).reshape(entry.shape)
+    taken = entry.take(stored)
+    assert taken.shape == flatten(encoder_shapes(VISION))["embeddings.patch_embedding.kernel"].shape
+    assert taken[1, 2, 0, 1] == stored[1, 0, 1, 2]
 
 
 def test_t5_leaves_decoder_and_tied_embedding_aside_and_places_stored_dtypes(tmp_path):

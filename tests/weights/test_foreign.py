@@ -16,7 +16,7 @@ from im3d_jax.models.clip import CLIPTextConfig, CLIPVisionConfig
 from im3d_jax.parallel import fsdp_sharding, make_mesh
 from im3d_jax.weights import foreign
 from im3d_jax.weights.conversion import OLD_ATTENTION, convert, diffusers_configs
-from im3d_jax.weights.encoders import encoder_shapes, encoder_table, load_encoder
+from im3d_jax.weights.encoders import encoder_table, load_encoder
 from im3d_jax.weights.foreign import load_network, network_table, open_checkpoint, save_network
 from im3d_jax.weights.names.families import autoencoder_shapes, autoencoder_table, unet_shapes, unet_table
 from im3d_jax.weights.presets import PRESETS
@@ -62,9 +62,8 @@ def sgm_file(tmp_path_factory):
     path = tmp_path_factory.mktemp("sgm") / "svd.safetensors"
     unet = unet_table(TINY, unet_shapes(TINY.unet), "sgm")
     autoencoder = autoencoder_table(TINY, autoencoder_shapes(TINY.autoencoder), "sgm")
-    leaves = flatten(encoder_shapes(TINY.image_encoder))
-    pieces = encoder_table(TINY.image_encoder, "open_clip", OPEN_CLIP).pieces
-    encoder = {piece.name: piece.stored_shape(leaves[ours].shape) for ours, piece in pieces.items()}
+    entries = encoder_table(TINY.image_encoder, "open_clip", OPEN_CLIP).entries
+    encoder = {entry.name: entry.shape for entry in entries.values()}
     rng = np.random.default_rng(0)
 
     def make(shape, dtype):
@@ -117,9 +116,7 @@ def test_text_encoders_there_and_back(family, layout, prefix, tmp_path):
     preset = dataclasses.replace(sd, unet=unet, autoencoder=autoencoder, text_encoders=(text,))
     shapes = {e.name: e.shape for e in unet_table(preset, unet_shapes(unet), "sgm").values()}
     shapes |= {e.name: e.shape for e in autoencoder_table(preset, autoencoder_shapes(autoencoder), "sgm").values()}
-    leaves = flatten(encoder_shapes(text))
-    pieces = encoder_table(text, layout, prefix).pieces
-    shapes |= {piece.name: piece.stored_shape(leaves[ours].shape) for ours, piece in pieces.items()}
+    shapes |= {entry.name: entry.shape for entry in encoder_table(text, layout, prefix).entries.values()}
     # The last layer, which Stable Diffusion 2.1 does not use, and a buffer.
     shapes |= {prefix + "transformer.resblocks.2.ln_1.weight": (8,), "alphas_cumprod": (1000,)}
     write(tmp_path / "one.safetensors", shapes)

@@ -49,11 +49,33 @@ KERNELS = {2: LINEAR, 3: FRAMES, 4: CONV}
 
 @dataclasses.dataclass(frozen=True)
 class Entry:
-    """One tensor of a file: its name and shape there, and how our parameter's axes lie in it."""
+    """Where one of our parameters lies in a file.
+
+    Attributes:
+        name: Of the file's tensor.
+        shape: Of the whole tensor there.
+        layout: How our parameter's axes lie in it.
+        part: Which part is ours, where several parameters lie in one tensor behind each other along its first axis.
+        parts: How many of equal size there are.
+    """
 
     name: str
     shape: tuple[int, ...]
     layout: Layout
+    part: int = 0
+    parts: int = 1
+
+    @property
+    def index(self) -> tuple[slice, ...]:
+        """What of the file's tensor is ours; empty for all of it."""
+        if self.parts == 1:
+            return ()
+        rows = self.shape[0] // self.parts
+        return (slice(self.part * rows, (self.part + 1) * rows),)
+
+    def take(self, stored: np.ndarray) -> np.ndarray:
+        """Our parameter out of the file's tensor; a view."""
+        return self.layout.from_file(stored[self.index or ...])
 
 
 Table = dict[str, Entry]
