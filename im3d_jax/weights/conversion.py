@@ -26,7 +26,7 @@ from im3d_jax.weights.foreign import (
     network_table,
 )
 from im3d_jax.weights.names.families import FileLayout, autoencoder_table, unet_table
-from im3d_jax.weights.names.table import Table
+from im3d_jax.weights.names.table import Table, check_complete
 from im3d_jax.weights.presets import Preset
 from im3d_jax.weights.tensor_files import StoredTensor, list_tensors, network_files, read_tensor, write_tensors
 from im3d_jax.weights.trees import WeightsError
@@ -95,14 +95,10 @@ def _both(checkpoint: Checkpoint, network: str, to: FileLayout) -> tuple[Table, 
         inner = "open_clip.model." if preset.image_encoder else "transformer.text_model." if old else "model."
         prefix = checkpoint.record.get("encoder_prefix", encoder_prefix(preset, ()) + inner)
         target = encoder_table(config, "transformers" if old else "open_clip", prefix).entries
-    used = {entry.name for entry in source.values()}
-    if missing := sorted(used - stored.keys()):
-        raise WeightsError(f"{checkpoint.path} ({network}) lacks {len(missing)} tensors: {', '.join(missing[:12])}")
-    for entry in source.values():
-        if stored[entry.name].shape != entry.shape:
-            found = list(stored[entry.name].shape)
-            raise WeightsError(f"tensor {entry.name} has shape {found}, expected {list(entry.shape)}")
-    return source, target, sorted(stored.keys() - used)
+    # What is left over is kept beside.
+    shapes = {name: tensor.shape for name, tensor in stored.items()}
+    check_complete(source, shapes, f"{checkpoint.path} ({network})", unused=("*",))
+    return source, target, sorted(stored.keys() - {entry.name for entry in source.values()})
 
 
 def _encoder(preset: Preset) -> CLIPVisionConfig | CLIPTextConfig | T5Config:

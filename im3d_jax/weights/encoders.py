@@ -9,7 +9,6 @@ are told from the stored names.
 from __future__ import annotations
 
 import dataclasses
-import fnmatch
 import functools
 import os
 import pathlib
@@ -22,7 +21,7 @@ import numpy as np
 
 from im3d_jax.models.clip import CLIPText, CLIPTextConfig, CLIPVision, CLIPVisionConfig
 from im3d_jax.models.t5 import T5Config, T5Encoder
-from im3d_jax.weights.names.table import KERNELS, Entry, Layout, Table
+from im3d_jax.weights.names.table import KERNELS, Entry, Layout, Table, check_complete
 from im3d_jax.weights.tensor_files import list_tensors, network_files, read_tensor
 from im3d_jax.weights.trees import WeightsError, flatten, unflatten
 
@@ -160,20 +159,9 @@ def load_encoder(
     tensors = list_tensors(network_files(path) if path.is_dir() else [path])
     stored = {name: tensor for name, tensor in tensors.items() if name.startswith(within)}
     table = encoder_table(config, *detect_layout(stored, config))
-    by_tensor = _by_tensor(table)
-    missing = sorted(by_tensor.keys() - stored.keys())
-    left = sorted(stored.keys() - by_tensor.keys())
-    left = [name for name in left if not any(fnmatch.fnmatchcase(name, pattern) for pattern in table.unused)]
-    if missing or left:
-        raise WeightsError(
-            f"{path} does not fit the encoder: {len(missing)} tensors missing ({', '.join(missing[:3])}), "
-            f"{len(left)} unknown ({', '.join(left[:3])})"
-        )
-    for entry in table.entries.values():
-        if (found := stored[entry.name].shape) != entry.shape:
-            raise WeightsError(f"{path}: tensor {entry.name} has shape {found}, expected {entry.shape}")
+    check_complete(table.entries, {name: t.shape for name, t in stored.items()}, f"{path} (encoder)", table.unused)
     flat = {}
-    for name, members in by_tensor.items():
+    for name, members in _by_tensor(table).items():
         # A copy: jax may keep what it is given, and that should not be the file.
         array = np.array(read_tensor(stored[name]))
         flat |= {ours: place(ours, entry.take(array)) for ours, entry in members}

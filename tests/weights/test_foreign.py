@@ -298,6 +298,11 @@ def test_tensors_that_do_not_belong(sgm_file, tmp_path):
     refused(target, r"input_blocks.0.0.weight \[8, 8, 3, 5\] \(expected \[8, 8, 3, 3\]\)")
     write(target, {**shapes, "model.diffusion_model.new": (1,)})
     refused(target, "1 tensors unknown: model.diffusion_model.new")
+    last, query = OPEN_CLIP + "visual.ln_post.bias", OPEN_CLIP + "visual.transformer.resblocks.0.attn.in_proj_bias"
+    write(target, {name: shape for name, shape in {**shapes, query: (3,)}.items() if name != last})
+    with pytest.raises(WeightsError, match=f"1 tensors missing: {last}.*in_proj_bias .3. .expected"):
+        convert(open_checkpoint(target, preset=TINY), "diffusers", tmp_path / "converted")
+    assert not (tmp_path / "converted").exists()
     write(target, {**shapes, "first_stage_model.decoder.new": (1,)})
     refused(target, "1 tensors unknown: first_stage_model.decoder.new")
     write(target, {**shapes, "lora.up": (1,)})

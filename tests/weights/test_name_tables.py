@@ -124,6 +124,11 @@ def test_incomplete_tensors_are_listed():
     assert "1 tensors missing: net.c.bias" in message
     assert "1 tensors unknown: net.d.bias" in message
     assert "net.b.weight [5] (expected [4])" in message
+    # What nobody uses may be there, but does not excuse what is wrong in what is used.
+    with pytest.raises(WeightsError) as error:
+        check_complete(table, found, "FILE", ["other.*", "net.*"])
+    assert "unknown" not in str(error.value) and "missing: net.c.bias" in str(error.value)
+    assert "net.b.weight [5] (expected [4])" in str(error.value)
     with pytest.raises(ValueError, match="share a name"):
         make_table({"a.kernel": (2, 3), "a.scale": (4,)})
 

@@ -7,6 +7,7 @@ hold and in which shapes, and reads in both directions. Nothing is guessed from 
 from __future__ import annotations
 
 import dataclasses
+import fnmatch
 import re
 from collections.abc import Iterable, Mapping
 
@@ -116,22 +117,28 @@ def make_table(
     return table
 
 
-def check_complete(table: Table, found: Mapping[str, tuple[int, ...]], where: str) -> None:
-    """Checks that the tensors found are exactly those of the table.
+def check_complete(
+    table: Table, found: Mapping[str, tuple[int, ...]], where: str, unused: Iterable[str] = ()
+) -> None:
+    """Checks that the tensors found are exactly those of the table, besides some that nobody uses.
 
     Args:
         table: What is wanted.
         found: {name: shape} of all tensors there are.
         where: For the message, the file or folder.
+        unused: Patterns (of fnmatch) of names that may be there and are not in the table.
 
     Raises:
         WeightsError: Lists the tensors that are missing, unknown or of another shape.
     """
     wanted = {entry.name: entry.shape for entry in table.values()}
+    unknown = sorted(found.keys() - wanted.keys())
+    for pattern in unused:
+        unknown = [name for name in unknown if not fnmatch.fnmatchcase(name, pattern)]
     complaints = []
     for what, names in (
         ("missing", sorted(wanted.keys() - found.keys())),
-        ("unknown", sorted(found.keys() - wanted.keys())),
+        ("unknown", unknown),
         (
             "of another shape",
             [
