@@ -163,7 +163,7 @@ class OneByOne:
             picture, first = self._model.draw_image(request.prompt, **drawing)
             picture = measure.as_stored(picture)
         views, count = self._model.draw_views(picture, request.prompt, **drawing)
-        return Drawn(picture, views, (first, count), tuple(getattr(self._model, "said", ())))
+        return Drawn(picture, views, (first, count), tuple(self._model.said))
 
 
 def in_batches(items: Iterable[Any], kind: Callable[[Any], Any], size: int) -> list[list[Any]]:

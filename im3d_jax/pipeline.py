@@ -152,11 +152,13 @@ class Pipeline:
         target_fraction: How large the prepared object is: longer side of its box over the picture's side.
         perceptual_name: Which features the perceptual loss uses, for reports.
         recipe: None: the rig is the project's own, and the fit its presets.
+        memory: None: there are no presets for what is done at once.
         said: Lines for the user about the last drawing: none.
     """
 
     perceptual_name = "autoencoder encoder features"
     recipe = None
+    memory = None
     said = ()
 
     def __init__(self, bundle: Bundle, dtype=jnp.float32):

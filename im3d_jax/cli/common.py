@@ -302,7 +302,7 @@ def load_perceptual(values: flags.FlagValues, model) -> tuple[Any, str] | None:
         with user_errors(ValueError, OSError, SafetensorError):
             params = lpips.load(values.lpips_weights)
         return lpips.as_perceptual(params, half=jax.default_backend() != "cpu"), "LPIPS (VGG16)"
-    if getattr(model, "recipe", None) is None:
+    if model.recipe is None:
         return None
     from im3d_jax.foreign import features
 

@@ -44,7 +44,7 @@ def enough_memory(model) -> Iterator[None]:
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
-        memory = getattr(model, "memory", None)
+        memory = model.memory
         way_out = (
             "take a lower --quality" if memory is None else f"it ran with --memory={memory.name}: take a smaller one"
         )

@@ -57,7 +57,7 @@ class Run:
 
     Attributes:
         folder: where its files are.
-        model: a `Pipeline`, or None where no network is needed.
+        model: a `Pipeline` or `OrbitPipeline`, or None where no network is needed.
         progress: what the user sees.
         image_model: what draws the first picture where that is not the model.
         features: network of the fit's perceptual term, or None.
@@ -72,7 +72,7 @@ class Run:
     @property
     def recipe(self) -> Any:
         """How assets are made with a foreign model, or None: with the project's own rig and presets."""
-        return getattr(self.model, "recipe", None)
+        return None if self.model is None else self.model.recipe
 
     @property
     def sampling(self) -> dict[str, Any]:
@@ -103,7 +103,7 @@ def make_views(
 
     Args:
         folder: the run's.
-        model: a `Pipeline`.
+        model: a `Pipeline` or `OrbitPipeline`.
         image_path: the picture to start from, or None to draw it.
         progress: what the user sees.
         image_model: what draws it, by default the model.
@@ -131,7 +131,7 @@ def make_asset(
 
     Args:
         folder: the run's.
-        model: a `Pipeline`.
+        model: a `Pipeline` or `OrbitPipeline`.
         image_path: the picture to start from, or None to draw it.
         progress: what the user sees.
         image_model: what draws it, by default the model.
@@ -197,14 +197,14 @@ def _begin(
         words = ", ".join(unknown)
         hint = "; see im3d doctor --vocabulary" if reader.vocabulary() else ""
         progress.line(f"not in the model's vocabulary and ignored: {words}{hint}")
-    if prompt and image_model is None and getattr(model, "recipe", None) is not None:
+    if prompt and image_model is None and model is not None and model.recipe is not None:
         progress.line(f"the prompt is not read: {model.name} draws from the picture alone")
     if perceptual is None and model is not None:
         perceptual = model.features, model.perceptual_name
     facts = {} if model is None else {"model": model.name, "perceptual_features": perceptual[1]}
     if image_model is not None:
         facts |= {"image_model": image_model.name}
-    if getattr(model, "recipe", None) is not None:
+    if model is not None and model.memory is not None:
         facts |= {"memory": model.memory.name}
     with user_errors(RunFolderError):
         folder.start(common.versions(), facts)
@@ -265,7 +265,7 @@ def _draw(run: Run, picture: np.ndarray | None) -> list[str]:
 
 
 def _write_views(run: Run, files: StageFiles, names: list[str], views, image, evaluations: int) -> int:
-    for line in getattr(run.model, "said", ()):
+    for line in run.model.said:
         run.progress.line(line)
     # The conditioning view is known; drawing it again could only lose.
     with ThreadPoolExecutor() as pool:

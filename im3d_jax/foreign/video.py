@@ -68,6 +68,7 @@ class OrbitPipeline:
         num_views: Frames of an orbit.
         target_fraction: Longer side of the prepared object's box over the picture's.
         recipe: Rig, refinement and fit.
+        memory: What is done at once.
         features: None: what the fit compares is the caller's choice.
         said: Lines for the user about the last drawing.
     """

@@ -14,7 +14,8 @@ class DrawnByHand:
 
     name, perceptual_name = "by hand", "none"
     image_size, num_views, target_fraction = 24, 16, 0.5
-    features = None
+    features = recipe = memory = None
+    said = ()
 
     def __init__(self):
         self.calls = []

@@ -36,6 +36,8 @@ class Copies:
     name, perceptual_name = "copies", "two levels"
     image_size, num_views, target_fraction = SIZE, 16, 0.6
     features = two_levels
+    recipe = memory = None
+    said = ()
 
     def __init__(self, first=None):
         self.first, self.calls = first, []

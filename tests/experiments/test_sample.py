@@ -245,7 +245,8 @@ def test_finished_lines_are_left_and_broken_ones_mended(finished, monkeypatch, c
 class Slow:
     """Has `Pipeline`'s methods but no batches; every view a grey of its own."""
 
-    name, perceptual_name, features, recipe = "slow", "none", None, None
+    name, perceptual_name, features = "slow", "none", None
+    recipe = memory = None
     image_size, num_views, target_fraction, said = SIDE, FRAMES, 0.5, ("slow as ever",)
 
     def unknown_words(self, prompt):
