@@ -8,54 +8,15 @@ import numpy as np
 import pytest
 
 from im3d_jax import pipeline
-from im3d_jax.models import AutoencoderConfig, TextConfig, VideoUNetConfig
-from im3d_jax.models.elevation import ElevationConfig
-from im3d_jax.weights import BundleConfig, WordTokenizer, build_tokenizer, parameter_shapes, save_bundle
+from tests import tiny
 
 
 PROMPT = "a red mug"
-CONFIG = BundleConfig(
-    image_size=32,
-    target_fraction=0.55,
-    autoencoder=AutoencoderConfig(
-        latent_channels=4,
-        encoder_channels=(8, 8, 8),
-        decoder_channels=(8, 8, 8),
-        encoder_blocks=(0, 0, 1),
-        decoder_blocks=(0, 0, 1),
-    ),
-    text=TextConfig(vocabulary=16, length=6, width=16, layers=1, head_dim=8),
-    unet=VideoUNetConfig(
-        latent_channels=4,
-        condition_channels=5,
-        channels=(8, 16),
-        layers_per_block=0,
-        attention=(False, True),
-        temporal_attention=(False, True),
-        first_frame_attention=(False, False),
-        joint_attention=(False, False),
-        frames=4,
-        context_dim=16,
-        time_dim=16,
-        head_dim=8,
-        groups=4,
-    ),
-    elevation=ElevationConfig(patches=(2, 2, 2), width=8, hidden=8),
-)
 
 
 @pytest.fixture(scope="module")
 def pipe(tmp_path_factory):
-    rng = np.random.default_rng(0)
-
-    def draw(leaf):
-        fan_in = leaf.size // leaf.shape[-1] if leaf.ndim else 1
-        return rng.normal(size=leaf.shape).astype(np.float32) / math.sqrt(fan_in + 2) + (leaf.ndim == 1)
-
-    folder = tmp_path_factory.mktemp("model")
-    tokenizer = WordTokenizer(build_tokenizer(["a", "red", "mug"]), 6)
-    save_bundle(folder, CONFIG, tokenizer, jax.tree.map(draw, parameter_shapes(CONFIG)))
-    return pipeline.load(str(folder))
+    return pipeline.load(tiny.write_bundle(tmp_path_factory.mktemp("model")))
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,6 @@ Run as a script it is the part that needs eight fake devices.
 
 import copy
 import json
-import math
 import os
 import pathlib
 import subprocess
@@ -23,53 +22,8 @@ from experiments.prompts import Line, read_lines
 from im3d_jax import parallel, pipeline
 from im3d_jax.cli import common, stages
 from im3d_jax.cli.errors import UserError
-from im3d_jax.models import AutoencoderConfig, TextConfig, VideoUNetConfig
-from im3d_jax.models.elevation import ElevationConfig
 from im3d_jax.output.images import encode_png, read_image, read_images
-from im3d_jax.weights import BundleConfig, WordTokenizer, build_tokenizer, parameter_shapes, save_bundle
-
-
-FRAMES, SIDE = 4, 32
-CONFIG = BundleConfig(
-    image_size=SIDE,
-    target_fraction=0.55,
-    autoencoder=AutoencoderConfig(
-        latent_channels=4,
-        encoder_channels=(8, 8, 8),
-        decoder_channels=(8, 8, 8),
-        encoder_blocks=(0, 0, 1),
-        decoder_blocks=(0, 0, 1),
-    ),
-    text=TextConfig(vocabulary=16, length=6, width=16, layers=1, head_dim=8),
-    unet=VideoUNetConfig(
-        latent_channels=4,
-        condition_channels=5,
-        channels=(8, 16),
-        layers_per_block=0,
-        attention=(False, True),
-        temporal_attention=(False, True),
-        first_frame_attention=(False, False),
-        joint_attention=(False, False),
-        frames=FRAMES,
-        context_dim=16,
-        time_dim=16,
-        head_dim=8,
-        groups=4,
-    ),
-    elevation=ElevationConfig(patches=(2, 2, 2), width=8, hidden=8),
-)
-
-
-def write_bundle(folder):
-    rng = np.random.default_rng(0)
-
-    def draw(leaf):
-        fan_in = leaf.size // leaf.shape[-1] if leaf.ndim else 1
-        return rng.normal(size=leaf.shape).astype(np.float32) / math.sqrt(fan_in + 2) + (leaf.ndim == 1)
-
-    tokenizer = WordTokenizer(build_tokenizer(["a", "red", "mug"]), 6)
-    save_bundle(folder, CONFIG, tokenizer, jax.tree.map(draw, parameter_shapes(CONFIG)))
-    return str(folder)
+from tests.tiny import FRAMES, SIDE, write_bundle
 
 
 def disc():

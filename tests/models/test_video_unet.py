@@ -9,26 +9,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from im3d_jax.models import VideoUNet, VideoUNetConfig, is_temporal
+from im3d_jax.models import VideoUNet, is_temporal
 from im3d_jax.models.video_unet import orbit_position
 from im3d_jax.weights import flatten, unflatten
+from tests import tiny
 
 
-CONFIG = VideoUNetConfig(
-    latent_channels=4,
-    condition_channels=5,
-    channels=(8, 16),
-    layers_per_block=0,
-    attention=(False, True),
-    temporal_attention=(False, True),
-    first_frame_attention=(False, True),
-    joint_attention=(False, True),
-    frames=4,
-    context_dim=16,
-    time_dim=16,
-    head_dim=8,
-    groups=4,
-)
+CONFIG = dataclasses.replace(tiny.UNET, first_frame_attention=(False, True), joint_attention=(False, True))
 MODULE = VideoUNet(CONFIG)
 # Compiling takes longer than anything else here.
 quick = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
@@ -47,15 +34,7 @@ def random_parameters(module):
     """Parameters that are nowhere at their initial values."""
     given, condition = inputs()
     shapes = jax.eval_shape(module.init, jax.random.key(0), *given, **condition)["params"]
-    rng = np.random.default_rng(1)
-
-    def draw(leaf):
-        fan_in = leaf.size // leaf.shape[-1]
-        return jnp.asarray(
-            rng.normal(size=leaf.shape) / math.sqrt(fan_in + 2) + (leaf.ndim == 1), jnp.float32
-        )
-
-    return jax.tree.map(draw, shapes)
+    return jax.tree.map(jnp.asarray, tiny.draw_parameters(shapes, seed=1))
 
 
 @pytest.fixture(scope="module")

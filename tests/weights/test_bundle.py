@@ -10,8 +10,6 @@ import numpy as np
 import pytest
 
 from im3d_jax.data.toybox import VOCABULARY
-from im3d_jax.models import AutoencoderConfig, TextConfig, VideoUNetConfig
-from im3d_jax.models.elevation import ElevationConfig
 from im3d_jax.weights import (
     BUNDLED,
     BundleConfig,
@@ -22,29 +20,15 @@ from im3d_jax.weights import (
     parameter_shapes,
     save_bundle,
 )
+from tests import tiny
 
 
 BUDGETS = {"unet": 11e6, "autoencoder": 2.5e6, "text_encoder": 1e6, "elevation": 0.2e6}
-SMALL = BundleConfig(
-    image_size=32,
+# With layers that the smallest model leaves out.
+SMALL = dataclasses.replace(
+    tiny.BUNDLE,
     log_snr_shift=-0.5,
-    autoencoder=AutoencoderConfig(latent_channels=4, encoder_channels=(8, 8, 8), decoder_channels=(8, 8, 8)),
-    text=TextConfig(vocabulary=16, length=6, width=16, layers=1, head_dim=8),
-    unet=VideoUNetConfig(
-        latent_channels=4,
-        condition_channels=5,
-        channels=(8, 16),
-        attention=(False, True),
-        temporal_attention=(False, True),
-        first_frame_attention=(False, True),
-        joint_attention=(False, False),
-        frames=4,
-        context_dim=16,
-        time_dim=16,
-        head_dim=8,
-        groups=4,
-    ),
-    elevation=ElevationConfig(patches=(2, 2), width=8, hidden=8),
+    unet=dataclasses.replace(tiny.UNET, layers_per_block=1, first_frame_attention=(False, True)),
 )
 
 
