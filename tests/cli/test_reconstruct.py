@@ -10,11 +10,10 @@ import pytest
 from im3d_jax.cli import common, fits, stages
 from im3d_jax.cli.main import main
 from im3d_jax.models import lpips
-from im3d_jax.output.cameras import encode_cameras
 from im3d_jax.output.images import encode_png, read_image
 from im3d_jax.reconstruction import control, fitting
-from splat import orbit_cameras
 from splat.io import load_ply
+from tests.cli.runs import results, write_capture
 
 
 SMALL = ["--steps=12", "--gaussians=192", "--sh_degree=1"]
@@ -22,15 +21,7 @@ SMALL = ["--steps=12", "--gaussians=192", "--sh_degree=1"]
 
 @pytest.fixture(scope="module")
 def capture(tmp_path_factory):
-    """A square in four views, held out in two more."""
-    folder = tmp_path_factory.mktemp("capture")
-    image = np.zeros((16, 16, 4), np.float32)
-    image[4:12, 4:12] = 0.7, 0.4, 0.2, 1.0
-    (folder / "a.png").write_bytes(encode_png(image))
-    for name, views in (("train", 4), ("test", 2)):
-        cameras = orbit_cameras(0.3, views=views, width=16, height=16, azimuth_offset=0.1 * views)
-        (folder / f"transforms_{name}.json").write_bytes(encode_cameras(cameras, ["a"] * views))
-    return folder
+    return write_capture(tmp_path_factory.mktemp("capture"))
 
 
 @pytest.fixture
@@ -47,22 +38,11 @@ def reconstruct(monkeypatch, capture, tmp_path):
     return run
 
 
-def files(folder):
-    found = {
-        str(path.relative_to(folder)): path.read_bytes()
-        for path in folder.rglob("*")
-        if path.is_file() and path.name != "timings.json"
-    }
-    metrics = json.loads(found["metrics.json"])
-    metrics.pop("seconds")
-    return found | {"metrics.json": metrics}
-
-
 def test_a_run_its_files_and_ctrl_c(reconstruct, tmp_path, capsys, monkeypatch):
     assert reconstruct("whole") == 0
     shown = capsys.readouterr().err
     assert " dB, " in shown and "dB on the held-out view a" in shown
-    whole = files(tmp_path / "whole")
+    whole = results(tmp_path / "whole")
     settings = json.loads(whole["run.json"])["settings"]
     assert settings["steps"] == 12 and settings["strategy"] == "default" and settings["gaussians"] == 192
     assert not {"model", "model_sha256", "quality"} & settings.keys()
@@ -96,13 +76,13 @@ def test_a_run_its_files_and_ctrl_c(reconstruct, tmp_path, capsys, monkeypatch):
     # Another fit in the same folder does not go on from this one.
     assert reconstruct("cut", "--seed=1") == 0
     assert "going on" not in capsys.readouterr().err
-    assert files(tmp_path / "cut")["asset.ply"] != whole["asset.ply"]
+    assert results(tmp_path / "cut")["asset.ply"] != whole["asset.ply"]
     left = 5
     assert reconstruct("cut", "--overwrite") == 130
     left = 10**9
     assert reconstruct("cut") == 0
     assert "going on from step 4" in capsys.readouterr().err
-    assert files(tmp_path / "cut") == whole
+    assert results(tmp_path / "cut") == whole
 
 
 def test_checkpoints_are_gone_when_the_fit_is_done(reconstruct, tmp_path, monkeypatch):
@@ -220,7 +200,7 @@ def test_fits_of_generated_views_go_on_inside_a_part(by_hand, tmp_path, monkeypa
     capsys.readouterr()
     assert generate("cut") == 0
     assert "going on from step 6" in capsys.readouterr().err
-    assert files(tmp_path / "cut") == files(tmp_path / "whole")
+    assert results(tmp_path / "cut") == results(tmp_path / "whole")
 
 
 def test_a_colmap_model_through_its_lens(reconstruct, tmp_path):

@@ -1,17 +1,13 @@
 """SIGKILL at random moments of `im3d reconstruct`, and the same command again: the bytes of a run left alone."""
 
-import json
 import multiprocessing
 import os
 import random
 import time
 
-import numpy as np
 import pytest
 
-from im3d_jax.output.cameras import encode_cameras
-from im3d_jax.output.images import encode_png
-from splat import orbit_cameras
+from tests.cli.runs import results, write_capture
 
 
 KILLS = 10
@@ -33,15 +29,7 @@ raise SystemExit(main(arguments))
 
 @pytest.fixture(scope="module")
 def capture(tmp_path_factory):
-    """Five views of a coloured square, one of them held out."""
-    folder = tmp_path_factory.mktemp("capture")
-    image = np.zeros((16, 16, 4), np.float32)
-    image[4:12, 4:12] = 0.7, 0.4, 0.2, 1.0
-    (folder / "a.png").write_bytes(encode_png(image))
-    for name, views in (("train", 4), ("test", 1)):
-        cameras = orbit_cameras(0.3, views=views, width=16, height=16, azimuth_offset=0.1 * views)
-        (folder / f"transforms_{name}.json").write_bytes(encode_cameras(cameras, ["a"] * views))
-    return folder
+    return write_capture(tmp_path_factory.mktemp("capture"))
 
 
 @pytest.fixture(scope="module")
@@ -60,18 +48,6 @@ def start(tmp_path_factory, capture):
 
     yield begin
     del os.environ["IM3D_COMPILATION_CACHE_DIR"]
-
-
-def results(folder):
-    """What a finished run leaves, times aside."""
-    found = {
-        str(file.relative_to(folder)): file.read_bytes()
-        for file in sorted(folder.rglob("*"))
-        if file.is_file() and file.name != "timings.json"
-    }
-    metrics = json.loads(found["metrics.json"])
-    assert metrics.pop("seconds") >= 0
-    return found | {"metrics.json": metrics}
 
 
 def test_ten_kills(start, tmp_path):

@@ -12,6 +12,7 @@ from im3d_jax.cli.main import main
 from im3d_jax.output.images import read_image
 from im3d_jax.output.run_folder import RunFolder
 from im3d_jax.reconstruction import fitting
+from tests.cli.runs import results
 
 
 GENERATED = [
@@ -30,17 +31,6 @@ GENERATED = [
     "views_round1",
     "views_round2",
 ]
-
-
-def contents(folder):
-    """Bytes of all files; of metrics.json all but the seconds."""
-    found = {}
-    for file in sorted(folder.rglob("*")):
-        if file.is_file() and file.name != "timings.json":
-            found[str(file.relative_to(folder))] = file.read_bytes()
-    metrics = json.loads(found["metrics.json"])
-    metrics.pop("seconds")
-    return found | {"metrics.json": metrics}
 
 
 def generate(folder, *more):
@@ -68,9 +58,9 @@ def test_generate(by_hand, tmp_path, capsys, monkeypatch):
     assert len(cameras["frames"]) == 16 and cameras["frames"][3]["file_path"] == "views/03.png"
 
     # A second run finds everything finished.
-    before, calls = contents(out), list(by_hand.calls)
+    before, calls = results(out), list(by_hand.calls)
     assert generate(out) == 0
-    assert by_hand.calls == calls and contents(out) == before
+    assert by_hand.calls == calls and results(out) == before
     assert "finished before" in capsys.readouterr().err
 
     # Stopped in each fit and each drawing, and resumed: the same bytes.
@@ -94,11 +84,11 @@ def test_generate(by_hand, tmp_path, capsys, monkeypatch):
         codes.append(generate(cut))
         assert len(codes) < 10
     assert codes == [130] * 5 + [0]
-    assert contents(cut) == before
+    assert results(cut) == before
 
     # Another seed is refused, then made on demand.
     assert generate(cut, "--seed=1") == 2
-    assert contents(cut) == before
+    assert results(cut) == before
     monkeypatch.setattr(fitting, "fit", fit)
     monkeypatch.setattr(by_hand, "refine", refine)
     assert generate(cut, "--seed=1", "--overwrite", "--rounds=0") == 0

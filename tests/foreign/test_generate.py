@@ -9,6 +9,7 @@ from im3d_jax.cli import common, stages
 from im3d_jax.cli.main import main
 from im3d_jax.output.images import read_image
 from im3d_jax.reconstruction import fitting
+from tests.cli.runs import results
 
 
 @pytest.fixture(autouse=True)
@@ -16,20 +17,6 @@ def quiet(small, monkeypatch, tmp_path):
     monkeypatch.setattr(common, "start_jax", lambda: None)
     monkeypatch.setattr(stages, "TURNTABLE_SIDE", 32)
     monkeypatch.setattr(stages, "TURNTABLE_FRAMES", 8)
-
-
-def contents(folder):
-    """Bytes of all files but those with seconds."""
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
-    return {str(file.relative_to(folder)): file.read_bytes() for file in files if "ing" not in file.name[:4]}
-
-
-def stable(folder):
-    found = contents(folder)
-    metrics = json.loads(found.pop("metrics.json"))
-    metrics.pop("seconds")
-    found.pop("timings.json")
-    return found, metrics
 
 
 def test_generate(checkpoints, picture, tmp_path, capsys, monkeypatch):
@@ -58,9 +45,9 @@ def test_generate(checkpoints, picture, tmp_path, capsys, monkeypatch):
     assert (places[1, 1] > 0) == (orbit["direction"] == "ccw")
 
     # A second run finds everything finished; one that is stopped everywhere ends with the same bytes.
-    before = stable(out)
+    before = results(out)
     assert main(["generate", *flags, f"--out={out}"]) == 0
-    assert stable(out) == before and "finished before" in capsys.readouterr().err
+    assert results(out) == before and "finished before" in capsys.readouterr().err
     cut, fit, interrupted = tmp_path / "cut", fitting.fit, iter(range(100))
 
     def stopping(*arguments, **named):
@@ -75,7 +62,7 @@ def test_generate(checkpoints, picture, tmp_path, capsys, monkeypatch):
         codes.append(main(["generate", *flags, f"--out={cut}"]))
         assert len(codes) < 9
     assert codes == [130] * 3 + [0]
-    assert stable(cut) == before
+    assert results(cut) == before
 
 
 def views(out, *flags):
