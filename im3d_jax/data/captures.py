@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from im3d_jax.data import colmap
+from im3d_jax.data.lens import LARGEST
 from im3d_jax.data.prepare import read_image, shrink
 from splat.cameras import Cameras, from_opengl
 
@@ -25,8 +26,6 @@ from splat.cameras import Cameras, from_opengl
 TRAIN_FILES = ("transforms_train.json", "transforms.json", "cameras.json")
 TEST_FILE = "transforms_test.json"
 _SUFFIXES = ("", ".png", ".jpg", ".jpeg", ".webp")
-# Far beyond any scene, and float32 holds its square.
-_LARGEST = 1e15
 # nerfstudio's fields of the coefficients, in the order of `splat.Cameras`.
 _OPENCV, _FISHEYE = ("k1", "k2", "p1", "p2", "k3"), ("k1", "k2", "k3", "k4")
 _PINHOLE_MODELS = ("OPENCV", "PINHOLE", "SIMPLE_PINHOLE", "SIMPLE_RADIAL", "RADIAL")
@@ -263,9 +262,9 @@ def _read_fields(path: pathlib.Path) -> dict[str, Any]:
 def _number(fields: dict[str, Any], name: str, path: pathlib.Path, default: float | None = None) -> float:
     value = fields.get(name, default)
     # Compared, not converted: JSON has integers that no float holds. NaN compares false.
-    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= _LARGEST:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= LARGEST:
         shown = repr(value)[:40]
-        raise CaptureError(f"{path}: field '{name}' is {shown}; expected a finite number (at most {_LARGEST:g})")
+        raise CaptureError(f"{path}: field '{name}' is {shown}; expected a finite number (at most {LARGEST:g})")
     return value
 
 
@@ -315,9 +314,9 @@ def _pose(frame: dict[str, Any], index: int, path: pathlib.Path) -> np.ndarray:
         raise CaptureError(f"{where} holds something that is no number") from None
     if matrix.shape == (3, 4):
         matrix = np.concatenate([matrix, [[0.0, 0.0, 0.0, 1.0]]])
-    if matrix.shape != (4, 4) or not (np.abs(matrix) <= _LARGEST).all():
+    if matrix.shape != (4, 4) or not (np.abs(matrix) <= LARGEST).all():
         raise CaptureError(
-            f"{where} has shape {list(matrix.shape)} or is not finite; expected 4x4 numbers (at most {_LARGEST:g})"
+            f"{where} has shape {list(matrix.shape)} or is not finite; expected 4x4 numbers (at most {LARGEST:g})"
         )
     scales = np.linalg.norm(matrix[:3, :3], axis=0)
     if scales.min() < 1e-8 or np.linalg.det(matrix[:3, :3] / scales[None]) < 1e-4:

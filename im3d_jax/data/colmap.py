@@ -6,12 +6,23 @@ Pixels are COLMAP's, whose first one has its centre at (0.5, 0.5) as ours; poses
 import dataclasses
 import os
 import pathlib
+import struct
 
 import numpy as np
+
+from im3d_jax.data.lens import LARGEST
 
 
 MODEL_FOLDERS = (".", "sparse/0", "sparse", "colmap/sparse/0")
 _CAMERA_FILES = ("cameras.bin", "cameras.txt")
+# What of a binary file's records has one length (COLMAP's documentation of its output format): bytes of the smallest
+# record; or bytes before a list, whether a name stands before the list, its count's type and its entries' bytes.
+_SMALLEST = {"cameras.bin": 48, "rigs.bin": 8}
+_RECORDS = {
+    "images.bin": (64, True, "<Q", 24),
+    "points3D.bin": (43, False, "<Q", 8),
+    "frames.bin": (64, False, "<I", 16),
+}
 
 # Where each camera model keeps fx, fy, cx, cy, and which of our coefficients its other numbers are: OpenCV's k1, k2,
 # p1, p2, k3, k4, k5, k6, or the fisheye's k1 to k4. From COLMAP's documentation of camera models.
@@ -81,10 +92,11 @@ def read_model(path: pathlib.Path) -> ColmapModel:
         import pycolmap
     except ImportError:
         raise ColmapError(f"{path} is a COLMAP model, which needs pycolmap: pip install 'im3d-jax[colmap]'") from None
+    _check_lengths(path)
     try:
         model = pycolmap.Reconstruction(os.fspath(path))
     # What pycolmap raises for damaged files depends on its version and on the damage.
-    except (RuntimeError, ValueError, IndexError, OSError) as error:
+    except (RuntimeError, ValueError, IndexError, OSError, MemoryError) as error:
         reason = str(error).strip().splitlines()
         raise ColmapError(
             f"{path}: not a readable COLMAP model ({reason[-1] if reason else 'damaged'}); export it again"
@@ -101,17 +113,66 @@ def read_model(path: pathlib.Path) -> ColmapModel:
         )
     intrinsics, distortion, lens = _lenses(path, cameras)
     points = [model.points3D[number] for number in sorted(model.points3D)]
+    places = np.asarray([point.xyz for point in points], np.float64).reshape(-1, 3)
+    poses = np.stack([_pose(image) for image in images])
+    for what, numbers in (("the pose of an image", poses), ("a point", places)):
+        # NaN compares false.
+        if not (np.abs(numbers) <= LARGEST).all():
+            raise ColmapError(
+                f"{path}: {what} holds a number that is not finite or above {LARGEST:g}; run COLMAP's mapper again"
+            )
     return ColmapModel(
         names=tuple(image.name for image in images),
-        world_to_camera=np.stack([_pose(image) for image in images]),
+        world_to_camera=poses,
         intrinsics=intrinsics,
         distortion=distortion,
         lens=lens,
         width=sizes[0][0],
         height=sizes[0][1],
-        points=np.asarray([point.xyz for point in points], np.float32).reshape(-1, 3),
+        points=places.astype(np.float32),
         colours=np.asarray([point.color for point in points], np.float32).reshape(-1, 3) / 255.0,
     )
+
+
+def _check_lengths(path: pathlib.Path) -> None:
+    """Checks that the binary files hold all that their counts announce: pycolmap would read on, and take all memory.
+
+    Raises:
+        ColmapError: one does not.
+    """
+    if not all((path / f"{name}.bin").is_file() for name in ("cameras", "images", "points3D")):
+        return
+    for name in (*_SMALLEST, *_RECORDS):
+        if not (path / name).is_file():
+            continue
+        try:
+            data = (path / name).read_bytes()
+        except OSError as error:
+            raise ColmapError(f"{path / name}: cannot be read ({error.strerror})") from None
+        try:
+            whole = _holds_its_records(name, data)
+        # Of struct where the data end, of bytes where a name does not.
+        except (struct.error, ValueError):
+            whole = False
+        if not whole:
+            raise ColmapError(f"{path / name}: {len(data)} bytes, fewer than its own counts announce; copy it again")
+
+
+def _holds_its_records(name: str, data: bytes) -> bool:
+    (count,) = struct.unpack_from("<Q", data)
+    if name in _SMALLEST:
+        return 8 + count * _SMALLEST[name] <= len(data)
+    fixed, named, kind, entry = _RECORDS[name]
+    length = struct.Struct(kind)
+    place = 8
+    if count * (fixed + length.size) > len(data):
+        return False
+    for _ in range(count):
+        place += fixed
+        if named:
+            place = data.index(b"\0", place) + 1
+        place += length.size + entry * length.unpack_from(data, place)[0]
+    return place <= len(data)
 
 
 def _pose(image) -> np.ndarray:

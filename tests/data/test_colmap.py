@@ -1,5 +1,6 @@
 """COLMAP models that pycolmap itself wrote: cameras, poses, points, and one line for each that is wrong."""
 
+import struct
 import sys
 
 import jax.numpy as jnp
@@ -97,11 +98,63 @@ def test_refusals(tmp_path, monkeypatch):
     assert "mismatched image sizes" in refused(tmp_path)
     picture.unlink()
     assert f"missing image '{name}'" in refused(tmp_path)
-    for file in (tmp_path / "sparse/0").iterdir():
-        file.write_bytes(file.read_bytes()[:9])
+    whole = (tmp_path / "sparse/0/frames.bin").read_bytes()
+    (tmp_path / "sparse/0/frames.bin").write_bytes(whole[:8] + bytes(len(whole) - 8))
     assert "not a readable COLMAP model" in refused(tmp_path)
     monkeypatch.setitem(sys.modules, "pycolmap", None)
     assert "pip install 'im3d-jax[colmap]'" in refused(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def sound(tmp_path_factory):
+    """{name: bytes} of a sound model's files."""
+    folder = tmp_path_factory.mktemp("sound")
+    synthesize(folder)
+    return {file.name: file.read_bytes() for file in (folder / "sparse/0").iterdir()}
+
+
+def announce(raw, place, kind, count):
+    return raw[:place] + struct.pack(kind, count) + raw[place + struct.calcsize(kind) :]
+
+
+FILES = ("cameras.bin", "images.bin", "points3D.bin", "rigs.bin", "frames.bin")
+
+
+@pytest.mark.parametrize(
+    ("name", "damage"),
+    [
+        *((name, lambda raw: b"") for name in FILES),
+        *((name, lambda raw: raw[:5]) for name in FILES),
+        *((name, lambda raw: b"\xff" * len(raw)) for name in FILES),
+        *((name, lambda raw: announce(raw, 0, "<Q", 10**6)) for name in FILES),
+        *((name, lambda raw: raw[:-1]) for name in ("cameras.bin", "images.bin", "points3D.bin", "frames.bin")),
+        ("points3D.bin", lambda raw: announce(raw, 8 + 43, "<Q", 10**9)),
+        ("images.bin", lambda raw: announce(raw, raw.index(b".png\0") + 5, "<Q", 10**9)),
+        ("images.bin", lambda raw: raw.replace(b"\0", b"x")),
+        ("frames.bin", lambda raw: announce(raw, 8 + 64, "<I", 2**32 - 1)),
+    ],
+)
+def test_a_file_shorter_than_its_counts_never_reaches_pycolmap(tmp_path, sound, monkeypatch, name, damage):
+    for file, raw in sound.items():
+        (tmp_path / file).write_bytes(damage(raw) if file == name else raw)
+    monkeypatch.setattr(pycolmap, "Reconstruction", lambda path: pytest.fail("read without end"))
+    line = refused(tmp_path)
+    assert f"{name}: " in line and "fewer than its own counts announce" in line
+
+
+@pytest.mark.parametrize("number", [np.nan, np.inf, 1e300])
+def test_numbers_beyond_any_scene_are_refused(tmp_path, number):
+    made = synthesize(tmp_path)
+    point = next(iter(made.points3D.values()))
+    before = point.xyz.copy()
+    point.xyz = np.array([0.0, number, 0.0])
+    made.write(str(tmp_path / "sparse/0"))
+    assert "a point holds a number that is not finite or above 1e+15" in refused(tmp_path)
+    point.xyz = before
+    frame = next(iter(made.frames.values()))
+    frame.rig_from_world = pycolmap.Rigid3d(frame.rig_from_world.rotation, np.array([number, 0.0, 0.0]))
+    made.write(str(tmp_path / "sparse/0"))
+    assert "the pose of an image holds a number" in refused(tmp_path)
 
 
 def test_unknown_lenses_are_refused(tmp_path):
