@@ -12,6 +12,7 @@ from absl import flags
 
 from im3d_jax.cli import common
 from im3d_jax.cli.errors import UserError, user_errors
+from im3d_jax.foreign.layouts import is_foreign
 
 
 SMALLEST_SIDE = 11  # pixels of a view: the window of SSIM
@@ -101,6 +102,11 @@ def _refuse_flags_of_the_other_kind(values: flags.FlagValues, source: os.PathLik
         if values[name].present:
             other = "captures" if generated else "run folders"
             raise UserError(f"--{name} is for {other}, and {source} is {kind}; leave it away")
+    if generated and values.model != "tiny" and is_foreign(values.model):
+        raise UserError(
+            f"--model={values.model} has no network that a fit compares with; leave it away: the bundled model serves "
+            "for the views of every other one"
+        )
 
 
 def _capture_settings(values: flags.FlagValues, capture) -> dict[str, Any]:

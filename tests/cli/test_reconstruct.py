@@ -143,6 +143,11 @@ def test_refused_flags(reconstruct, tmp_path, capsys, capture):
         assert main(["reconstruct", f"--data={tmp_path / 'run'}", f"--out={tmp_path / 'o'}", flag]) == 2
         shown = capsys.readouterr().err
         assert f"{flag.split('=')[0]} is for captures" in shown and shown.count("\n") == 1
+    (tmp_path / "sv3d/unet").mkdir(parents=True)
+    foreign = f"--model={tmp_path / 'sv3d'}"
+    assert main(["reconstruct", f"--data={tmp_path / 'run'}", f"--out={tmp_path / 'o'}", foreign]) == 2
+    shown = capsys.readouterr().err
+    assert "has no network that a fit compares with" in shown and shown.count("\n") == 1
     assert not (tmp_path / "o").exists()
 
 
