@@ -9,7 +9,7 @@ from typing import Protocol
 
 import jax.numpy as jnp
 
-from im3d_jax.weights.encoders import load_encoder
+from im3d_jax.weights.encoders import EncoderConfig, load_encoder, match_encoder
 from im3d_jax.weights.foreign import Checkpoint, encoder_folder, load_network, network_table, open_checkpoint
 from im3d_jax.weights.hub import find_model
 from im3d_jax.weights.presets import Preset
@@ -49,20 +49,25 @@ class CheckpointSource:
         for network in ("unet", "vae"):
             network_table(checkpoint, network)
         encoder = encoder_folder(self.preset)
-        if not checkpoint.networks.get(encoder):
+        stored = checkpoint.networks.get(encoder)
+        if not stored:
             raise WeightsError(f"{checkpoint.path} has no {encoder}: give the model's whole folder or file")
+        match_encoder(stored, self._encoder, str(checkpoint.path))
+
+    @property
+    def _encoder(self) -> EncoderConfig:
+        return self.preset.image_encoder or self.preset.text_encoders[0]
 
     def load(self, part: str, dtype) -> dict:
         """See `Source`.
 
         Raises:
-            WeightsError: The encoder's tensors are not those of the family, or a file was damaged since.
+            WeightsError: A file was damaged since.
         """
         if part != "encoder":
             return load_network(self.checkpoint, part, dtype=dtype)
         path, within = self.checkpoint.encoder
-        config = self.preset.image_encoder or self.preset.text_encoders[0]
-        return load_encoder(path, config, within=within, place=lambda name, array: jnp.asarray(array, dtype))
+        return load_encoder(path, self._encoder, within=within, place=lambda name, array: jnp.asarray(array, dtype))
 
 
 def _frames(path: pathlib.Path) -> int | None:

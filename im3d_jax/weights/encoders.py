@@ -12,7 +12,7 @@ import dataclasses
 import functools
 import os
 import pathlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Literal
 
 import jax
@@ -22,7 +22,7 @@ import numpy as np
 from im3d_jax.models.clip import CLIPText, CLIPTextConfig, CLIPVision, CLIPVisionConfig
 from im3d_jax.models.t5 import T5Config, T5Encoder
 from im3d_jax.weights.names.table import KERNELS, Entry, Layout, Table, check_complete
-from im3d_jax.weights.tensor_files import list_tensors, network_files, read_tensor
+from im3d_jax.weights.tensor_files import StoredTensor, check_dtypes, list_tensors, network_files, read_tensor
 from im3d_jax.weights.trees import WeightsError, flatten, unflatten
 
 
@@ -131,6 +131,23 @@ def encoder_table(config: EncoderConfig, layout: FileLayout = "transformers", pr
     return EncoderTable(entries, tuple(unused))
 
 
+def match_encoder(stored: Mapping[str, StoredTensor], config: EncoderConfig, where: str) -> EncoderTable:
+    """The table of the encoder among stored tensors, checked against them; reads no tensor.
+
+    Args:
+        stored: {name: tensor} of the encoder, and of what else lies beside it in its files.
+        config: Sizes that the weights must have.
+        where: For messages, the file or folder.
+
+    Raises:
+        WeightsError: One line: no encoder, tensors missing, left over or of another shape, or a dtype that is not read.
+    """
+    table = encoder_table(config, *detect_layout(stored, config))
+    check_complete(table.entries, {name: t.shape for name, t in stored.items()}, f"{where} (encoder)", table.unused)
+    check_dtypes({entry.name: stored[entry.name] for entry in table.entries.values()})
+    return table
+
+
 def load_encoder(
     path: str | os.PathLike,
     config: EncoderConfig,
@@ -158,8 +175,7 @@ def load_encoder(
     path = pathlib.Path(path)
     tensors = list_tensors(network_files(path) if path.is_dir() else [path])
     stored = {name: tensor for name, tensor in tensors.items() if name.startswith(within)}
-    table = encoder_table(config, *detect_layout(stored, config))
-    check_complete(table.entries, {name: t.shape for name, t in stored.items()}, f"{path} (encoder)", table.unused)
+    table = match_encoder(stored, config, str(path))
     flat = {}
     for name, members in _by_tensor(table).items():
         # A copy: jax may keep what it is given, and that should not be the file.

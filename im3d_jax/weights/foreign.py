@@ -29,6 +29,7 @@ from im3d_jax.weights.presets import PRESETS, Preset, with_norm_eps
 from im3d_jax.weights.tensor_files import (
     DTYPES,
     StoredTensor,
+    check_dtypes,
     file_metadata,
     list_tensors,
     network_files,
@@ -212,7 +213,8 @@ def network_table(checkpoint: Checkpoint, network: str) -> tuple[dict, Table]:
     """(shapes of our parameters, name table) of ``unet`` or ``vae``, checked against the tensors there are.
 
     Raises:
-        WeightsError: The files lack the network, or its tensors are not exactly those of the table.
+        WeightsError: The files lack the network, or its tensors are not exactly those of the table, or have a dtype that
+            is not read.
     """
     preset, found = checkpoint.preset, checkpoint.networks.get(network, {})
     if not found:
@@ -226,6 +228,7 @@ def network_table(checkpoint: Checkpoint, network: str) -> tuple[dict, Table]:
         shapes = autoencoder_shapes(preset.autoencoder)
         table = autoencoder_table(preset, shapes, checkpoint.layout, found)
     check_complete(table, {name: tensor.shape for name, tensor in found.items()}, f"{checkpoint.path} ({network})")
+    check_dtypes(found)
     return shapes, table
 
 

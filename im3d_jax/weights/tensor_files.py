@@ -10,7 +10,7 @@ import json
 import math
 import os
 import pathlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 
 import ml_dtypes
 import numpy as np
@@ -114,6 +114,20 @@ def _header(file: pathlib.Path) -> tuple[dict[str, dict], int]:
         raise WeightsError(f"{file} is not a whole safetensors file ({error}): copy or download it again") from error
     header.pop("__metadata__", None)
     return header, 8 + size
+
+
+def check_dtypes(tensors: Mapping[str, StoredTensor]) -> None:
+    """Refuses tensors of a dtype that is not one of `DTYPES`, before any is read.
+
+    Raises:
+        WeightsError: One line that names the first of them.
+    """
+    for name, tensor in tensors.items():
+        if tensor.dtype not in DTYPES:
+            raise WeightsError(
+                f"{tensor.file} has the tensor {name} of dtype {tensor.dtype}, expected one of {', '.join(DTYPES)}: "
+                "take the model's files of full or half precision"
+            )
 
 
 def file_metadata(file: pathlib.Path) -> dict[str, str]:

@@ -1,6 +1,8 @@
 """Foreign weights that cannot be used: exit code 2 and one line, before anything is drawn."""
 
 import json
+import math
+import shutil
 
 import jax
 import numpy as np
@@ -58,6 +60,45 @@ def test_files(refused, checkpoints, tmp_path):
         checkpoints["sv3d_u"], tmp_path / "u.safetensors", lambda n, s: (s[0], 5, 3, 3) if n == first else s
     )
     assert "no known family" in refused(unknown)
+
+
+def f8(source, target, part):
+    """The checkpoint with zeros only, the tensors with `part` in their names in a dtype of eight bits."""
+    header, offset = {}, 0
+    for name, tensor in list_tensors([source]).items():
+        dtype, width = ("F8_E4M3", 1) if part in name else ("F16", 2)
+        end = offset + math.prod(tensor.shape) * width
+        header[name] = {"dtype": dtype, "shape": tensor.shape, "data_offsets": [offset, end]}
+        offset = end
+    text = json.dumps(header).encode()
+    target.write_bytes(len(text).to_bytes(8, "little") + text + bytes(offset))
+    return target
+
+
+def test_old_results_stay_when_the_new_model_is_broken(checkpoints, picture, tmp_path, capsys):
+    """With --overwrite nothing is removed before every network is known to be whole, the encoder too."""
+    old = tmp_path / "old"
+    (old / "views").mkdir(parents=True)
+    for name in ("run.json", "views/00.png"):
+        (old / name).write_text("{}")
+
+    def line(model):
+        flags = [f"--image={picture}", f"--model={model}", f"--out={old}", "--overwrite"]
+        assert main(["views", *flags]) == 2
+        captured = capsys.readouterr()
+        assert captured.err.count("\n") == 1
+        assert sorted(path.name for path in old.rglob("*")) == ["00.png", "run.json", "views"]
+        return captured.err
+
+    folder = checkpoints["folder"]
+    stored = list_tensors([folder / "image_encoder/model.safetensors"])
+    name = next(name for name in stored if name.endswith("layer_norm1.bias"))
+    bad = shutil.copytree(folder, tmp_path / "missing")
+    copied(folder / "image_encoder/model.safetensors", bad / "image_encoder/model.safetensors", leave_out=[name])
+    assert f"1 tensors missing: {name}" in line(bad)
+    for part in ("visual.ln_post.bias", "input_blocks.0.0.bias", "first_stage_model.decoder.conv_in.bias"):
+        model = f8(checkpoints["sv3d_u"], tmp_path / "f8.safetensors", part)
+        assert part in (said := line(model)) and "F8_E4M3" in said
 
 
 def test_shards(refused, tmp_path, checkpoints):
