@@ -8,7 +8,7 @@ import pathlib
 
 from absl import flags
 
-from im3d_jax.cli.errors import UserError, user_errors
+from im3d_jax.cli.errors import Stopped, UserError, user_errors
 
 
 LAYOUTS = ("diffusers", "sgm")
@@ -32,6 +32,7 @@ def run(values: flags.FlagValues) -> None:
 
     Raises:
         UserError: A flag is missing, or the weights cannot be converted.
+        Stopped: Ctrl-C: nothing is left.
     """
     for name, example in (("model", "svd.safetensors"), ("to", "diffusers"), ("out", "weights/svd")):
         if not values[name].value:
@@ -41,9 +42,12 @@ def run(values: flags.FlagValues) -> None:
     from im3d_jax.weights.hub import find_model
     from im3d_jax.weights.trees import WeightsError
 
-    with user_errors(WeightsError, OSError):
-        checkpoint = open_checkpoint(find_model(values.model), values.family)
-        counts = convert(checkpoint, values.to, pathlib.Path(values.out))
+    try:
+        with user_errors(WeightsError, OSError):
+            checkpoint = open_checkpoint(find_model(values.model), values.family)
+            counts = convert(checkpoint, values.to, pathlib.Path(values.out))
+    except KeyboardInterrupt:
+        raise Stopped(f"stopped; nothing was written to {values.out}, the same command starts anew") from None
     preset = checkpoint.preset
     print(f"{preset.name}, {checkpoint.layout} to {values.to}: {values.out}")
     aside = counts.pop("aside")

@@ -14,6 +14,10 @@ class UserError(Exception):
         super().__init__(" ".join(message.split()))
 
 
+class Stopped(KeyboardInterrupt):
+    """Ctrl-C in a command that does not go on where it stopped; `str` of it says what is left."""
+
+
 @contextlib.contextmanager
 def user_errors(*kinds: type[Exception]) -> Iterator[None]:
     """Turns exceptions of these kinds, whose messages are written for users, into a `UserError`."""

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from absl import flags
 
 import im3d_jax
-from im3d_jax.cli.errors import INTERRUPTED, WRONG_INPUT, UserError
+from im3d_jax.cli.errors import INTERRUPTED, WRONG_INPUT, Stopped, UserError
 
 
 COMMANDS = {
@@ -43,6 +43,9 @@ def main(arguments: Sequence[str]) -> int:
     except UserError as error:
         print(f"im3d: {error}", file=sys.stderr)
         return WRONG_INPUT
+    except Stopped as error:
+        print(f"im3d: {error}", file=sys.stderr)
+        return INTERRUPTED
     except KeyboardInterrupt:
         print("im3d: stopped; what is finished is kept, the same command goes on from there", file=sys.stderr)
         return INTERRUPTED

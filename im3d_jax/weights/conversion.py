@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import functools
 import json
+import os
 import pathlib
+import shutil
 from collections.abc import Callable
 
 import numpy as np
@@ -38,7 +40,7 @@ FILES = {"unet": "diffusion_pytorch_model.safetensors", "vae": "diffusion_pytorc
 
 
 def convert(checkpoint: Checkpoint, to: FileLayout, destination: str | pathlib.Path) -> dict[str, int]:
-    """Writes a checkpoint in the other layout.
+    """Writes a checkpoint in the other layout; what is not finished, for whatever reason, leaves nothing behind.
 
     Args:
         checkpoint: What to convert.
@@ -54,7 +56,7 @@ def convert(checkpoint: Checkpoint, to: FileLayout, destination: str | pathlib.P
     destination = pathlib.Path(destination)
     if to == checkpoint.layout:
         raise WeightsError(f"{checkpoint.path} has the {to} layout already")
-    if destination.exists():
+    if os.path.lexists(destination):
         raise WeightsError(f"{destination} exists: give a new {'folder' if to == 'diffusers' else 'file'}")
     if checkpoint.preset.unet.temporal == "residual":
         raise WeightsError(f"{checkpoint.preset.name} has no sgm layout: there is nothing to convert")
@@ -140,10 +142,22 @@ def _copies(tensors: dict[str, StoredTensor]) -> list[tuple]:
 
 
 def _write_folder(checkpoint: Checkpoint, folder: pathlib.Path, networks: dict, aside: dict) -> dict[str, int]:
-    """A diffusers folder; its record is written last, so a folder without one is not whole."""
+    """A diffusers folder, under its name only when it is whole: without its record it would be another model."""
+    partial = folder.with_name(f"{folder.name}.{os.getpid()}.partial")
+    partial.mkdir(parents=True)
+    try:
+        counts = _fill_folder(checkpoint, partial, networks, aside)
+        os.replace(partial, folder)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return counts
+
+
+def _fill_folder(checkpoint: Checkpoint, folder: pathlib.Path, networks: dict, aside: dict) -> dict[str, int]:
+    """The networks, what only the source's layout has, the configs and the record; {network: tensors}."""
     counts = {}
     for network, (stored, source, target) in networks.items():
-        (folder / network).mkdir(parents=True)
+        (folder / network).mkdir()
         prefix = f"{ASIDE}{network}."
         kept = {name.removeprefix(prefix): aside.pop(name) for name in list(aside) if name.startswith(prefix)}
         items = [*_items(stored, source, target), *_copies(kept)]

@@ -213,8 +213,7 @@ def network_table(checkpoint: Checkpoint, network: str) -> tuple[dict, Table]:
     """(shapes of our parameters, name table) of ``unet`` or ``vae``, checked against the tensors there are.
 
     Raises:
-        WeightsError: The files lack the network, or its tensors are not exactly those of the table, or have a dtype that
-            is not read.
+        WeightsError: The files lack the network, or its tensors are not those of the table, or of a dtype not read.
     """
     preset, found = checkpoint.preset, checkpoint.networks.get(network, {})
     if not found:

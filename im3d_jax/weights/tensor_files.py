@@ -161,7 +161,7 @@ def write_tensors(
     tensors: Iterable[tuple[str, str, tuple[int, ...], Callable[[], np.ndarray]]],
     metadata: dict[str, str] | None = None,
 ) -> None:
-    """Writes a safetensors file atomically, holding one tensor at a time.
+    """Writes a safetensors file atomically, holding one tensor at a time; nothing stays of one that is not finished.
 
     Args:
         path: The file; its folder must exist.
@@ -180,13 +180,17 @@ def write_tensors(
     text += b" " * (-len(text) % 8)
     partial = path.with_name(path.name + ".partial")
     with partial.open("wb") as file:
-        file.write(len(text).to_bytes(8, "little") + text)
-        for name, dtype, shape, values in tensors:
-            array = np.ascontiguousarray(values()).reshape(shape)
-            if array.dtype != DTYPES[dtype]:
-                raise ValueError(f"{name} has dtype {array.dtype}, expected {dtype}")
-            # Bytes, because the file cannot take bfloat16's buffer.
-            file.write(array.reshape(-1).view(np.uint8).data)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(partial, path)
+        try:
+            file.write(len(text).to_bytes(8, "little") + text)
+            for name, dtype, shape, values in tensors:
+                array = np.ascontiguousarray(values()).reshape(shape)
+                if array.dtype != DTYPES[dtype]:
+                    raise ValueError(f"{name} has dtype {array.dtype}, expected {dtype}")
+                # Bytes, because the file cannot take bfloat16's buffer.
+                file.write(array.reshape(-1).view(np.uint8).data)
+            file.flush()
+            os.fsync(file.fileno())
+            os.replace(partial, path)
+        finally:
+            # There only when something, Ctrl-C too, came between: such a file can be as large as the result.
+            partial.unlink(missing_ok=True)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from im3d_jax.cli.main import main
-from im3d_jax.weights import foreign
+from im3d_jax.weights import conversion, foreign
 from im3d_jax.weights.names.families import autoencoder_shapes, autoencoder_table, unet_shapes, unet_table
 from im3d_jax.weights.presets import PRESETS
 from im3d_jax.weights.tensor_files import write_tensors
@@ -46,6 +46,37 @@ def test_there_and_back(weights, tmp_path, capsys):
     assert main(["convert", f"--model={folder}", "--to=sgm", f"--out={again}"]) == 0
     sizes = [path.stat().st_size for path in (weights, again)]
     assert 0 < sizes[1] - sizes[0] < 200  # the record in the header
+
+
+@pytest.mark.parametrize("to", ["diffusers", "sgm"])
+def test_what_is_interrupted_leaves_nothing(weights, to, tmp_path, capsys, monkeypatch):
+    """A folder without its record would open as another model; a part of a file would take room for nothing."""
+    source, out = weights, tmp_path / "out"
+    if to == "sgm":
+        source = tmp_path / "sd"
+        assert main(["convert", f"--model={weights}", "--to=diffusers", f"--out={source}", "--family=sd15"]) == 0
+    before = sorted(tmp_path.rglob("*"))
+    command = ["convert", f"--model={source}", f"--to={to}", f"--out={out}", "--family=sd15"]
+    # The last steps: the record of a folder, tensors of a file.
+    name = "diffusers_configs" if to == "diffusers" else "read_tensor"
+    step, calls = getattr(conversion, name), []
+
+    def stop(*arguments):
+        calls.append(arguments)
+        if to == "diffusers" or len(calls) > 5:
+            raise KeyboardInterrupt
+        return step(*arguments)
+
+    capsys.readouterr()
+    with monkeypatch.context() as patch:
+        patch.setattr(conversion, name, stop)
+        assert main(command) == 130
+    captured = capsys.readouterr()
+    assert captured.out == "" and captured.err.count("\n") == 1 and calls
+    assert f"nothing was written to {out}" in captured.err and "goes on from there" not in captured.err
+    assert sorted(tmp_path.rglob("*")) == before
+    assert main(command) == 0
+    assert sorted(tmp_path.rglob("*.partial")) == []
 
 
 @pytest.mark.parametrize(
