@@ -8,6 +8,7 @@ COLMAP model (sparse/0 and images). Writes asset.ply, turntable.mp4, metrics.jso
 import os
 from typing import Any
 
+import numpy as np
 from absl import flags
 
 from im3d_jax.cli import common
@@ -81,6 +82,7 @@ def run(values: flags.FlagValues) -> None:
         )
     if capture.generated and len(capture.images) < 2:
         raise UserError(f"{capture.source}: one view; an orbit has at least 2, the first of which is the given one")
+    refuse_one_place(capture, values.hold_out)
     settings = {
         "command": "reconstruct",
         "data_sha256": capture.digest(),
@@ -106,6 +108,24 @@ def _refuse_flags_of_the_other_kind(values: flags.FlagValues, source: os.PathLik
         raise UserError(
             f"--model={values.model} has no network that a fit compares with; leave it away: the bundled model serves "
             "for the views of every other one"
+        )
+
+
+def refuse_one_place(capture, hold_out: int) -> None:
+    """Refuses views from one place: they leave all depths open, and only a model's points can say where to begin.
+
+    Raises:
+        UserError: all cameras of the `Capture` lie in one place, and it has no points.
+    """
+    pose = np.asarray(capture.cameras.world_to_camera, np.float64)
+    eyes = -np.einsum("vji,vj->vi", pose[:, :3, :3], pose[:, :3, 3])
+    spread = np.ptp(eyes, axis=0).max()
+    # The poses are float32: what is left of equal positions is their rounding.
+    if capture.points is None and spread <= 1e-6 * np.abs(eyes).max():
+        left = f" (--hold_out={hold_out} leaves {len(eyes)} to fit)" if hold_out else ""
+        raise UserError(
+            f"{capture.source}: {len(eyes)} view{'s' * (len(eyes) > 1)} from one place{left}, which leaves all depths "
+            "open; expected views from different places, or a COLMAP model with points"
         )
 
 

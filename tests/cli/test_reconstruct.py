@@ -1,5 +1,6 @@
 """`im3d reconstruct` on captures: its flags, its files, Ctrl-C and going on, held-out metrics."""
 
+import dataclasses
 import json
 import os
 
@@ -9,6 +10,8 @@ import pytest
 
 from im3d_jax.cli import common, fits, stages
 from im3d_jax.cli.main import main
+from im3d_jax.cli.reconstruct import refuse_one_place
+from im3d_jax.data import captures
 from im3d_jax.models import lpips
 from im3d_jax.output.images import encode_png, read_image
 from im3d_jax.reconstruction import control, fitting
@@ -149,6 +152,38 @@ def test_refused_flags(reconstruct, tmp_path, capsys, capture):
     shown = capsys.readouterr().err
     assert "has no network that a fit compares with" in shown and shown.count("\n") == 1
     assert not (tmp_path / "o").exists()
+
+
+def test_views_from_one_place_are_refused(reconstruct, tmp_path, capsys, capture):
+    def edited(change):
+        fields = json.loads((capture / "transforms_train.json").read_text())
+        change(fields["frames"])
+        folder = tmp_path / "edited"
+        folder.mkdir(exist_ok=True)
+        (folder / "a.png").write_bytes((capture / "a.png").read_bytes())
+        (folder / "transforms.json").write_text(json.dumps(fields))
+        return folder
+
+    def line(folder, *more):
+        assert main(["reconstruct", f"--data={folder}", f"--out={tmp_path / 'o'}", *SMALL, *more]) == 2
+        shown = capsys.readouterr().err
+        assert shown.count("\n") == 1 and not (tmp_path / "o").exists()
+        return shown
+
+    def turned_about_one_eye(frames):
+        for frame in frames:
+            for row, number in zip(frame["transform_matrix"], (3.0, -2.0, 0.7), strict=False):
+                row[3] = number
+
+    def all_but(count):
+        return lambda frames: frames.__delitem__(slice(count, None))
+
+    assert "1 view from one place, which leaves all depths open" in line(edited(all_but(1)))
+    assert "4 views from one place" in line(edited(turned_about_one_eye))
+    assert "1 view from one place (--hold_out=2 leaves 1 to fit)" in line(edited(all_but(2)), "--hold_out=2")
+    # Where a fit begins on a model's points, one view will do.
+    alone = captures.load_capture(edited(all_but(1)))
+    refuse_one_place(dataclasses.replace(alone, points=np.eye(4, 3, dtype=np.float32)), 0)
 
 
 @pytest.mark.parametrize("steps", [1, 2, 40, 1000, 7000, 30_000])
