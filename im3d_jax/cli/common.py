@@ -28,9 +28,7 @@ def register_run_flags(values: flags.FlagValues) -> None:
     flags.DEFINE_string("out", None, "run folder to write", flag_values=values)
     flags.DEFINE_bool("overwrite", False, "replace the results that --out holds", flag_values=values)
     largest = 2**32 - 1
-    flags.DEFINE_integer(
-        "seed", 0, "same seed, same files", lower_bound=0, upper_bound=largest, flag_values=values
-    )
+    flags.DEFINE_integer("seed", 0, "same seed, same files", lower_bound=0, upper_bound=largest, flag_values=values)
     flags.DEFINE_enum("quality", "standard", QUALITIES, "|".join(QUALITIES), flag_values=values)
     register_model_flag(values)
 
@@ -84,9 +82,7 @@ def register_elevation_flag(values: flags.FlagValues) -> None:
 
 def register_rounds_flag(values: flags.FlagValues) -> None:
     """The flag that says how often an asset is refined."""
-    flags.DEFINE_integer(
-        "rounds", 2, "rounds of refinement, 0 to 2", lower_bound=0, upper_bound=2, flag_values=values
-    )
+    flags.DEFINE_integer("rounds", 2, "rounds of refinement, 0 to 2", lower_bound=0, upper_bound=2, flag_values=values)
 
 
 def source_settings(values: flags.FlagValues) -> dict[str, Any]:
@@ -162,18 +158,24 @@ def find_weights(values: flags.FlagValues) -> None:
     """Puts the paths of hub ids in place of --model and --image_model.
 
     Raises:
-        UserError: the model is neither here nor to be had.
+        UserError: a model is neither here nor to be had, or --image_model is empty.
     """
     for name in ("model", "image_model"):
         model = values[name].value
-        # Everything else is left to the loader, which knows what it lacks.
-        if not model or os.path.exists(model) or not re.fullmatch(r"[A-Za-z0-9][\w.-]*/[\w.-]+", model):
+        if model is None or model == "tiny" or os.path.exists(model):
             continue
+        # Of --model everything else is left to the loader, which knows what it lacks; the other has that one's loader.
+        if name == "model" and not re.fullmatch(r"[A-Za-z0-9][\w.-]*/[\w.-]+", model):
+            continue
+        if not model:
+            raise UserError(
+                f"--{name} is empty; expected Stable Diffusion's weights (folder, file or hub id) or `tiny`"
+            )
         from im3d_jax.weights import WeightsError
         from im3d_jax.weights.hub import find_model
 
         with user_errors(WeightsError):
-            values[name].value = str(find_model(model))
+            values[name].value = str(find_model(model, f"--{name}"))
 
 
 def foreign_settings(values: flags.FlagValues) -> dict[str, Any]:

@@ -6,6 +6,7 @@ import os
 import pathlib
 import re
 
+from im3d_jax.weights.tensor_files import network_files
 from im3d_jax.weights.trees import WeightsError
 
 
@@ -30,11 +31,12 @@ WANTED = (
 )
 
 
-def find_model(model: str) -> pathlib.Path:
+def find_model(model: str, flag: str = "--model") -> pathlib.Path:
     """The folder or file of a model.
 
     Args:
         model: A path, or a hub id ``organisation/name``. What is on this machine is looked for first.
+        flag: What it was given by, for messages.
 
     Raises:
         WeightsError: One line: what is missing, how large it is, and where to put it.
@@ -42,26 +44,54 @@ def find_model(model: str) -> pathlib.Path:
     if os.path.exists(model):
         return pathlib.Path(model)
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", model):
-        raise WeightsError(f"--model={model}: no such file or folder, and not a hub id (organisation/name)")
+        raise WeightsError(f"{flag}={model}: no such file or folder, and not a hub id (organisation/name)")
     size = f"about {SIZES[model]:g} GB" if model in SIZES else "size unknown"
-    by_hand = (
-        f"fetch its safetensors and JSON files ({size}) on another machine and give their folder as --model=FOLDER"
-    )
+    by_hand = f"fetch its safetensors and JSON files ({size}) on another machine and give their folder as {flag}=FOLDER"
     try:
         import huggingface_hub
-        from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+        from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
     except ImportError as error:
         raise WeightsError(
-            f"--model={model}: there is no such folder, and the hub needs pip install im3d-jax[hub]; or {by_hand}"
+            f"{flag}={model}: there is no such folder, and the hub needs pip install im3d-jax[hub]; or {by_hand}"
         ) from error
     try:
-        return pathlib.Path(huggingface_hub.snapshot_download(model, local_files_only=True))
+        snapshot = pathlib.Path(huggingface_hub.snapshot_download(model, local_files_only=True))
+        if _is_whole(snapshot):
+            return snapshot
+    except HFValidationError as error:
+        raise WeightsError(f"{flag}={model}: no such file or folder, and not a hub id ({str(error)[:160]})") from error
     except LocalEntryNotFoundError:
         pass
     try:
-        return pathlib.Path(huggingface_hub.snapshot_download(model, allow_patterns=list(WANTED)))
+        snapshot = pathlib.Path(huggingface_hub.snapshot_download(model, allow_patterns=list(WANTED)))
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
         reason = str(error).partition("\n")[0][:160]
         raise WeightsError(
-            f"--model={model} is neither here nor to be had from the hub ({reason}); {by_hand}"
+            f"{flag}={model} is neither here nor to be had from the hub ({reason}); {by_hand}"
         ) from error
+    # Without a network the hub's library gives what it has, and says so in a warning at most.
+    if not any(snapshot.rglob("*.safetensors")):
+        raise WeightsError(
+            f"{flag}={model}: its snapshot {snapshot} holds no safetensors file, and the hub gave none; connect to the "
+            f"network and repeat, or {by_hand}"
+        )
+    return snapshot
+
+
+def _is_whole(snapshot: pathlib.Path) -> bool:
+    """Whether a snapshot holds all that a model is read from; downloads that were interrupted leave a part."""
+    if any(snapshot.glob("sv3d_?.safetensors")):
+        return True
+    try:
+        if not (snapshot / "unet").is_dir():
+            return bool(network_files(snapshot))
+        encoder = "image_encoder" if (snapshot / "image_encoder").is_dir() else "text_encoder"
+        for network in ("unet", "vae", encoder):
+            network_files(snapshot / network)
+    except WeightsError:
+        return False
+    # These decide between families whose tensors are alike, and a prompt needs its words.
+    needed = ["unet/config.json", "scheduler/scheduler_config.json"]
+    if encoder == "text_encoder" and not (snapshot / "tokenizer/tokenizer.json").is_file():
+        needed += ["tokenizer/vocab.json", "tokenizer/merges.txt"]
+    return all((snapshot / name).is_file() for name in needed)

@@ -11,6 +11,8 @@ import pytest
 from im3d_jax.cli import common
 from im3d_jax.cli.main import main
 from im3d_jax.foreign import memory
+from im3d_jax.weights.foreign import open_checkpoint
+from im3d_jax.weights.hub import find_model
 from im3d_jax.weights.tensor_files import list_tensors, write_tensors
 
 
@@ -127,6 +129,60 @@ def test_a_hub_id_without_network(refused, monkeypatch, tmp_path):
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
     line = refused("stabilityai/sv3d")
     assert "about 18.8 GB" in line and "--model=FOLDER" in line
+
+
+@pytest.mark.parametrize("model", ["x/y-", "x/y..z", "a--b/c", "a/" + "b" * 200, "../nothing", "./y"])
+def test_names_that_are_no_hub_ids(model, refused, checkpoints, capsys, tmp_path):
+    pytest.importorskip("huggingface_hub")
+    assert f"--model={model}: no such f" in refused(model)
+    flags = [f"--image_model={model}", "--prompt=a mug"]
+    line = refused(checkpoints["folder"], *flags, image=False)
+    assert f"--image_model={model}: no such file or folder, and not a hub id" in line and "--model=" not in line
+    assert main(["convert", f"--model={model}", "--to=sgm", f"--out={tmp_path / 'x'}"]) == 2
+    captured = capsys.readouterr()
+    assert "not a hub id" in captured.err and captured.err.count("\n") == 1
+
+
+def test_picture_models_that_are_not_there(refused, checkpoints):
+    for flags, message in (
+        (["--image_model="], "--image_model is empty"),
+        (["--image_model=no"], "--image_model=no: "),
+    ):
+        for model in (checkpoints["folder"], "tiny"):
+            line = refused(model, *flags, "--prompt=a mug", image=False)
+            assert message in line and "--model=" not in line
+
+
+def test_a_download_that_was_interrupted_goes_on(monkeypatch, tmp_path, checkpoints, refused):
+    hub = pytest.importorskip("huggingface_hub")
+    snapshot, asked = tmp_path / "snapshot", []
+    snapshot.mkdir()
+    (snapshot / "README.md").write_text("x")
+    whole = [path for path in checkpoints["folder"].rglob("*") if path.is_file() and path.suffix != ".md"]
+    offline = True
+
+    def download(model, **options):
+        asked.append(options.get("local_files_only", False))
+        if not asked[-1] and not offline:
+            for path in whole:
+                target = snapshot / path.relative_to(checkpoints["folder"])
+                target.parent.mkdir(exist_ok=True, parents=True)
+                target.write_bytes(path.read_bytes())
+            (snapshot / "scheduler").mkdir(exist_ok=True)
+            (snapshot / "scheduler/scheduler_config.json").write_text("{}")
+        return str(snapshot)
+
+    monkeypatch.setattr(hub, "snapshot_download", download)
+    line = refused("stabilityai/other")
+    assert "holds no safetensors file" in line and "--model=FOLDER" in line
+    offline = False
+    for lost in ("vae/diffusion_pytorch_model.safetensors", "scheduler/scheduler_config.json", "README.md"):
+        (snapshot / lost).unlink(missing_ok=True)
+        asked.clear()
+        assert find_model("stabilityai/other") == snapshot
+        # The last one is nothing that is read.
+        assert asked == ([True] if lost == "README.md" else [True, False])
+    assert open_checkpoint(snapshot).preset.name == "sv3d_u"
 
 
 def test_too_little_memory(refused, checkpoints, monkeypatch):
