@@ -6,6 +6,8 @@ layouts of torchvision (`features.N.weight`) and of the `lpips` package (`net.sl
 """
 
 import re
+import zipfile
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -125,7 +127,7 @@ def load(*paths: str | Path) -> Params:
         Float32 arrays under the names of `expected_shapes`.
 
     Raises:
-        ValueError: A file has another type, or a parameter is missing or has another shape.
+        ValueError: A file has another type or is damaged, or a parameter is missing or has another shape.
     """
     found: dict[str, np.ndarray] = {}
     for path in map(Path, paths):
@@ -155,8 +157,12 @@ def _read(path: Path) -> Mapping[str, np.ndarray]:
 
         return load_file(path)
     if path.suffix == ".npz":
-        with np.load(path, allow_pickle=False) as archive:
-            return dict(archive)
+        try:
+            with np.load(path, allow_pickle=False) as archive:
+                return dict(archive)
+        # What numpy raises for a file that is no archive (an array alone is none either), or a damaged one.
+        except (zipfile.BadZipFile, zlib.error, EOFError, TypeError, ValueError) as error:
+            raise ValueError(f"{path} is not a whole .npz archive ({error}): download or write it again") from error
     if path.suffix in (".h5", ".hdf5"):
         import h5py
 

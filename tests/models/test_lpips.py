@@ -93,6 +93,16 @@ def test_bad_files_are_explained(tmp_path):
         lpips.load(tmp_path / "heads.npz")
     with pytest.raises(ValueError, match="pickled .pth files are not read"):
         lpips.load(tmp_path / "vgg16.pth")
+    whole = (tmp_path / "heads.npz").read_bytes()
+    with (tmp_path / "array.npz").open("wb") as file:
+        np.save(file, np.zeros(3))
+    damaged = {"junk": b"PK\x03\x04junk", "empty": b"", "cut": whole[:-40], "text": b"no archive", "array": None}
+    for name, content in damaged.items():
+        if content is not None:
+            (tmp_path / f"{name}.npz").write_bytes(content)
+        with pytest.raises(ValueError, match=f"{name}.npz is not a whole .npz archive") as error:
+            lpips.load(tmp_path / f"{name}.npz")
+        assert "\n" not in str(error.value)
 
 
 def test_blank_images_have_a_finite_gradient(weights):
