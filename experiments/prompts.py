@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import json
+import os
 import pathlib
 from typing import Any
 
@@ -112,6 +113,7 @@ def _line(path: pathlib.Path, number: int, text: str, seed: int) -> Line:
     image = None
     if "image" in given:
         image = path.parent / given["image"]
-        if not image.is_file():
-            raise UserError(f"{where}: no picture {image}; paths count from the folder of the file")
+        # Not pathlib's test, which fails on names that are too long.
+        if not os.path.isfile(image):
+            raise UserError(f"{where}: no picture {str(image)[:300]}; paths count from the folder of the file")
     return Line(number, given.get("prompt"), None if image is None else str(image), given.get("seed", seed))

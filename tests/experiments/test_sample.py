@@ -303,6 +303,7 @@ def test_lines_of_a_file(tmp_path):
         ('{"prompt": "a", "seed": 1.5}', "seed is 1.5; expected"),
         ('{"prompt": "a", "seed": -1}', "seed is -1; expected a whole number from 0 to 4294967295"),
         ('{"image": "none.png"}', "no picture .*none.png; paths count from"),
+        ('{"image": "%s"}' % ("x" * 5000), "line 1 of .*: no picture .*xxx; paths count from"),
         ('{"image": "prompts.jsonl"}', "line 1 of .*not a readable picture"),
         ("\n \n", "has no line"),
     ],
