@@ -200,7 +200,7 @@ def _read_text(file: pathlib.Path) -> str:
 def _read_json(file: pathlib.Path) -> dict:
     try:
         data = json.loads(_read_text(file))
-    except (json.JSONDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         raise WeightsError(f"{file} is not valid JSON ({error}): copy it again") from error
     if not isinstance(data, dict):
         raise WeightsError(f"{file} must hold a JSON object, found {str(data)[:40]!r}: copy it again")
