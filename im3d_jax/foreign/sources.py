@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import pathlib
 from typing import Protocol
 
@@ -13,6 +12,7 @@ from im3d_jax.weights.encoders import EncoderConfig, load_encoder, match_encoder
 from im3d_jax.weights.foreign import Checkpoint, encoder_folder, load_network, network_table, open_checkpoint
 from im3d_jax.weights.hub import find_model
 from im3d_jax.weights.presets import Preset
+from im3d_jax.weights.tensor_files import read_json
 from im3d_jax.weights.trees import WeightsError
 
 
@@ -75,10 +75,7 @@ def _frames(path: pathlib.Path) -> int | None:
     config = path / "unet" / "config.json"
     if not config.is_file():
         return None
-    try:
-        frames = json.loads(config.read_text(encoding="utf-8")).get("num_frames")
-    except (OSError, ValueError, AttributeError) as error:
-        raise WeightsError(f"{config} is not readable as JSON ({error}): download it again") from error
+    frames = read_json(config).get("num_frames")
     return frames if isinstance(frames, int) and frames > 1 else None
 
 

@@ -30,7 +30,14 @@ from im3d_jax.weights.foreign import (
 from im3d_jax.weights.names.families import FileLayout, autoencoder_table, unet_table
 from im3d_jax.weights.names.table import Table, check_complete
 from im3d_jax.weights.presets import Preset
-from im3d_jax.weights.tensor_files import StoredTensor, list_tensors, network_files, read_tensor, write_tensors
+from im3d_jax.weights.tensor_files import (
+    StoredTensor,
+    check_dtypes,
+    list_tensors,
+    network_files,
+    read_tensor,
+    write_tensors,
+)
 from im3d_jax.weights.trees import WeightsError
 
 
@@ -51,7 +58,8 @@ def convert(checkpoint: Checkpoint, to: FileLayout, destination: str | pathlib.P
         {network: tensors written}; ``aside`` counts what only the source's layout has.
 
     Raises:
-        WeightsError: Tensors that do not fit, a family without the layout, or a destination that exists.
+        WeightsError: Tensors that do not fit or have a dtype that is not read, a family without the layout, or a
+            destination that exists.
     """
     destination = pathlib.Path(destination)
     if to == checkpoint.layout:
@@ -65,6 +73,8 @@ def convert(checkpoint: Checkpoint, to: FileLayout, destination: str | pathlib.P
         source, target, unused = _both(checkpoint, network, to)
         networks[network] = (stored, source, target)
         left[network] = {name: stored[name] for name in unused}
+        check_dtypes(stored)
+    check_dtypes(checkpoint.aside)
     count = sum(map(len, left.values())) + len(checkpoint.aside)
     if to == "diffusers":
         aside = dict(checkpoint.aside)
@@ -72,7 +82,9 @@ def convert(checkpoint: Checkpoint, to: FileLayout, destination: str | pathlib.P
             aside |= tensors
         return {**_write_folder(checkpoint, destination, networks, aside), "aside": count}
     if (checkpoint.path / SGM_ONLY).is_dir():
-        networks[SGM_ONLY] = (list_tensors(network_files(checkpoint.path / SGM_ONLY)), None, None)
+        spare = list_tensors(network_files(checkpoint.path / SGM_ONLY))
+        check_dtypes(spare)
+        networks[SGM_ONLY] = (spare, None, None)
     return {**_write_file(checkpoint, destination, networks, left), "aside": count}
 
 

@@ -9,8 +9,8 @@ from __future__ import annotations
 import concurrent.futures
 import dataclasses
 import fnmatch
-import json
 import pathlib
+from typing import get_args
 
 import jax
 import jax.numpy as jnp
@@ -25,7 +25,7 @@ from im3d_jax.weights.names.families import (
     unet_table,
 )
 from im3d_jax.weights.names.table import Entry, Table, check_complete
-from im3d_jax.weights.presets import PRESETS, Preset, with_norm_eps
+from im3d_jax.weights.presets import PRESETS, NormEps, Preset, with_norm_eps
 from im3d_jax.weights.tensor_files import (
     DTYPES,
     StoredTensor,
@@ -33,6 +33,7 @@ from im3d_jax.weights.tensor_files import (
     file_metadata,
     list_tensors,
     network_files,
+    read_json,
     read_tensor,
     write_tensors,
 )
@@ -105,16 +106,20 @@ def open_checkpoint(path: str | pathlib.Path, family: str | None = None, *, pres
     path = pathlib.Path(path)
     if family is not None and family not in PRESETS:
         raise WeightsError(f"unknown family {family!r}: expected one of {', '.join(PRESETS)}")
+    families = tuple(PRESETS) if family is None and preset is None else None
     folders = [name for name in FOLDERS if (path / name).is_dir()]
     if folders:
         stored = {name: list_tensors(network_files(path / name)) for name in folders}
         config = _read_json(path / "unet" / "config.json")
         record = _read_json(path / RECORD)
+        _check_record(record, str(path / RECORD), families)
     else:
         file = network_files(path)[0] if path.is_dir() else path
         tensors = list_tensors(network_files(path) if path.is_dir() else [path])
         if any(name.startswith("model.diffusion_model.") for name in tensors):
-            record = {key.removeprefix("im3d."): value for key, value in file_metadata(file).items()}
+            fields = file_metadata(file).items()
+            record = {key.removeprefix("im3d."): value for key, value in fields if key.startswith("im3d.")}
+            _check_record(record, f"the header of {file}", families)
             return _open_sgm(
                 file, tensors, record, preset or _preset(family or record.get("family"), tensors, {}, path)
             )
@@ -122,7 +127,7 @@ def open_checkpoint(path: str | pathlib.Path, family: str | None = None, *, pres
     if "unet" not in stored:
         raise WeightsError(f"{path} has no unet folder, only {', '.join(folders)}: give the model's whole folder")
     chosen = preset or _preset(family or record.get("family"), stored["unet"], config, path)
-    chosen = with_norm_eps(chosen, record.get("norm_eps", chosen.norm_eps))
+    chosen = with_norm_eps(chosen, record.get("norm_eps") or chosen.norm_eps)
     if "vae" in stored:
         autoencoder = dataclasses.replace(
             chosen.autoencoder,
@@ -172,7 +177,8 @@ def _preset(family: str | None, tensors: dict[str, StoredTensor], config: dict, 
         return PRESETS[family]
 
     def width(*names: str) -> int | None:
-        return next((tensors[name].shape[1] for name in names if name in tensors), None)
+        shapes = [tensors[name].shape for name in names if name in tensors]
+        return next((shape[1] for shape in shapes if len(shape) > 1), None)
 
     prefix = "model.diffusion_model."
     channels = width("conv_in.weight", prefix + "input_blocks.0.0.weight")
@@ -200,13 +206,25 @@ def _preset(family: str | None, tensors: dict[str, StoredTensor], config: dict, 
 
 
 def _read_json(path: pathlib.Path) -> dict:
-    if not path.is_file():
-        return {}
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise WeightsError(f"{path} is not readable as JSON ({error}): download it again") from error
-    return data if isinstance(data, dict) else {}
+    """What a file says that need not be there."""
+    return read_json(path) if path.is_file() else {}
+
+
+def _check_record(record: dict, where: str, families: tuple[str, ...] | None) -> None:
+    """Refuses what `conversion.convert` cannot have written: the record decides what is computed.
+
+    Args:
+        record: From a folder's file or a file's header.
+        where: For messages.
+        families: Names it may have; None where its name does not count.
+    """
+    for field, allowed in (("family", families), ("norm_eps", get_args(NormEps)), ("encoder_prefix", None)):
+        value = record.get(field)
+        if value is None or (isinstance(value, str) and (allowed is None or value in allowed)):
+            continue
+        found = repr(value[:40]) if isinstance(value, str) else f"of type {type(value).__name__}"
+        expected = "text" if allowed is None else f"one of {', '.join(allowed)}"
+        raise WeightsError(f"{where}: {field} is {found}, expected {expected}; convert the original weights again")
 
 
 def network_table(checkpoint: Checkpoint, network: str) -> tuple[dict, Table]:

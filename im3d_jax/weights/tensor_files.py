@@ -44,6 +44,21 @@ class StoredTensor:
     offset: int = 0
 
 
+def read_json(path: pathlib.Path) -> dict:
+    """The object that a JSON file beside weights holds.
+
+    Raises:
+        WeightsError: One line: the file cannot be read, is no JSON, or holds something else.
+    """
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise WeightsError(f"{path} is not readable as JSON ({error}): download it again") from error
+    if not isinstance(data, dict):
+        raise WeightsError(f"{path} must hold a JSON object, found {type(data).__name__}: download it again")
+    return data
+
+
 def network_files(folder: pathlib.Path) -> list[pathlib.Path]:
     """The safetensors files of one network's folder: a single one, or the shards of an index.
 
@@ -54,16 +69,19 @@ def network_files(folder: pathlib.Path) -> list[pathlib.Path]:
     """
     indices = _plainest(sorted(folder.glob("*.safetensors.index.json")))
     if len(indices) == 1:
-        try:
-            weight_map = json.loads(indices[0].read_text(encoding="utf-8"))["weight_map"]
-            names = sorted(set(weight_map.values()))
-        except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
-            raise WeightsError(f"{indices[0]} is not an index of shards ({error}): download it again") from error
-        missing = [name for name in names if not (folder / name).is_file()]
-        if missing:
+        weight_map = read_json(indices[0]).get("weight_map")
+        if not isinstance(weight_map, dict) or not all(isinstance(name, str) for name in weight_map.values()):
             raise WeightsError(
-                f"{folder} lacks {len(missing)} of the {len(names)} shards of {indices[0].name} "
-                f"({', '.join(missing[:3])}): download them again"
+                f"{indices[0]} is not an index of shards: expected the names of files in weight_map; download it again"
+            )
+        names = sorted(set(weight_map.values()))
+        # Not pathlib's test, which fails on names that are too long.
+        missing = [name for name in names if not os.path.isfile(folder / name)]
+        if missing:
+            shown = ", ".join(name[:100] for name in missing[:3])
+            raise WeightsError(
+                f"{folder} lacks {len(missing)} of the {len(names)} shards of {indices[0].name} ({shown}): "
+                "download them again"
             )
         return [folder / name for name in names]
     files = _plainest(sorted(folder.glob("*.safetensors")))

@@ -108,6 +108,16 @@ def test_shards(refused, tmp_path, checkpoints):
     unet.mkdir(parents=True)
     (unet / "x.safetensors.index.json").write_text(json.dumps({"weight_map": {"a": "a.safetensors"}}))
     assert "lacks 1 of the 1 shards" in refused(tmp_path / "model")
+    for text, message in (
+        ('{"weight_map": {"a": 3}}', "is not an index of shards"),
+        ('{"weight_map": {"a": null}}', "is not an index of shards"),
+        ('{"weight_map": []}', "is not an index of shards"),
+        ('{"weight_map": {"a": "%s"}}' % ("x" * 5000), "lacks 1 of the 1 shards"),
+        ("[" * 100000, "is not readable as JSON"),
+        ("[]", "must hold a JSON object"),
+    ):
+        (unet / "x.safetensors.index.json").write_text(text)
+        assert message in refused(tmp_path / "model")
 
 
 def test_what_a_model_is_for(refused, checkpoints, picture):
