@@ -38,7 +38,7 @@ def run(values: flags.FlagValues) -> None:
         if not values[name].value:
             raise UserError(f"--{name} is missing; give for instance --{name}={example}")
     from im3d_jax.weights.conversion import convert
-    from im3d_jax.weights.foreign import open_checkpoint
+    from im3d_jax.weights.foreign import encoder_folder, open_checkpoint
     from im3d_jax.weights.hub import find_model
     from im3d_jax.weights.trees import WeightsError
 
@@ -50,6 +50,9 @@ def run(values: flags.FlagValues) -> None:
         raise Stopped(f"stopped; nothing was written to {values.out}, the same command starts anew") from None
     preset = checkpoint.preset
     print(f"{preset.name}, {checkpoint.layout} to {values.to}: {values.out}")
+    absent = [name for name in ("unet", "vae", encoder_folder(preset)) if name not in checkpoint.networks]
+    if absent:
+        print(f"{values.model} holds no {' and no '.join(absent)}: what was written lacks the same")
     aside = counts.pop("aside")
     print(", ".join(f"{network} {count} tensors" for network, count in counts.items()))
     if aside:

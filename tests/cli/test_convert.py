@@ -41,6 +41,7 @@ def test_there_and_back(weights, tmp_path, capsys):
     folder, again = tmp_path / "sd", tmp_path / "again.safetensors"
     assert main(["convert", f"--model={weights}", "--to=diffusers", f"--out={folder}", "--family=sd15"]) == 0
     printed = capsys.readouterr().out
+    assert f"{weights} holds no text_encoder: what was written lacks the same" in printed
     assert "sd15, sgm to diffusers" in printed and "group norms follow sgm's eps" in printed
     # The family was recorded, so it need not be given again.
     assert main(["convert", f"--model={folder}", "--to=sgm", f"--out={again}"]) == 0
