@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from im3d_jax.data import colmap
-from im3d_jax.data.lens import LARGEST
+from im3d_jax.data.lens import LARGEST, lens_problem
 from im3d_jax.data.prepare import read_image, shrink
 from splat.cameras import Cameras, from_opengl
 
@@ -220,8 +220,12 @@ def _load_split(path: pathlib.Path, downscale: int, file_paths: list[str] | None
     full = size or read_image(files[0]).shape[1::-1]
     # Before scaling; the cut-off remainder lies right and below, so the centre only scales.
     intrinsics = np.stack([_intrinsics({**fields, **frame}, path, *full) for frame in frames])
-    intrinsics[:, :2] /= downscale
     distortion, lens = _distortion(fields, path)
+    for index, camera in enumerate(intrinsics):
+        problem = lens_problem(camera, np.zeros(0) if distortion is None else distortion[index], *full)
+        if problem is not None:
+            raise CaptureError(f"{path}: frame {index}: {problem}; check the camera file")
+    intrinsics[:, :2] /= downscale
     elevation = fields.get("elevation_deg")
     return Capture(
         cameras=Cameras(
@@ -229,7 +233,7 @@ def _load_split(path: pathlib.Path, downscale: int, file_paths: list[str] | None
             jnp.asarray(intrinsics, jnp.float32),
             width,
             height,
-            distortion,
+            None if distortion is None else jnp.asarray(distortion, jnp.float32),
             lens,
         ),
         images=images,
@@ -292,7 +296,7 @@ def _intrinsics(fields: dict[str, Any], path: pathlib.Path, width: int, height: 
     return np.array([[focal_x, 0.0, centre_x], [0.0, focal_y, centre_y], [0.0, 0.0, 1.0]])
 
 
-def _distortion(fields: dict[str, Any], path: pathlib.Path) -> tuple[jnp.ndarray | None, str]:
+def _distortion(fields: dict[str, Any], path: pathlib.Path) -> tuple[np.ndarray | None, str]:
     """Coefficients of every frame as `splat.Cameras` has them, None where all are zero, and the kind of lens."""
     fisheye = fields.get("camera_model") in _FISHEYE_MODELS
     names = _FISHEYE if fisheye else _OPENCV
@@ -301,8 +305,8 @@ def _distortion(fields: dict[str, Any], path: pathlib.Path) -> tuple[jnp.ndarray
         raise CaptureError(f"{path}: k4 without camera_model OPENCV_FISHEYE is not supported; undistort first")
     rows = np.array([[_number(frame, name, path, 0.0) for name in names] for frame in frames])
     if fisheye:
-        return jnp.asarray(rows, jnp.float32), "fisheye"
-    return (jnp.asarray(rows, jnp.float32) if rows.any() else None), "pinhole"
+        return rows, "fisheye"
+    return (rows if rows.any() else None), "pinhole"
 
 
 def _pose(frame: dict[str, Any], index: int, path: pathlib.Path) -> np.ndarray:

@@ -10,7 +10,7 @@ import struct
 
 import numpy as np
 
-from im3d_jax.data.lens import LARGEST
+from im3d_jax.data.lens import LARGEST, lens_problem
 
 
 MODEL_FOLDERS = (".", "sparse/0", "sparse", "colmap/sparse/0")
@@ -203,6 +203,9 @@ def _lenses(path: pathlib.Path, cameras: list) -> tuple[np.ndarray, np.ndarray |
             raise ColmapError(f"{path}: a camera has the parameters {numbers.tolist()}; run COLMAP's mapper again")
         matrices[row] = [[numbers[fx], 0.0, numbers[cx]], [0.0, numbers[fy], numbers[cy]], [0.0, 0.0, 1.0]]
         coefficients[row, : len(others)] = numbers[list(others)]
+        problem = lens_problem(matrices[row], coefficients[row], camera.width, camera.height)
+        if problem is not None:
+            raise ColmapError(f"{path}: a camera of {problem}: run COLMAP's mapper again")
     if not fisheye[0] and not coefficients.any():
         return matrices, None, "pinhole"
     return matrices, coefficients, "fisheye" if fisheye[0] else "pinhole"

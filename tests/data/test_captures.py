@@ -149,6 +149,14 @@ def without(frame, name):
         (lambda f: {"frames": [{**f[0], "transform_matrix": [[math.nan] * 4] * 4}]}, "not finite"),
         (lambda f: {"fl_x": 10**400}, "expected a finite number"),
         (lambda f: {"cx": 1e39}, "expected a finite number"),
+        (lambda f: {"cx": 1e15}, "centre at 1e+15, 15 pixels for 40x30; expected at most 1000 times the side"),
+        (lambda f: {"cy": -1e10}, "centre at 20, -1e+10"),
+        (lambda f: {"fl_x": 1e14}, "focal length 1e+14, 1e+14 pixels for 40x30; expected 0.01 to 10000 times the side"),
+        (lambda f: {"fl_x": 50, "fl_y": 1e-14}, "focal length 50, 1e-14"),
+        (lambda f: {"camera_angle_x": 1e-8}, "times the side"),
+        (lambda f: {"k1": 1e12}, "distortion of 1e+12; expected coefficients of at most 1e+06"),
+        (lambda f: {"frames": [f[0], {**f[1], "cx": 1e6}]}, "frame 1: centre at 1e+06"),
+        (lambda f: {"camera_model": "OPENCV_FISHEYE", "k3": -1e14}, "distortion of 1e+14"),
         (lambda f: {"frames": [{**f[0], "file_path": "images/none"}]}, "missing image"),
         (lambda f: {"frames": [{**f[0], "file_path": 400 * "x"}]}, "missing image"),
         (lambda f: {"w": 80, "h": 60}, "mismatched image sizes"),
@@ -163,6 +171,19 @@ def test_wrong_fields(folder, changes, words):
     with pytest.raises(captures.CaptureError) as caught:
         captures.load_capture(path)
     assert words in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_lenses_within_the_bounds_are_taken_as_they_are(folder):
+    path, write, _ = folder
+    for fields in (
+        {"fl_x": 0.41, "fl_y": 0.31, "cx": 39_999.0, "cy": -29_999.0},
+        {"fl_x": 399_000.0, "fl_y": 299_000.0, "k1": -9e5},
+    ):
+        write(**fields)
+        cameras = captures.load_capture(path).cameras
+        expected = [fields["fl_x"], fields["fl_y"], fields.get("cx", 20.0), fields.get("cy", 15.0)]
+        found = np.asarray(cameras.intrinsics)[2, [0, 1, 0, 1], [0, 1, 2, 2]]
+        np.testing.assert_allclose(found, expected, rtol=1e-6)
 
 
 def test_other_refusals(folder, tmp_path_factory):

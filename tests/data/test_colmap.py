@@ -157,6 +157,22 @@ def test_numbers_beyond_any_scene_are_refused(tmp_path, number):
     assert "the pose of an image holds a number" in refused(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("place", "number", "words"),
+    [
+        (0, 1e14, "focal length 1e+14, 52 pixels for 40x30"),
+        (2, 1e15, "centre at 1e+15, 14 pixels for 40x30"),
+        (4, 1e12, "distortion of 1e+12"),
+    ],
+)
+def test_lenses_beyond_the_bounds_are_refused(tmp_path, place, number, words):
+    made = synthesize(tmp_path, "OPENCV")
+    for camera in made.cameras.values():
+        camera.params = [*MODELS["OPENCV"][:place], number, *MODELS["OPENCV"][place + 1 :]]
+    made.write(str(tmp_path / "sparse/0"))
+    assert words in refused(tmp_path)
+
+
 def test_unknown_lenses_are_refused(tmp_path):
     made = synthesize(tmp_path, "PINHOLE")
     for camera in made.cameras.values():
