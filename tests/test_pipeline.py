@@ -49,7 +49,7 @@ def test_the_budget_of_evaluations():
             times * sampling.steps * len(sampling.guidance(image, True).branches) for sampling, image, times in sampled
         )
         assert quality.refine.start < 1 and quality.image.start == quality.views.start == 1
-    assert (sizes["draft"], sizes["standard"], sizes["best"]) == (30, 40, 76)
+    assert (sizes["draft"], sizes["standard"], sizes["best"]) == (34, 60, 76)
 
 
 def test_views_from_picture_and_prompt(views, picture):
@@ -101,7 +101,7 @@ def test_one_condition_alone(pipe, picture, monkeypatch):
 
 def test_picture_from_a_prompt(pipe):
     made, count = pipe.draw_image(PROMPT, seed=3)
-    assert made.shape == (32, 32, 4) and made.dtype == np.float32 and count == 20
+    assert made.shape == (32, 32, 4) and made.dtype == np.float32 and count == 40
     assert np.isfinite(made).all() and made.min() >= 0 and made.max() <= 1
     again, _ = pipe.draw_image(PROMPT, seed=3)
     np.testing.assert_array_equal(made, again)
