@@ -37,6 +37,10 @@ class Malformed(ValueError):
     """What is wrong with a file's content, without the file's name."""
 
 
+class NonFinite(ValueError):
+    """Gaussians to be written hold a NaN or an infinity; the message is one line."""
+
+
 def write_atomically(path: pathlib.Path, content: bytes) -> None:
     """Writes a file so that a reader sees the old one or the whole new one, never half of it."""
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
@@ -83,6 +87,26 @@ def on_device(gaussians: Rows) -> Gaussians:
     return Gaussians(*jax.device_put(leaves))
 
 
+def check_finite(gaussians: Rows) -> None:
+    """Refuses what no reader can draw.
+
+    Raises:
+      NonFinite: some gaussians hold a NaN or an infinity.
+    """
+    finite = _finite(gaussians)
+    if not finite.all():
+        raise NonFinite(
+            f"{(~finite).sum()} of {len(finite)} gaussians hold a NaN or an infinity, so nothing was written; look for "
+            "cameras with extreme numbers, or leave them out with active=splat.gaussians.usable(gaussians)"
+        )
+
+
+def _finite(gaussians: Rows) -> np.ndarray:
+    """[N] bool: every number of the row is finite."""
+    leaves = (gaussians.means, gaussians.quats, gaussians.log_scales, gaussians.opacity_logits, gaussians.sh)
+    return np.logical_and.reduce([np.isfinite(a).reshape(len(a), math.prod(a.shape[1:])).all(axis=1) for a in leaves])
+
+
 def check_writable(gaussians: Rows, kind: str, highest_degree: int) -> Rows:
     """What a format that holds only sound gaussians can take of `gaussians`.
 
@@ -99,9 +123,7 @@ def check_writable(gaussians: Rows, kind: str, highest_degree: int) -> Rows:
     """
     if not len(gaussians):
         raise ValueError(f"there are no gaussians to write; a {kind} file holds at least one")
-    leaves = (gaussians.means, gaussians.quats, gaussians.log_scales, gaussians.opacity_logits, gaussians.sh)
-    sound = np.logical_and.reduce([np.isfinite(a).reshape(len(a), -1).all(axis=1) for a in leaves])
-    sound &= (gaussians.quats != 0).any(axis=1)
+    sound = _finite(gaussians) & (gaussians.quats != 0).any(axis=1)
     if not sound.all():
         raise ValueError(
             f"{(~sound).sum()} of {len(sound)} gaussians hold a NaN, an infinity or a zero quaternion, which "

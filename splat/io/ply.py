@@ -17,6 +17,7 @@ from splat.io.files import (
     Malformed,
     Rows,
     base_coefficients,
+    check_finite,
     drop_zero_degrees,
     on_device,
     on_host,
@@ -55,12 +56,16 @@ def save_ply(path: str | os.PathLike, gaussians: Gaussians, active=None, *, lean
       gaussians: N gaussians.
       active: [N] bool, rows to write; all by default.
       lean: leave out normals and unused f_rest properties (most readers, not all, accept it).
+
+    Raises:
+      NonFinite: some hold a NaN or an infinity; nothing is written.
     """
     write_atomically(pathlib.Path(path), encode_ply(on_host(gaussians, active), lean=lean))
 
 
 def encode_ply(gaussians: Rows, *, lean: bool = False) -> bytes:
     """A whole binary file of `gaussians`; see `save_ply`."""
+    check_finite(gaussians)
     means, sh = gaussians.means, gaussians.sh
     count = len(means)
     rest = sh[:, 1:].transpose(0, 2, 1)

@@ -88,6 +88,20 @@ def test_a_run_its_files_and_ctrl_c(reconstruct, tmp_path, capsys, monkeypatch):
     assert results(tmp_path / "cut") == whole
 
 
+def test_an_asset_that_is_not_finite_is_not_exported(reconstruct, tmp_path, capsys, monkeypatch):
+    final = fitting.final_gaussians
+
+    def spoilt(state):
+        gaussians = final(state)
+        return gaussians.replace(means=gaussians.means.at[1, 0].set(np.nan))
+
+    monkeypatch.setattr(fitting, "final_gaussians", spoilt)
+    assert reconstruct("out") == 2
+    shown = capsys.readouterr().err
+    assert "gaussians hold a NaN or an infinity, so nothing was written" in shown and "Traceback" not in shown
+    assert not (tmp_path / "out/asset.ply").exists() and (tmp_path / "out/state/fit0.npz").exists()
+
+
 def test_checkpoints_are_gone_when_the_fit_is_done(reconstruct, tmp_path, monkeypatch):
     seen = []
     monkeypatch.setattr(fits, "CHECKPOINT_SECONDS", 0.0)

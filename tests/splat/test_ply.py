@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import splat
+from splat.gaussians import usable
 
 
 def random_gaussians(n=7, k=1, seed=0):
@@ -157,6 +158,19 @@ def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
     with pytest.raises(OSError, match="disk full"):
         splat.save_ply(path, random_gaussians(n=5))
     assert path.read_bytes() == before and list(pathlib.Path(tmp_path).iterdir()) == [path]
+
+
+@pytest.mark.parametrize("number", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("field", ["means", "quats", "log_scales", "opacity_logits", "sh"])
+def test_numbers_that_are_not_finite_are_refused_before_writing(tmp_path, field, number):
+    gaussians = random_gaussians(n=4)
+    broken = gaussians.replace(**{field: getattr(gaussians, field).at[1].set(number)})
+    for save in (splat.save_ply, splat.save):
+        with pytest.raises(ValueError, match="1 of 4 gaussians hold a NaN or an infinity.*active=") as caught:
+            save(tmp_path / "a.ply", broken)
+        assert "\n" not in str(caught.value) and not list(tmp_path.iterdir())
+    splat.save_ply(tmp_path / "a.ply", broken, usable(broken))
+    assert len(splat.load_ply(tmp_path / "a.ply")) == 3
 
 
 @pytest.mark.parametrize("rows", [400_000, 27_000])
