@@ -30,6 +30,9 @@ LEVELS = (
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
+# What numpy can hold of safetensors' types.
+_DTYPES = ("F64", "F32", "F16", "BF16", "I64", "I32", "I16", "I8", "U64", "U32", "U16", "U8", "BOOL")
+
 Params = dict[str, jax.Array]
 
 
@@ -153,8 +156,13 @@ def load(*paths: str | Path) -> Params:
 
 def _read(path: Path) -> Mapping[str, np.ndarray]:
     if path.suffix == ".safetensors":
+        from safetensors import safe_open
         from safetensors.numpy import load_file
 
+        with safe_open(path, framework="numpy") as file:
+            for name in file.keys():
+                if (dtype := file.get_slice(name).get_dtype()) not in _DTYPES:
+                    raise ValueError(f"{path} has {name} in dtype {dtype}; expected one of {', '.join(_DTYPES)}")
         return load_file(path)
     if path.suffix == ".npz":
         try:

@@ -1,5 +1,6 @@
 """LPIPS on VGG16 with random weights: against lpips-j and the lpips package, its files, its gradients."""
 
+import json
 import sys
 import types
 
@@ -103,6 +104,10 @@ def test_bad_files_are_explained(tmp_path):
         with pytest.raises(ValueError, match=f"{name}.npz is not a whole .npz archive") as error:
             lpips.load(tmp_path / f"{name}.npz")
         assert "\n" not in str(error.value)
+    header = json.dumps({"lin0.weight": {"dtype": "F8_E4M3", "shape": [64], "data_offsets": [0, 64]}}).encode()
+    (tmp_path / "f8.safetensors").write_bytes(len(header).to_bytes(8, "little") + header + bytes(64))
+    with pytest.raises(ValueError, match=r"f8.safetensors has lin0.weight in dtype F8_E4M3; expected one of F64"):
+        lpips.load(tmp_path / "f8.safetensors")
 
 
 def test_blank_images_have_a_finite_gradient(weights):
