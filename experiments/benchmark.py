@@ -215,12 +215,15 @@ def cases(values: flags.FlagValues) -> list[dict[str, str]]:
     """Every combination of the swept flags, as texts.
 
     Raises:
-        app.UsageError: A value is neither a whole number nor "auto" where that is possible.
+        app.UsageError: A value is neither a whole number (from 1 up, but for unroll and exact_tiles) nor "auto" where
+            that is possible.
     """
     for name, (default, _) in SWEPT.items():
         for value in values[name].value:
             if not value.isdecimal() and not (value == "auto" and name in ("tile_size", "slab", "unroll")):
                 raise app.UsageError(f"--{name} got {value!r}; expected whole numbers such as --{name}={default[0]}")
+            if name not in ("unroll", "exact_tiles") and value != "auto" and int(value) < 1:
+                raise app.UsageError(f"--{name} got {value}; expected at least 1")
     return [dict(zip(SWEPT, each, strict=True)) for each in itertools.product(*(values[name].value for name in SWEPT))]
 
 
@@ -262,13 +265,32 @@ def run_isolated(what: str, case: dict[str, str], values: flags.FlagValues) -> s
     return json.dumps(case | {"error": said[-1][:300]})
 
 
+def require_cuda(flag: str, package: str) -> None:
+    """Checks that a package that is timed beside ours can run, before anything is timed.
+
+    Raises:
+        app.UsageError: It is not installed, or PyTorch finds no CUDA device.
+    """
+    if importlib.util.find_spec(package) is None:
+        raise app.UsageError(f"{flag}: {package} is not installed here")
+    import torch
+
+    if not torch.cuda.is_available():
+        raise app.UsageError(f"{flag}: PyTorch finds no CUDA device, which {package} is timed on; leave the flag away")
+
+
 def run(what: str, values: flags.FlagValues) -> None:
-    """Times every case of the flags; `what` is ``rasterizer`` or ``fit``."""
-    if values.gsplat and importlib.util.find_spec("gsplat") is None:
-        raise app.UsageError("--gsplat: gsplat is not installed here")
+    """Times every case of the flags; `what` is ``rasterizer`` or ``fit``.
+
+    Raises:
+        app.UsageError: A flag's value cannot be used; nothing has been timed then.
+    """
     if values.gsplat:
+        require_cuda("--gsplat", "gsplat")
         # JAX would take three quarters of the device at its first use and leave gsplat the rest.
         os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+    if what == "rasterizer" and values.scene == "garden" and not os.path.isfile(values.garden):
+        raise app.UsageError(f"--garden={values.garden}: no such file; expected the garden scene's points")
     for case in cases(values):
         if values.isolate:
             text = run_isolated(what, case, values)

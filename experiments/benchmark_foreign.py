@@ -33,7 +33,7 @@ import numpy as np
 from absl import app, flags
 
 from experiments import scenes
-from experiments.benchmark import machine, peak_gib, program_gib, timed
+from experiments.benchmark import machine, peak_gib, program_gib, require_cuda, timed
 from im3d_jax.cli import common, stages
 from im3d_jax.foreign import features, memory, recipes
 from im3d_jax.foreign.networks import unet_of, working_dtype
@@ -251,6 +251,7 @@ def diffusers_case(what: str, preset: Preset, values: flags.FlagValues) -> dict:
 def run(what: str, values: flags.FlagValues) -> None:
     """Times every family under every memory preset."""
     if values.diffusers:
+        require_cuda("--diffusers", "diffusers")
         # JAX would take three quarters of the device at its first use and leave PyTorch the rest.
         os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     for family in values.family:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from absl import app, flags
 
-from experiments import benchmark, scenes
+from experiments import benchmark, benchmark_foreign, scenes
 
 
 def test_torus_and_orbit_are_those_of_the_published_figures():
@@ -82,6 +82,49 @@ def test_sweep_takes_every_combination_and_outlives_a_failing_case(capsys, monke
     assert lines[3]["exact"] is True and lines[3]["passes"] == ["forward"] and lines[1]["tile"] is None
     with pytest.raises(app.UsageError, match="--slab got 'x'"):
         benchmark.run("rasterizer", parse(*TINY, "--slab=x"))
+
+
+@pytest.mark.parametrize(
+    ("flag", "words"),
+    [
+        ("--gaussians=40,0", "--gaussians got 0; expected at least 1"),
+        ("--views=0", "--views got 0"),
+        ("--size=0", "--size got 0"),
+        ("--tile_size=0", "--tile_size got 0"),
+        ("--block_size=0", "--block_size got 0"),
+        ("--slab=0", "--slab got 0"),
+    ],
+)
+def test_nothing_is_timed_with_a_size_of_zero(capsys, flag, words):
+    with pytest.raises(app.UsageError, match=words):
+        benchmark.run("rasterizer", parse(*TINY, flag))
+    assert not printed(capsys)
+
+
+def test_a_missing_garden_is_a_wrong_flag(capsys, tmp_path):
+    with pytest.raises(app.UsageError, match="--garden=.*none.npz: no such file"):
+        benchmark.run("rasterizer", parse(*TINY, "--scene=garden", f"--garden={tmp_path / 'none.npz'}"))
+    assert not printed(capsys)
+
+
+@pytest.mark.parametrize("package", ["gsplat", "diffusers"])
+def test_a_peer_that_cannot_run_is_refused_before_anything_is_timed(capsys, monkeypatch, package):
+    torch = pytest.importorskip("torch")
+    values = flags.FlagValues()
+    (benchmark if package == "gsplat" else benchmark_foreign).define_flags(values)
+    values(["benchmark", f"--{package}"])
+
+    def run():
+        return benchmark.run("rasterizer", values) if package == "gsplat" else benchmark_foreign.run("unet", values)
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(benchmark.importlib.util, "find_spec", lambda name: name)
+    with pytest.raises(app.UsageError, match=f"--{package}: PyTorch finds no CUDA device"):
+        run()
+    monkeypatch.setattr(benchmark.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(app.UsageError, match=f"--{package}: {package} is not installed here"):
+        run()
+    assert not printed(capsys)
 
 
 def test_isolated_case_is_the_same_case_in_a_process_of_its_own(capsys, monkeypatch):
