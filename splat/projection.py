@@ -18,6 +18,7 @@ NEAR_PLANE = 0.01
 FAR_PLANE = 1e10
 LOW_PASS = 0.3
 MAX_LOG_SCALE = 15.0
+MAX_FOOTPRINT = 1e8  # pixels: standard deviation of an ellipse
 MIN_ALPHA = 1.0 / 255.0
 
 
@@ -153,6 +154,8 @@ def _conics(
     # The largest entry is divided out: it keeps huge gaussians inside float32 and cancels in the result.
     unit = jax.lax.stop_gradient(jax.lax.rsqrt(jnp.maximum(covariance_xx, covariance_yy)))
     px, py = [r * unit for r in row_x], [r * unit for r in row_y]
+    # Footprints beyond this are drawn at this size: the gradient divides by the square of what follows.
+    unit = jnp.maximum(unit, 1.0 / MAX_FOOTPRINT)
     blur = LOW_PASS * unit * unit
     minors = [px[i] * py[j] - px[j] * py[i] for i, j in ((0, 1), (1, 2), (2, 0))]
     xx, yy = _dot(px, px), _dot(py, py)

@@ -21,6 +21,7 @@ def scene(seed=0):
     return splat.Gaussians(*(jnp.asarray(f, jnp.float32) for f in fields))
 
 
+FIELDS = [np.asarray(leaf) for leaf in jax.tree.leaves(scene())]
 CAMERAS = splat.orbit_cameras(0.2, views=1, width=SIZE, height=SIZE)
 
 
@@ -117,6 +118,55 @@ def test_one_gaussian_over_everything():
     np.testing.assert_allclose(out.depth, np.full((1, SIZE, SIZE), 3.44), rtol=1e-5)
     assert int(out.pairs) == 9 and np.asarray(out.visible)[0, 5]
     assert_finite(grads)
+
+
+def far_sighted(focal, centre):
+    """`CAMERAS` with this focal length and centre [2], in pictures' sides."""
+    matrix = np.diag([*np.broadcast_to(focal, 2) * SIZE, 1.0])
+    matrix[:2, 2] = np.multiply(centre, SIZE)
+    return CAMERAS.replace(intrinsics=jnp.asarray(matrix[None], jnp.float32))
+
+
+def test_a_needle_beyond_all_footprints_is_drawn_as_one_that_crosses_the_picture():
+    def drawn(longest):
+        # The world's y lies along the picture's rows.
+        scales = jnp.tile(jnp.array([[-16.0, longest, -16.0]], jnp.float32), (N, 1))
+        quats = jnp.tile(jnp.array([[1.0, 0.0, 0.0, 0.0]], jnp.float32), (N, 1))
+        needle = scene().replace(means=jnp.zeros((N, 3)), quats=quats, log_scales=scales)
+        return everything(needle, jnp.arange(N) == 5, far_sighted(1e3, (0.5, 0.5)))
+
+    (grads, _), out = drawn(15.0)
+    _, shorter = drawn(3.0)
+    assert_finite((grads, out))
+    assert float(out.alpha.max()) > 0.3 and float(out.alpha.min()) == 0.0
+    np.testing.assert_allclose(out.rgb, shorter.rgb, atol=1e-5)
+
+
+def test_any_gaussians_before_any_lens_of_a_capture():
+    """Within the bounds that docs/splat.md names, and with a loss whose own gradient is moderate."""
+
+    @jax.jit
+    def run(gaussians, cameras):
+        def loss(gaussians, cameras):
+            out = splat.render(gaussians, cameras, background=1.0, capacity=CAPACITY)
+            return jnp.mean(out.rgb**2) + jnp.mean(out.alpha**2), out
+
+        return jax.grad(loss, argnums=(0, 1), has_aux=True)(gaussians, cameras)
+
+    rng = np.random.default_rng(0)
+    for _ in range(40):
+        focal = 10.0 ** rng.uniform(-2, 4) * 10.0 ** rng.uniform([-0.5, -0.5], 0.5)
+        centre = np.where(rng.random(2) < 0.5, 0.5, rng.choice([-1, 1], 2) * 10.0 ** rng.uniform(-1, 3, 2))
+        cameras = far_sighted(focal.clip(1e-2, 1e4), centre)
+        # Colours stay ordinary: the gradient is as large as they are.
+        most = [0 if name == "sh" else 38 for name in ("means", "quats", "log_scales", "opacity_logits", "sh")]
+        wild = [
+            10.0 ** rng.uniform(-45, top, leaf.shape) * rng.choice([-1, 1], leaf.shape)
+            for top, leaf in zip(most, FIELDS, strict=True)
+        ]
+        chosen = [np.where(rng.random(leaf.shape) < 0.2, new, leaf) for new, leaf in zip(wild, FIELDS, strict=True)]
+        grads, out = run(splat.Gaussians(*(jnp.asarray(leaf, jnp.float32) for leaf in chosen)), cameras)
+        assert_finite((grads, out))
 
 
 def test_opacities_of_exactly_zero_and_one():
