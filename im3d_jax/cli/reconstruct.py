@@ -92,12 +92,10 @@ def run(values: flags.FlagValues) -> None:
     folder = common.open_run(values, settings)
     common.start_jax()
     from im3d_jax.cli import stages
-    from splat.io.files import NonFinite
 
     model = common.load_model(values.model) if capture.generated else None
     lpips = _load_lpips(values.lpips_weights)
-    with user_errors(NonFinite):
-        stages.reconstruct(folder, capture, model, lpips=lpips)
+    stages.reconstruct(folder, capture, model, lpips=lpips)
 
 
 def _refuse_flags_of_the_other_kind(values: flags.FlagValues, source: os.PathLike) -> None:

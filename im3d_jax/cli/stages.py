@@ -41,6 +41,7 @@ from im3d_jax.reconstruction import fitting
 from im3d_jax.weights import WeightsError
 from splat import orbit_cameras
 from splat.io import load_ply, save_ply
+from splat.io.files import NonFinite
 
 
 # Where in the fit the targets are drawn anew, in twelfths: every 500 of 1,200 steps in IM-3D, section 3.4.
@@ -350,7 +351,8 @@ def _finish(
 
     def write_asset(files: StageFiles, report: Report) -> None:
         gaussians = fitting.final_gaussians(fitting.load_state(folder / state_file, config))
-        files.save("asset.ply", lambda path: save_ply(path, gaussians))
+        with user_errors(NonFinite):
+            files.save("asset.ply", lambda path: save_ply(path, gaussians))
 
     def draw_pictures(files: StageFiles, report: Report) -> None:
         gaussians, cameras = load_ply(folder / "asset.ply"), views().cameras
