@@ -1,4 +1,4 @@
-"""The bundled model's second turntable stage: spatial layers too, at a low rate, with single first frames mixed in.
+"""The bundled model's second turntable stage: spatial layers too, at half the rate, with single first frames mixed in.
 
 Starts from the bundle that `tiny_video` left, and sees more of the noisiest times, which decide where hidden parts go:
 

@@ -40,8 +40,7 @@ from im3d_jax.output.videos import encode_mp4
 from im3d_jax.reconstruction import fitting
 from im3d_jax.weights import WeightsError
 from splat import orbit_cameras
-from splat.io import load_ply, save_ply
-from splat.io.files import NonFinite
+from splat.io import NonFinite, load_ply, save_ply
 
 
 # Where in the fit the targets are drawn anew, in twelfths: every 500 of 1,200 steps in IM-3D, section 3.4.

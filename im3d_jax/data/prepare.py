@@ -197,7 +197,7 @@ def prepare_image(image: np.ndarray, size: int, target_fraction: float) -> np.nd
         float32 `[size, size, 4]` in [0, 1], straight alpha, colour 0 where alpha is 0.
 
     Raises:
-        ImageError: see `cut_out`; or the object is only a few pixels large.
+        ImageError: see `cut_out`; or the object is only a few pixels large, or too thin.
     """
     if not 0.0 < target_fraction <= 1.0:
         raise ValueError(f"target_fraction={target_fraction}: expected a number in (0, 1]")
@@ -217,6 +217,10 @@ def prepare_image(image: np.ndarray, size: int, target_fraction: float) -> np.nd
     top = (rows[0] + rows[-1] + 1 - window) / 2.0
     scaled = _resample_window(premultiplied, size, left, top, window)
     out_alpha = scaled[..., 3:].clip(0.0, 1.0)
+    if not (out_alpha >= 0.5).any():
+        raise ImageError(
+            f"the object is too thin: at {size} pixels no pixel of it is opaque; crop the picture to a part of it"
+        )
     rgb = np.where(out_alpha > 0.0, scaled[..., :3] / np.maximum(out_alpha, 1e-6), 0.0)
     return np.concatenate([rgb.clip(0.0, 1.0), out_alpha], -1).astype(np.float32)
 

@@ -38,7 +38,8 @@ def train(
     `checkpoint_seconds` and at the end, so that the next call continues it; `on_checkpoint` then gets it too.
 
     With `fit_seconds` the run is as long as fits: `total` holds until the second piece of `log_every` steps (the first
-    one compiles) has shown how fast they go, and is then set so that the run ends after so many seconds in all.
+    one compiles) has shown how fast they go, and is then set so that the run ends after so many seconds in all. A run
+    that is continued keeps the length that was found (`workdir/fitted.json`).
 
     Returns:
         The state and whether `total` was reached.
@@ -48,6 +49,7 @@ def train(
     """
     started = time.monotonic()
     workdir.mkdir(parents=True, exist_ok=True)
+    fitted = workdir / "fitted.json"
     with Checkpoints(workdir / "checkpoints") as checkpoints, (workdir / "metrics.jsonl").open("a") as log:
 
         def save(state: TrainState) -> None:
@@ -58,6 +60,8 @@ def train(
         restored = checkpoints.restore(state, settings)
         if restored is not None:
             state = restored
+            if fit_seconds is not None and fitted.exists():
+                total, fit_seconds = json.loads(fitted.read_text())["total"], None
             logging.info("continuing at step %d of %d", int(state.step), total)
         step, saved, pieces = int(state.step), time.monotonic(), 0
         while step < total and time.monotonic() - started < max_seconds:
@@ -83,6 +87,7 @@ def train(
             if fit_seconds is not None and pieces == 2:
                 left = fit_seconds - (time.monotonic() - started)
                 total = step + max(1, int(left * count / (time.monotonic() - begun)))
+                fitted.write_text(json.dumps({"total": total}) + "\n")
                 logging.info("%d steps fit into %.0f s", total, fit_seconds)
             if time.monotonic() - saved >= checkpoint_seconds:
                 save(state)

@@ -20,6 +20,7 @@ import pathlib
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from im3d_jax.diffusion import Cosine
 from im3d_jax.models import (
@@ -207,6 +208,9 @@ def load_bundle(model: str = "tiny") -> Bundle:
     for part, shapes in wanted.items():
         path = folder / f"{part}.safetensors"
         flat = {name: value.astype("float32") for name, value in load_safetensors(path).items()}
+        broken = [name for name, value in flat.items() if not np.isfinite(value).all()]
+        if broken:
+            raise WeightsError(f"{path}: {broken[0]} holds NaN or infinite numbers; copy the file again")
         try:
             params[part] = unflatten(flat, shapes)
         except WeightsError as error:

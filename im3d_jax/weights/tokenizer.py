@@ -79,8 +79,10 @@ class WordTokenizer:
         return sorted(word for word in self._ids if not word.startswith("["))
 
     def unknown_words(self, prompt: str) -> list[str]:
-        """Words of the prompt that it drops, in order."""
+        """Words of the prompt that it drops, in order; the whole prompt if there is no word in it."""
         encoding = self._tokenizer.encode(prompt)
+        if not encoding.ids:
+            return [prompt.strip()] if prompt.strip() else []
         unknown = self._ids[UNKNOWN]
         return [prompt[a:b] for i, (a, b) in zip(encoding.ids, encoding.offsets, strict=True) if i == unknown]
 

@@ -71,6 +71,7 @@ def test_mask_keeps_given_alpha():
         (np.ones((32, 32, 3), np.float32), "shows nothing"),
         (np.random.default_rng(0).random((32, 32, 3)).astype(np.float32), "not plain"),
         (disc(64, 2.0, (30.0, 30.0), (0.5, 0.5, 0.5)), "pixels large"),
+        (np.pad(np.ones((4, 1800, 4), np.float32), ((8, 8), (100, 100), (0, 0))), "too thin"),
         (np.ones((32, 32), np.float32), "expected [height, width, 3 or 4]"),
     ],
 )

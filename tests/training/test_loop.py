@@ -153,6 +153,21 @@ def test_as_many_steps_as_fit(tmp_path, monkeypatch):
     assert done and int(state.step) == 4 + 2 * (260 - 140) // 40 and totals == [1000, 1000, 10, 10, 10]
 
 
+def test_a_continued_run_keeps_the_length_that_fitted(tmp_path, monkeypatch):
+    clock, totals = types.SimpleNamespace(now=0.0), []
+    monkeypatch.setattr(loop, "time", types.SimpleNamespace(monotonic=lambda: clock.now))
+
+    def slow(*args):
+        clock.now += 40 if totals else 100
+        totals.append(args[-1])
+        return STEPS(*args)
+
+    state, done = run(tmp_path, 1000, steps=slow, fit_seconds=260, max_seconds=150)
+    assert not done and int(state.step) == 6
+    state, done = run(tmp_path, 1000, steps=slow, fit_seconds=260, max_seconds=150)
+    assert done and int(state.step) == 10 and totals == [1000, 1000, 10, 10, 10]
+
+
 def test_the_schedule_scales_updates():
     steps = make_train_steps(loss, OPTIMIZER, batch_size=4, ema=0.9, schedule=lambda step, total: step / total)
     state, _ = steps(fresh(), HELD, DATA, 1, 10)

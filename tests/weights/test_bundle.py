@@ -87,6 +87,13 @@ def test_missing_files(folder, name):
     assert name in refused(folder)
 
 
+def test_numbers_that_are_none(folder):
+    """Bytes damaged inside a file of the right length."""
+    path = folder / "unet.safetensors"
+    path.write_bytes(path.read_bytes()[:-64] + b"\xff" * 64)
+    assert "unet.safetensors" in (said := refused(folder)) and "NaN" in said
+
+
 def test_no_folder(tmp_path):
     assert "no such folder" in refused(tmp_path / "nowhere")
 

@@ -33,6 +33,7 @@ def test_unknown_words_are_dropped_and_named_as_written(tokenizer):
     np.testing.assert_array_equal(tokenizer([prompt]), tokenizer(["a red mug"]))
     assert tokenizer.unknown_words(prompt) == ["Zebra", "Quux"]
     assert tokenizer.unknown_words("a red mug.") == []
+    assert tokenizer.unknown_words(" !!! ") == ["!!!"] and tokenizer.unknown_words("  ") == []
     np.testing.assert_array_equal(tokenizer(["zebra"]), tokenizer([""]))
 
 
