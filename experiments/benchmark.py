@@ -269,7 +269,7 @@ def run_isolated(what: str, case: dict[str, str], values: flags.FlagValues) -> s
 
 
 def require_cuda(flag: str, package: str) -> None:
-    """Checks that a package that is timed beside ours can run, before anything is timed.
+    """Checks that a package that is timed beside ours can run, and leaves it memory; before JAX's first use.
 
     Raises:
         app.UsageError: It is not installed, or PyTorch finds no CUDA device.
@@ -280,6 +280,8 @@ def require_cuda(flag: str, package: str) -> None:
 
     if not torch.cuda.is_available():
         raise app.UsageError(f"{flag}: PyTorch finds no CUDA device, which {package} is timed on; leave the flag away")
+    # JAX would take three quarters of the device at its first use and leave PyTorch the rest.
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
 
 
 def run(what: str, values: flags.FlagValues) -> None:
@@ -290,8 +292,6 @@ def run(what: str, values: flags.FlagValues) -> None:
     """
     if values.gsplat:
         require_cuda("--gsplat", "gsplat")
-        # JAX would take three quarters of the device at its first use and leave gsplat the rest.
-        os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     if what == "rasterizer" and values.scene == "garden" and not os.path.isfile(values.garden):
         raise app.UsageError(f"--garden={values.garden}: no such file; expected the garden scene's points")
     for case in cases(values):

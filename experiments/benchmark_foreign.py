@@ -6,9 +6,9 @@
 
 `unet`: one evaluation of both guidance branches (batch 2 of 21x72x72 latents for SV3D). `decoder`: all frames of a
 video from latents. Both: median and minimum of `--repeats` calls after warm-up, compile time, what the compiled
-program asks for, TFLOP and TFLOP/s by the compiler's count (a loop's body
-counts once, so chunked decoders have more). `--diffusers` times diffusers' network of the same sizes on
-the same device in the same run, eager and, with `--compiled`, under torch.compile.
+program asks for, TFLOP and TFLOP/s by the compiler's count (a loop's body counts once, so chunked decoders do more).
+`--diffusers` times diffusers' network of the same sizes on the same device in the same run, eager and, with
+`--compiled`, under torch.compile.
 
 `generate`: the program's own stages from a picture to an asset, twice, the second time with everything compiled; the
 seconds of each stage, the peak of device memory, and the estimate that the program makes beforehand. Random networks
@@ -22,7 +22,6 @@ import contextlib
 import io
 import json
 import math
-import os
 import pathlib
 import tempfile
 import time
@@ -261,6 +260,7 @@ def run(what: str, values: flags.FlagValues) -> None:
     """Times every family under every memory preset."""
     if values.diffusers:
         require_cuda("--diffusers", "diffusers")
+    common.start_jax()
     for family in values.family:
         for name in values.memory:
             preset, chosen = PRESETS[family], recipes.MEMORIES[name]
@@ -295,10 +295,6 @@ def main(argv):
     unknown += [name for name in values.memory if name not in recipes.MEMORIES]
     if len(argv) != 2 or argv[1] not in CASES or unknown:
         raise app.UsageError(f"expected one of {', '.join(CASES)} and known families and memory presets, got {unknown}")
-    if values.diffusers:
-        # JAX would take three quarters of the device at its first use and leave PyTorch the rest.
-        os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
-    common.start_jax()
     run(argv[1], values)
 
 

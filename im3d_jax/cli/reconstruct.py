@@ -94,8 +94,7 @@ def run(values: flags.FlagValues) -> None:
     from im3d_jax.cli import stages
 
     model = common.load_model(values.model) if capture.generated else None
-    lpips = _load_lpips(values.lpips_weights)
-    stages.reconstruct(folder, capture, model, lpips=lpips)
+    stages.reconstruct(folder, capture, model, lpips=_load_lpips(values.lpips_weights))
 
 
 def _refuse_flags_of_the_other_kind(values: flags.FlagValues, source: os.PathLike) -> None:

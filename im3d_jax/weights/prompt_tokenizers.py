@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import base64
 import binascii
-import json
 import pathlib
 from collections.abc import Iterable
 
@@ -16,6 +15,7 @@ import numpy as np
 import tokenizers
 from tokenizers import Regex, models, normalizers, pre_tokenizers
 
+from im3d_jax.weights.tensor_files import read_json
 from im3d_jax.weights.trees import WeightsError
 
 
@@ -189,8 +189,7 @@ def _model_of(data: dict, file: pathlib.Path, kind: str) -> dict:
 
 
 def _read_text(file: pathlib.Path) -> str:
-    if not file.is_file():
-        raise WeightsError(f"no tokenizer at {file}: the file is missing")
+    _check_there(file)
     try:
         return file.read_text(encoding="utf-8")
     except (UnicodeDecodeError, OSError) as error:
@@ -198,10 +197,10 @@ def _read_text(file: pathlib.Path) -> str:
 
 
 def _read_json(file: pathlib.Path) -> dict:
-    try:
-        data = json.loads(_read_text(file))
-    except (ValueError, RecursionError) as error:
-        raise WeightsError(f"{file} is not valid JSON ({error}): copy it again") from error
-    if not isinstance(data, dict):
-        raise WeightsError(f"{file} must hold a JSON object, found {str(data)[:40]!r}: copy it again")
-    return data
+    _check_there(file)
+    return read_json(file)
+
+
+def _check_there(file: pathlib.Path) -> None:
+    if not file.is_file():
+        raise WeightsError(f"no tokenizer at {file}: the file is missing")

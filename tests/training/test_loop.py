@@ -139,8 +139,9 @@ def test_time_limit(tmp_path, monkeypatch):
     assert done and same(state, run(tmp_path / "whole", 8)[0])
 
 
-def test_as_many_steps_as_fit(tmp_path, monkeypatch):
-    """The first piece takes 100 s (it compiles), each other one 40: three more than the first two fit into 300."""
+@pytest.fixture
+def clocked(monkeypatch):
+    """(steps, the totals they were called with): the first piece takes 100 s (it compiles), each other one 40."""
     clock, totals = types.SimpleNamespace(now=0.0), []
     monkeypatch.setattr(loop, "time", types.SimpleNamespace(monotonic=lambda: clock.now))
 
@@ -149,19 +150,18 @@ def test_as_many_steps_as_fit(tmp_path, monkeypatch):
         totals.append(args[-1])
         return STEPS(*args)
 
+    return slow, totals
+
+
+def test_as_many_steps_as_fit(tmp_path, clocked):
+    """Three pieces more than the first two fit into 260 s."""
+    slow, totals = clocked
     state, done = run(tmp_path, 1000, steps=slow, fit_seconds=260)
     assert done and int(state.step) == 4 + 2 * (260 - 140) // 40 and totals == [1000, 1000, 10, 10, 10]
 
 
-def test_a_continued_run_keeps_the_length_that_fitted(tmp_path, monkeypatch):
-    clock, totals = types.SimpleNamespace(now=0.0), []
-    monkeypatch.setattr(loop, "time", types.SimpleNamespace(monotonic=lambda: clock.now))
-
-    def slow(*args):
-        clock.now += 40 if totals else 100
-        totals.append(args[-1])
-        return STEPS(*args)
-
+def test_a_continued_run_keeps_the_length_that_fitted(tmp_path, clocked):
+    slow, totals = clocked
     state, done = run(tmp_path, 1000, steps=slow, fit_seconds=260, max_seconds=150)
     assert not done and int(state.step) == 6
     state, done = run(tmp_path, 1000, steps=slow, fit_seconds=260, max_seconds=150)

@@ -125,8 +125,8 @@ def test_t5_as_in_transformers(tmp_path):
     [
         (lambda folder: (folder / "merges.txt").unlink(), "merges.txt: the file is missing"),
         (lambda folder: (folder / "vocab.json").unlink(), "tokenizer.json: the file is missing"),
-        (lambda folder: (folder / "vocab.json").write_text("{"), "not valid JSON"),
-        (lambda folder: (folder / "vocab.json").write_text('{"a": %s}' % ("1" * 5000)), "not valid JSON"),
+        (lambda folder: (folder / "vocab.json").write_text("{"), "not readable as JSON"),
+        (lambda folder: (folder / "vocab.json").write_text('{"a": %s}' % ("1" * 5000)), "not readable as JSON"),
         (lambda folder: (folder / "vocab.json").write_text('{"a": 1}'), "number its tokens"),
         (lambda folder: (folder / "vocab.json").write_text('{"a": 0}'), "no token <.startoftext.>"),
         (lambda folder: (folder / "merges.txt").write_text("q z</w>\n"), "merge 'q z</w>' is not of known"),
