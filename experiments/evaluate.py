@@ -2,7 +2,7 @@
 
     python -m experiments.evaluate --objects=32 --quality=standard --rounds=0,2 --out=runs/eval
 
-Each of the first objects goes the way that `im3d generate` goes, but from its true first frame (rendered,
+Each of --objects objects goes the way that `im3d generate` goes, but from its true first frame (rendered,
 rounded to 8 bits, not centred anew) and its caption. Written to --out: results.jsonl (a line per object),
 results.json (the same with means and spreads), and a picture per object; --table=docs/results.md renews the
 tables of that page. A rerun with the same settings goes on where an interrupted one stopped.
@@ -11,8 +11,9 @@ tables of that page. A rerun with the same settings goes on where an interrupted
 and of the asset rendered at their cameras; --lpips_weights=FILE adds LPIPS to all comparisons with the truth.
 
 --level, --refine_steps and --guidance change the refinement, --view_steps and --view_guidance the views, so that two
-runs compare two choices of them. With --shard=0/4 ... --shard=3/4 four processes share the objects (and --out); a
-last run without --shard writes what they found.
+runs compare two choices of them; --first=32 keeps such a choice away from the objects that are reported. With
+--shard=0/4 ... --shard=3/4 four processes share the objects (and --out); a last run without --shard writes what they
+found.
 """
 
 from __future__ import annotations
@@ -46,7 +47,8 @@ from im3d_jax.reconstruction import PRESETS
 def define_flags(values: flags.FlagValues) -> None:
     """Flags of this program."""
     common.register_model_flag(values)
-    flags.DEFINE_integer("objects", 32, "how many objects, from the first", lower_bound=1, flag_values=values)
+    flags.DEFINE_integer("objects", 32, "how many objects, from --first on", lower_bound=1, flag_values=values)
+    flags.DEFINE_integer("first", 0, "index of the first object", lower_bound=0, flag_values=values)
     flags.DEFINE_enum("quality", "standard", common.QUALITIES, "|".join(common.QUALITIES), flag_values=values)
     flags.DEFINE_list("rounds", ["0", "2"], "rounds of refinement to compare, each 0 to 2", flag_values=values)
     flags.DEFINE_integer("seed", 0, "object i is drawn with the seed SEED + i", lower_bound=0, flag_values=values)
@@ -168,9 +170,12 @@ def run(values: flags.FlagValues, command: str) -> None:
             **judged_by,
         }
         results = report.Results(out, command, settings)
-        for index in range(part, min(values.objects, len(toybox)), parts):
+        chosen = range(len(toybox))[values.first : values.first + values.objects]
+        if not chosen:
+            raise UserError(f"--first={values.first}: the test split has the objects 0 to {len(toybox) - 1}")
+        for index in chosen[part::parts]:
             if results.has(index):
-                progress.line(f"{index + 1}/{values.objects}: finished before")
+                progress.line(f"object {index}: finished before")
                 continue
             started = time.monotonic()
             caption, toy = toybox.item(index)
@@ -179,12 +184,12 @@ def run(values: flags.FlagValues, command: str) -> None:
             )
             (out / f"{index:03d}.png").write_bytes(encode_png(picture))
             results.add(index, {"caption": caption, **record})
-            line = f"{index + 1}/{values.objects} {caption}: {report.one_line(record)}"
+            line = f"object {index} of {chosen[0]} to {chosen[-1]}, {caption}: {report.one_line(record)}"
             progress.line(f"{line}, {time.monotonic() - started:.0f} s")
     if parts > 1:
         progress.line(f"part {part} of {parts} is finished; a run without --shard writes the results")
         return
-    summary = results.write(values.objects)
+    summary = results.write(chosen)
     progress.line(f"results in {out / 'results.json'}")
     if values.table:
         tables.write_tables(pathlib.Path(values.table), tables.to_markdown(summary))

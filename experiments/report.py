@@ -95,9 +95,9 @@ class Results:
             os.fsync(file.fileno())
         self._records[index] = json.loads(line)
 
-    def write(self, objects: int) -> dict[str, Any]:
-        """Writes results.json over the first `objects` and returns what it holds."""
-        records = [self._records[index] for index in sorted(self._records) if index < objects]
+    def write(self, objects: range) -> dict[str, Any]:
+        """Writes results.json over those of the `objects` that are finished and returns what it holds."""
+        records = [self._records[index] for index in objects if index in self._records]
         summary = {
             "command": self._command,
             "objects": len(records),

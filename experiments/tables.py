@@ -122,7 +122,8 @@ def _heading(summary: dict[str, Any]) -> list[str]:
     return [
         f"`{summary['command']}`",
         "",
-        f"- objects: {summary['objects']}, quality `{settings['quality']}`",
+        f"- objects: {summary['objects']} from object {summary['records'][0]['index']} on, "
+        f"quality `{settings['quality']}`",
         f"- machine: {settings['machine']}",
         f"- versions: {versions}",
         f"- weights: `{settings['model']}`, SHA-256 `{settings['weights_sha256']}`",

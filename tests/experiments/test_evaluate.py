@@ -247,7 +247,7 @@ def test_tables_grow_with_the_judges(tmp_path):
     results = report.Results(tmp_path, "command", settings)
     results.add(0, judged_record(0))
     results.add(1, judged_record(2))
-    text = tables.to_markdown(results.write(2))
+    text = tables.to_markdown(results.write(range(2)))
     assert "Similarity by CLIP of ones" in text and f"SHA-256 `{'1' * 64}`" in text
     assert "| | PSNR, dB | foreground PSNR, dB | SSIM | perceptual distance | LPIPS |" in text
     assert "| true turntable | 0.3300 ± 0.0000 (0.0000) | 0.9000 ± 0.0000 (0.0000) |" in text
@@ -255,7 +255,7 @@ def test_tables_grow_with_the_judges(tmp_path):
     assert "refinement, 2 rounds against 0 | +0.0100 ± 0.0100 (0.0141) | -0.0100" in text
     plain = report.Results(tmp_path / "plain", "command", settings_of())
     plain.add(0, record_of(0))
-    assert not {"Similarity", "LPIPS", "CLIP"} & set(tables.to_markdown(plain.write(1)).split())
+    assert not {"Similarity", "LPIPS", "CLIP"} & set(tables.to_markdown(plain.write(range(1))).split())
 
 
 def test_weights_of_judges(tmp_path, monkeypatch):
@@ -292,8 +292,8 @@ def test_results_survive_a_kill_and_keep_settings_apart(tmp_path):
     assert len(lines.read_text().splitlines()) == 2
     other = report.Results(tmp_path, "command", settings_of(rounds=(0, 1)))
     assert not other.has(0)
-    assert report.Results(tmp_path, "command", settings_of()).write(5)["objects"] == 2
-    assert report.Results(tmp_path, "command", settings_of()).write(1)["objects"] == 1
+    assert report.Results(tmp_path, "command", settings_of()).write(range(5))["objects"] == 2
+    assert report.Results(tmp_path, "command", settings_of()).write(range(1))["objects"] == 1
     lines.write_text("{nonsense\n")
     with pytest.raises(UserError, match="line 1"):
         report.Results(tmp_path, "command", settings_of())
@@ -303,7 +303,7 @@ def test_tables_replace_their_own_section_only(tmp_path):
     results = report.Results(tmp_path, "python -m experiments.evaluate", settings_of())
     results.add(0, record_of(0))
     results.add(1, record_of(1))
-    text = tables.to_markdown(results.write(2))
+    text = tables.to_markdown(results.write(range(2)))
     assert "+0.50 ± 0.50 (0.71)" in text and "python -m experiments.evaluate" in text and "0" * 64 in text
     rows = [line for line in text.splitlines() if line.startswith("|")]
     assert all(row.count("|") in (5, 6, 7) for row in rows)
@@ -365,6 +365,11 @@ def test_shards_share_the_objects(preset, tmp_path, monkeypatch):
     evaluate.run(parsed(*arguments), "the rest")
     assert [call[2] for call in model.calls if call[0] == "views"] == [1, 0, 2]
     assert json.loads((tmp_path / "results.json").read_text())["objects"] == 3
+    evaluate.run(parsed(*arguments, "--first=2", "--objects=2"), "others")
+    assert [call[2] for call in model.calls if call[0] == "views"] == [1, 0, 2, 3]
+    assert [row["index"] for row in json.loads((tmp_path / "results.json").read_text())["records"]] == [2, 3]
+    with pytest.raises(UserError, match="objects 0 to"):
+        evaluate.run(parsed(*arguments, "--first=1000000"), "none")
 
 
 def test_a_run_goes_on_where_it_stopped(preset, tmp_path, monkeypatch, capsys):
