@@ -14,7 +14,7 @@ from experiments.measure import as_stored
 from experiments.orbit_batches import OrbitBatchSampler
 from experiments.prompts import Line, Work
 from im3d_jax import parallel, pipeline
-from im3d_jax.cli import stages
+from im3d_jax.cli import prompts, stages
 from im3d_jax.cli.errors import user_errors
 from im3d_jax.data.prepare import ImageError, prepare_image, read_image
 from im3d_jax.foreign.video import OrbitPipeline
@@ -145,4 +145,5 @@ class Drawer:
     def _ready(self, work: Work, image_model: Any, drawn: Drawn) -> Ready:
         first, count = drawn.evaluations
         model = DrawnAhead(self._model, (drawn.picture, first), (drawn.views, count))
-        return Ready(work.line, work.folder, model, image_model, drawn.said)
+        said = *prompts.remarks(work.line.prompt, model, image_model), *drawn.said
+        return Ready(work.line, work.folder, model, image_model, said)

@@ -30,7 +30,7 @@ from experiments.overrides import apply_overrides
 from experiments.validation import validate
 from im3d_jax import parallel
 from im3d_jax.data import orbits
-from im3d_jax.data.toybox import VOCABULARY
+from im3d_jax.data.toybox import ALIASES, VOCABULARY
 from im3d_jax.models import composite_on_white, is_temporal
 from im3d_jax.training import create_state, losses, make_train_steps, optimizers, train
 from im3d_jax.training.stacks import plan_stacks
@@ -77,7 +77,7 @@ def open_bundle(folder: pathlib.Path, config: TrainConfig, init: str | None, see
         source = load_bundle(init)
         save_bundle(folder, source.config, source.tokenizer, source.params, dtype=jnp.float32)
         return load_bundle(str(folder))
-    tokenizer = WordTokenizer(build_tokenizer(VOCABULARY), config.model.text.length)
+    tokenizer = WordTokenizer(build_tokenizer(VOCABULARY, ALIASES), config.model.text.length)
     if len(tokenizer.words()) + 3 > config.model.text.vocabulary:
         raise ValueError(
             f"{len(tokenizer.words())} words do not fit into "

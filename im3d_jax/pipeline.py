@@ -192,13 +192,20 @@ class Pipeline:
         self._step = jax.jit(self._one_step, static_argnames=("guidance", "temporal"))
         self._scan = jax.jit(self._all_steps, static_argnames=("sampling", "guidance", "temporal"))
 
-    def vocabulary(self) -> list[str]:
-        """Words that prompts may use."""
-        return self.bundle.tokenizer.words()
+    def vocabulary(self) -> dict[str, list[str]]:
+        """{word that the model was trained on: other words that prompts may use for it}; "next to" is one word."""
+        known: dict[str, list[str]] = {word: [] for word in self.bundle.tokenizer.words()}
+        for other, word in self.bundle.tokenizer.aliases().items():
+            known.setdefault(word, []).append(other)
+        return dict(sorted(known.items()))
 
     def unknown_words(self, prompt: str) -> list[str]:
         """Words of the prompt that the model does not know; they are dropped."""
         return self.bundle.tokenizer.unknown_words(prompt)
+
+    def lost_text(self, prompt: str) -> str:
+        """The end of a prompt that is longer than what the model reads, or nothing."""
+        return self.bundle.tokenizer.lost_text(prompt)
 
     def draw_image(
         self, prompt: str, *, seed: int, quality: str = "standard", progress: Progress | None = None

@@ -35,7 +35,8 @@ def views(pipe, picture):
 
 def test_facts(pipe):
     assert (pipe.image_size, pipe.num_views, pipe.target_fraction) == (32, 4, 0.55)
-    assert pipe.vocabulary() == ["a", "mug", "red"]
+    assert pipe.vocabulary() == {"a": [], "mug": [], "red": []}
+    assert pipe.lost_text("a red mug a red zork mug") == "mug" and pipe.lost_text("a red mug a red zork") == ""
     assert pipe.unknown_words("a blue mug, Zork!") == ["blue", "Zork"]
     assert pipe.perceptual_name
 

@@ -1,6 +1,7 @@
 """Says what this machine has: devices, memory, versions, weights found and missing, and where to put them.
 
-With --vocabulary it lists the words that the model knows instead, one a line.
+With --vocabulary it lists the words that the model knows instead, one a line, and after a colon other words that mean
+the same to it; plurals count as their singular. With weights that cannot be used the exit code is 2.
 """
 
 import importlib.metadata
@@ -29,20 +30,22 @@ def register(values: flags.FlagValues) -> None:
 
 
 def run(values: flags.FlagValues) -> None:
-    """Prints to stdout. Raises `UserError` where the model is missing and --vocabulary needs it."""
+    """Prints to stdout. Raises `UserError`, after all else is printed, where the model is missing or damaged."""
     if values.vocabulary:
         common.start_jax()
         words = common.load_model(values.model).vocabulary()
         if not words:
             raise common.UserError(f"--model={values.model} reads no prompts: it has no list of words")
-        print("\n".join(words))
+        print("\n".join(": ".join([word, ", ".join(others)]) if others else word for word, others in words.items()))
         return
     print(f"im3d {im3d_jax.__version__}, Python {platform.python_version()}, {platform.platform()}")
     _print_versions()
     common.start_jax()
     _print_devices()
     print(f"compiled programs: {common.compilation_cache()}")
-    _print_weights(values.model)
+    unusable = _print_weights(values.model)
+    if unusable:
+        raise common.UserError(unusable)
 
 
 def _print_versions() -> None:
@@ -67,12 +70,12 @@ def _print_devices() -> None:
         print(f"device {device.id}: {device.platform} {device.device_kind}{memory}")
 
 
-def _print_weights(model: str) -> None:
+def _print_weights(model: str) -> str | None:
+    """Returns why they cannot be used, or None."""
     from im3d_jax.weights import BUNDLED
 
     if model != "tiny" and is_foreign(model):
-        _print_foreign(model)
-        return
+        return _print_foreign(model)
     folder = BUNDLED if model == "tiny" else pathlib.Path(model)
     files = sorted([*folder.glob("*.safetensors"), *folder.glob("*.json")]) if folder.is_dir() else []
     print(f"weights of {model}: {'' if files else 'MISSING, expected '}in {folder}")
@@ -80,16 +83,19 @@ def _print_weights(model: str) -> None:
         print(f"  {file.name}: {file.stat().st_size / 2**20:.1f} MiB")
     if not files and model == "tiny":
         print("  they ship with the program: install it again from a complete checkout (pip install -e .)")
+    unusable = None
     try:
         common.load_model(model)
         print("  complete: they load")
     except common.UserError as error:
-        print(f"  NOT usable: {error}")
+        unusable = str(error)
+        print(f"  NOT usable: {unusable}")
     print("other weights: put a model's files into one folder anywhere and give it as --model=FOLDER")
+    return unusable
 
 
-def _print_foreign(model: str) -> None:
-    """Family, networks and memory of foreign weights, from their headers: nothing is loaded."""
+def _print_foreign(model: str) -> str | None:
+    """Family, networks and memory of foreign weights, from their headers: nothing is loaded. Returns what is wrong."""
     import jax.numpy as jnp
 
     from im3d_jax.foreign.memory import device_gib, estimate
@@ -102,7 +108,7 @@ def _print_foreign(model: str) -> None:
         source = open_source(model)
     except WeightsError as error:
         print(f"weights of {model}: NOT usable: {error}")
-        return
+        return str(error)
     preset = source.preset
     use = "draws orbits (--model)" if preset.name in RECIPES else "draws pictures from prompts (--image_model)"
     print(f"weights of {model}: {source.name}, {use}")
@@ -111,7 +117,7 @@ def _print_foreign(model: str) -> None:
         print(f"  {network}: {len(tensors)} tensors, {values / 1e6:.1f} million values")
     print(f"  group norms follow {preset.norm_eps}'s eps; {preset.frames} frames of {preset.height}x{preset.width}")
     if preset.name not in RECIPES:
-        return
+        return None
     room = device_gib()
     print(f"  device memory: {'unknown' if room is None else f'{room:.1f} GiB'}; estimated peaks:")
     itemsize, side = jnp.dtype(working_dtype()).itemsize, preset.height
@@ -119,3 +125,4 @@ def _print_foreign(model: str) -> None:
     for name, memory in MEMORIES.items():
         peaks = estimate(preset, memory, itemsize, (side, side), fit_config("standard"), fit_side)
         print(f"    --memory={name}: " + ", ".join(f"{stage} {gib:.1f} GiB" for stage, gib in peaks.items()))
+    return None

@@ -24,7 +24,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from im3d_jax.cli import common, fits, orbits
+from im3d_jax.cli import common, fits, orbits, prompts
 from im3d_jax.cli.errors import user_errors
 from im3d_jax.data.captures import Capture, load_capture
 from im3d_jax.data.prepare import ImageError, prepare_image, read_image
@@ -190,18 +190,12 @@ def _begin(
     perceptual: tuple[Any, str] | None = None,
 ) -> Run:
     progress = progress or ProgressPrinter()
-    prompt = folder.settings.get("prompt")
-    reader = model if image_model is None else image_model
-    unknown = reader.unknown_words(prompt) if reader is not None and prompt else []
-    if unknown:
-        words = ", ".join(unknown)
-        hint = "; see im3d doctor --vocabulary" if reader.vocabulary() else ""
-        progress.line(f"not in the model's vocabulary and ignored: {words}{hint}")
-    if prompt and image_model is None and model is not None and model.recipe is not None:
-        progress.line(f"the prompt is not read: {model.name} draws from the picture alone")
-    if perceptual is None and model is not None:
-        perceptual = model.features, model.perceptual_name
-    facts = {} if model is None else {"model": model.name, "perceptual_features": perceptual[1]}
+    for line in prompts.remarks(folder.settings.get("prompt"), model, image_model):
+        progress.line(line)
+    facts = {}
+    if model is not None:
+        perceptual = perceptual or (model.features, model.perceptual_name)
+        facts = {"model": model.name, "perceptual_features": perceptual[1]}
     if image_model is not None:
         facts |= {"image_model": image_model.name}
     if model is not None and model.memory is not None:

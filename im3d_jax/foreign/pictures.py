@@ -65,13 +65,16 @@ class PicturePipeline:
         self._encoder = encoder_network(preset.text_encoders[0], dtype)
 
     def unknown_words(self, prompt: str) -> list[str]:
-        """The end of a prompt that does not fit, if any."""
-        lost = self._tokenizer.lost_text(prompt)
-        return [lost] if lost else []
-
-    def vocabulary(self) -> list[str]:
         """None: any text is read."""
         return []
+
+    def lost_text(self, prompt: str) -> str:
+        """The end of a prompt that does not fit, if any."""
+        return self._tokenizer.lost_text(prompt)
+
+    def vocabulary(self) -> dict[str, list[str]]:
+        """None: any text is read."""
+        return {}
 
     def draw_image(
         self,

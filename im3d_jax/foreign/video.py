@@ -96,9 +96,13 @@ class OrbitPipeline:
         """None: the networks read no prompts."""
         return []
 
-    def vocabulary(self) -> list[str]:
+    def lost_text(self, prompt: str) -> str:
         """None: the networks read no prompts."""
-        return []
+        return ""
+
+    def vocabulary(self) -> dict[str, list[str]]:
+        """None: the networks read no prompts."""
+        return {}
 
     def draw_views(
         self,

@@ -23,8 +23,11 @@ class DrawnByHand:
     def unknown_words(self, prompt):
         return [word for word in prompt.split() if word == "xyzzy"]
 
+    def lost_text(self, prompt):
+        return " ".join(prompt.split()[6:])
+
     def vocabulary(self):
-        return ["mug", "red"]
+        return {"mug": ["cup", "tea cup"], "red": []}
 
     def estimate_elevation(self, views):
         self.calls.append("elevation")

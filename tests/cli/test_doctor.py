@@ -4,6 +4,8 @@ import os
 import subprocess
 import sys
 
+import pytest
+
 from im3d_jax.cli import common
 from im3d_jax.cli.errors import UserError
 from im3d_jax.cli.main import main
@@ -22,14 +24,25 @@ def test_doctor_names_what_is_missing(by_hand, capsys, monkeypatch, tmp_path):
         raise UserError("no such folder")
 
     monkeypatch.setattr(common, "load_model", refuse)
-    assert main(["doctor", f"--model={tmp_path / 'none'}"]) == 0
-    shown = capsys.readouterr().out
-    assert "MISSING" in shown and "NOT usable: no such folder" in shown
+    assert main(["doctor", f"--model={tmp_path / 'none'}"]) == 2
+    shown, line = capsys.readouterr()
+    assert "MISSING" in shown and "NOT usable: no such folder" in shown and "--model=FOLDER" in shown
+    assert line == "im3d: no such folder\n"
+
+
+@pytest.mark.parametrize("name", ["none", "x.safetensors", "empty"])
+def test_a_model_that_points_nowhere_is_a_wrong_input(name, capsys, monkeypatch, tmp_path):
+    monkeypatch.setattr(common, "start_jax", lambda: None)
+    (tmp_path / "empty").mkdir()
+    assert main(["doctor", f"--model={tmp_path / name}"]) == 2
+    shown, line = capsys.readouterr()
+    assert "weights of" in shown and "NOT usable" in shown
+    assert line.startswith("im3d: ") and line.count("\n") == 1 and name in line
 
 
 def test_vocabulary(by_hand, capsys):
     assert main(["doctor", "--vocabulary"]) == 0
-    assert capsys.readouterr().out == "mug\nred\n"
+    assert capsys.readouterr().out == "mug: cup, tea cup\nred\n"
 
 
 def test_absent_platform_is_one_line(tmp_path):

@@ -106,10 +106,11 @@ def test_views_from_a_picture(by_hand, tmp_path, capsys):
     pixels[10:50, 20:40] = (200, 30, 30, 255)
     Image.fromarray(pixels).save(tmp_path / "box.png")
     flags = [f"--image={tmp_path / 'box.png'}", "--elevation_deg=12.5", f"--out={tmp_path / 'run'}"]
-    assert main(["views", *flags, "--prompt=a xyzzy box"]) == 0
+    assert main(["views", *flags, "--prompt=a xyzzy box on a wooden table"]) == 0
     assert by_hand.calls == ["views"], "the elevation was given and the picture too"
     shown = capsys.readouterr().err
     assert "xyzzy" in shown and "im3d doctor --vocabulary" in shown
+    assert "longer than the model reads, its end is left out: table\n" in shown
     prepared = read_image(tmp_path / "run/input.png")
     assert prepared.shape == (24, 24, 4)
     rows = np.nonzero((prepared[..., 3] >= 0.5).any(1))[0]

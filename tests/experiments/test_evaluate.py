@@ -45,6 +45,9 @@ class Copies:
     def unknown_words(self, prompt):
         return []
 
+    def lost_text(self, prompt):
+        return ""
+
     def draw_image(self, prompt, *, seed, quality, progress):
         return self.first, 0
 

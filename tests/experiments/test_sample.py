@@ -206,6 +206,9 @@ class Slow:
     def unknown_words(self, prompt):
         return []
 
+    def lost_text(self, prompt):
+        return ""
+
     def draw_image(self, prompt, *, seed, quality, progress):
         return np.full((SIDE, SIDE, 4), 0.1 * seed, np.float32), 5
 
@@ -241,12 +244,14 @@ def test_models_without_batches_and_assets(tmp_path, monkeypatch, capsys):
 def test_a_picture_model_draws_first_pictures(monkeypatch):
     painter = Slow()
     painter.draw_image = lambda prompt, **drawing: (disc(), 11)
+    painter.lost_text = lambda prompt: prompt[1:]
     drawer = lines.Drawer(Slow(), painter, "draft", jax.devices(), 1)
     work = sample.Work(Line(1, "mug", None, 0), None, set())
     ((ready,),) = drawer.draw([work])
     np.testing.assert_array_equal(ready.image_model.draw_image("mug")[0], disc())
     drawn, count = ready.model.draw_views(stages.prepare_image(disc(), SIDE, 0.5), "mug")
     assert count == 7 and drawn.shape == (FRAMES, SIDE, SIDE, 4)
+    assert len(ready.said) == 2 and "left out: ug" in ready.said[0] and ready.said[1] == "slow as ever"
 
 
 def test_batches_agree_in_kind_and_are_drawn_ahead():

@@ -6,14 +6,17 @@ from im3d_jax.data.toybox.objects import LARGEST_RADIUS, ToyObject, stack
 from im3d_jax.data.toybox.palette import COLOURS, PATTERNS, SIZES
 from im3d_jax.data.toybox.render import render_object
 from im3d_jax.data.toybox.scenes import VOCABULARY, Part, Scene, build, describe, is_held_out
+from im3d_jax.data.toybox.synonyms import ALIASES, SYNONYMS
 
 
 __all__ = [
+    "ALIASES",
     "COLOURS",
     "LARGEST_RADIUS",
     "NOUNS",
     "PATTERNS",
     "SIZES",
+    "SYNONYMS",
     "VOCABULARY",
     "Part",
     "Scene",
