@@ -122,11 +122,11 @@ def test_views_from_a_picture(by_hand, tmp_path, capsys):
     # The picture counts by its content: a copy elsewhere is the same, a change is not.
     shutil.move(tmp_path / "box.png", tmp_path / "moved.png")
     flags[0] = f"--image={tmp_path / 'moved.png'}"
-    assert main(["views", *flags, "--prompt=a xyzzy box"]) == 0
+    assert main(["views", *flags, "--prompt=a xyzzy box on a wooden table"]) == 0
     assert by_hand.calls == ["views"]
     pixels[20:30, 25:30, 2] = 200
     Image.fromarray(pixels).save(tmp_path / "moved.png")
-    assert main(["views", *flags, "--prompt=a xyzzy box"]) == 2
+    assert main(["views", *flags, "--prompt=a xyzzy box on a wooden table"]) == 2
 
 
 def test_a_picture_found_wanting_late_costs_no_results(by_hand, tmp_path, capsys):
