@@ -56,6 +56,8 @@ def with_refined_poses(folder: RunFolder, capture: Capture, config: FitConfig) -
     if not config.lr_poses:
         return capture
     state = fitting.load_state(folder / "state/fit0.npz", config)
+    if state.poses is None:
+        return capture
     return dataclasses.replace(capture, cameras=poses.moved(capture.cameras, state.poses.motions, state.extent))
 
 

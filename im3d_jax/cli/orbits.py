@@ -125,8 +125,8 @@ def reduced(capture: Capture, side: int) -> Capture:
     size = round(width * scale), round(height * scale)
     images = np.stack([_resized(image, size) for image in capture.images])
     stretch = jnp.asarray([size[0] / width, size[1] / height, 1.0], jnp.float32)
-    cameras = capture.cameras
-    cameras = cameras.replace(intrinsics=cameras.intrinsics * stretch[None, :, None], width=size[0], height=size[1])
+    intrinsics = capture.cameras.intrinsics * stretch[None, :, None]
+    cameras = dataclasses.replace(capture.cameras, intrinsics=intrinsics, width=size[0], height=size[1])
     return dataclasses.replace(capture, images=images, cameras=cameras)
 
 

@@ -10,7 +10,8 @@ import concurrent.futures
 import dataclasses
 import fnmatch
 import pathlib
-from typing import get_args
+from collections.abc import Callable
+from typing import Any, get_args
 
 import jax
 import jax.numpy as jnp
@@ -249,7 +250,13 @@ def network_table(checkpoint: Checkpoint, network: str) -> tuple[dict, Table]:
     return shapes, table
 
 
-def load_network(checkpoint: Checkpoint, network: str, *, dtype=None, sharding=None) -> dict:
+def load_network(
+    checkpoint: Checkpoint,
+    network: str,
+    *,
+    dtype=None,
+    sharding: jax.sharding.Sharding | Callable[[dict], dict] | None = None,
+) -> dict:
     """The parameters of ``unet`` or ``vae``, read, cast and put in place a few tensors at a time.
 
     Args:
@@ -264,8 +271,10 @@ def load_network(checkpoint: Checkpoint, network: str, *, dtype=None, sharding=N
         WeightsError: See `network_table`.
     """
     shapes, table = network_table(checkpoint, network)
-    places = sharding(shapes) if callable(sharding) else jax.tree.map(lambda _: sharding, shapes)
-    places = flatten(places) if sharding is not None else {}
+    if sharding is None or isinstance(sharding, jax.sharding.Sharding):
+        places = dict.fromkeys(table, sharding)
+    else:
+        places = flatten(sharding(shapes))
     stored = checkpoint.networks[network]
     # Threads, because casting and transposing take longer than reading; each holds one tensor besides the result.
     with concurrent.futures.ThreadPoolExecutor(_READERS) as pool:
@@ -281,7 +290,7 @@ def _place(tensor: StoredTensor, entry: Entry, dtype, sharding) -> jax.Array:
         return jnp.asarray(entry.layout.from_file(read_tensor(tensor)).astype(kind, order="C"))
     shape = tuple(entry.shape[order.index(axis)] for axis in range(len(order)))
 
-    def piece(index: tuple[slice, ...]) -> np.ndarray:
+    def piece(index: Any) -> np.ndarray:
         stored = tuple(index[axis] for axis in order) + (slice(None),) * entry.layout.ones
         return entry.layout.from_file(read_tensor(tensor, stored)).astype(kind, order="C")
 

@@ -109,7 +109,7 @@ class WordTokenizer:
     def __init__(self, text: str, length: int):
         self._ids, self._aliases = _tables(text)
         self._tokenizer = _assemble(self._ids)
-        self._known = {word: (i,) for word, i in self._ids.items() if word not in SPECIAL}
+        self._known: dict[str, tuple[int, ...]] = {word: (i,) for word, i in self._ids.items() if word not in SPECIAL}
         for alias, meant in self._aliases.items():
             self._known[alias] = tuple(self._ids[word] for word in meant.split())
         self._longest = max((alias.count(" ") + 1 for alias in self._aliases), default=1)

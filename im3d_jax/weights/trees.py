@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pathlib
+from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
@@ -22,7 +23,7 @@ def flatten(tree: dict) -> dict[str, jax.Array]:
     return dict(sorted((".".join(str(key.key) for key in path), leaf) for path, leaf in leaves))
 
 
-def unflatten(flat: dict[str, jax.Array], template: dict) -> dict:
+def unflatten(flat: Mapping[str, jax.Array | np.ndarray], template: dict) -> dict:
     """The inverse of `flatten`.
 
     `template` (arrays or shapes) says where dots nest and where they are part of a name.
