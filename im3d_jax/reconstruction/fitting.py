@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from im3d_jax.models import perceptual, ssim
-from im3d_jax.reconstruction import control, initial, losses, optimizer, poses
+from im3d_jax.reconstruction import control, initial, losses, optimizer, outside, poses
 from im3d_jax.reconstruction.losses import Targets
 from im3d_jax.reconstruction.presets import PRESETS, FitConfig, capture_config
 from im3d_jax.reconstruction.state import FitState, final_gaussians, load_state, save_state
@@ -72,7 +72,9 @@ def init_state(
     zeros = jax.tree.map(jnp.zeros_like, gaussians)
     views = min(config.views_per_step, len(cameras))
     pairs = count_pairs(gaussians, cameras[jnp.arange(views)], active=active)
-    margin = max(INITIAL_PAIR_MARGIN, config.pair_margin)
+    # n times the gaussians on a surface are 1 / sqrt(n) as wide: their pairs grow by sqrt(n) at most, or about.
+    growth = (config.capacity / max(1, int(jnp.sum(active)))) ** 0.5
+    margin = max(INITIAL_PAIR_MARGIN, config.pair_margin, growth - 1.0)
     return FitState(
         gaussians=gaussians,
         active=active,
@@ -143,6 +145,10 @@ def fit(
         step += length
         if not math.isfinite(info["loss"]):
             raise FloatingPointError(f"the loss is {info['loss']} at step {step}; are the targets finite?")
+        if step == config.steps:
+            # Not after the loop: what `observe` saves at the last step must be what the fit returns.
+            state = outside.remove(state, targets, cameras, config)
+            info["gaussians"] = int(jnp.sum(state.active))
         if progress is not None:
             decibels = f", {info['psnr']:.2f} dB" if "psnr" in info else ""
             progress(step, config.steps, f"loss {info['loss']:.4f}{decibels}, {info['gaussians']:.0f} gaussians")

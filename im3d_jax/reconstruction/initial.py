@@ -48,6 +48,32 @@ def ball_points(key: jax.Array, count: int, radius: float) -> jax.Array:
     return direction * radius * jnp.cbrt(jax.random.uniform(key_radius, (count, 1)))
 
 
+def pixels_of(points: np.ndarray, camera: Cameras) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The pixels that points fall on.
+
+    Args:
+        points: [N, 3] world positions.
+        camera: A single one.
+
+    Returns:
+        Column and row [N] int inside the image, and seen [N] bool: elsewhere the pixel means nothing.
+    """
+    pose, lens = np.asarray(camera.world_to_camera[0]), np.asarray(camera.intrinsics[0])
+    local = points @ pose[:3, :3].T + pose[None, :3, 3]
+    if camera.model == "pinhole" and camera.distortion is None:
+        pixel = local @ lens.T
+        places = [np.floor(pixel[:, i] / np.maximum(pixel[:, 2], 1e-6)) for i in (0, 1)]
+        seen = local[:, 2] > 0
+    else:
+        ahead = np.maximum(local[:, 2], 1e-6)
+        image = image_points(camera, *jnp.asarray(np.stack([local[:, 0], local[:, 1], ahead]))[:, None])
+        places = [np.floor(np.nan_to_num(np.asarray(place[0]), nan=-1.0)) for place in (image.u, image.v)]
+        seen = (local[:, 2] > 0) & np.asarray(image.seen[0])
+    column, row = (np.clip(np.nan_to_num(place, nan=-1.0), -1, 1e6).astype(int) for place in places)
+    seen &= (column >= 0) & (column < camera.width) & (row >= 0) & (row < camera.height)
+    return column.clip(0, camera.width - 1), row.clip(0, camera.height - 1), seen
+
+
 def hull_points(key: jax.Array, rgba: np.ndarray, cameras: Cameras, count: int) -> np.ndarray:
     """Points inside the visual hull: where every view that sees them has alpha above one half.
 
@@ -62,23 +88,10 @@ def hull_points(key: jax.Array, rgba: np.ndarray, cameras: Cameras, count: int) 
     """
     centre, radius = look_centre(cameras), seen_radius(cameras)
     points = np.asarray(ball_points(key, 16 * count, radius)) + centre[None].astype(np.float32)
-    pose, lens = np.asarray(cameras.world_to_camera), np.asarray(cameras.intrinsics)
     inside = np.ones(len(points), bool)
     for view, mask in enumerate(np.asarray(rgba)[..., 3] > 0.5):
-        local = points @ pose[view, :3, :3].T + pose[view, None, :3, 3]
-        if cameras.model == "pinhole" and cameras.distortion is None:
-            pixel = local @ lens[view].T
-            column, row = (np.floor(pixel[:, i] / np.maximum(pixel[:, 2], 1e-6)).astype(int) for i in (0, 1))
-            seen = local[:, 2] > 0
-        else:
-            ahead = np.maximum(local[:, 2], 1e-6)
-            image = image_points(cameras[view], *jnp.asarray(np.stack([local[:, 0], local[:, 1], ahead]))[:, None])
-            column, row = (np.floor(np.nan_to_num(np.asarray(place[0]), nan=-1.0)) for place in (image.u, image.v))
-            column, row = (np.clip(place, -1, 1e6).astype(int) for place in (column, row))
-            seen = (local[:, 2] > 0) & np.asarray(image.seen[0])
-        seen &= (column >= 0) & (column < cameras.width) & (row >= 0) & (row < cameras.height)
-        covered = mask[row.clip(0, cameras.height - 1), column.clip(0, cameras.width - 1)]
-        inside &= covered | ~seen
+        column, row, seen = pixels_of(points, cameras[view])
+        inside &= mask[row, column] | ~seen
     return points[inside][:count]
 
 

@@ -39,6 +39,7 @@ CONFIG = FitConfig(
     perceptual_weight=0.5,
     lr_means=(1e-2, 1e-3),
     lr_sh=2e-2,
+    outside_views=2,
 )
 
 
