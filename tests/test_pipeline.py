@@ -50,7 +50,7 @@ def test_the_budget_of_evaluations():
             times * sampling.steps * len(sampling.guidance(image, True).branches) for sampling, image, times in sampled
         )
         assert quality.refine.start < 1 and quality.image.start == quality.views.start == 1
-    assert (sizes["draft"], sizes["standard"], sizes["best"]) == (34, 60, 76)
+    assert (sizes["draft"], sizes["standard"], sizes["best"]) == (34, 56, 70)
 
 
 def test_views_from_picture_and_prompt(views, picture):

@@ -81,6 +81,8 @@ def fit_config(quality: str) -> FitConfig:
         initial=initial,
         capacity=capacity,
         density=dataclasses.replace(base.density, growth=0.11),
+        # Their rigs are found, not given: where cameras are a degree off, masks would cut into the object.
+        outside_views=0,
     )
 
 
