@@ -62,7 +62,7 @@ def define_flags(values: flags.FlagValues) -> None:
     """Flags of this program."""
     flags.DEFINE_string("data", "../shared/data/lego400", "folder of the capture", flag_values=values)
     flags.DEFINE_integer("downscale", 1, "mean over so many pixels squared", lower_bound=1, flag_values=values)
-    flags.DEFINE_list("runs", list(RUNS), f"which fits: {', '.join(RUNS)}", flag_values=values)
+    flags.DEFINE_list("runs", list(STRATEGIES), f"which fits: {', '.join(RUNS)}", flag_values=values)
     flags.DEFINE_list("seeds", ["0"], "every run is done with each of them", flag_values=values)
     flags.DEFINE_integer("steps", 7000, "length of a fit", lower_bound=1, flag_values=values)
     flags.DEFINE_integer("sh_degree", 3, "of the spherical harmonics", lower_bound=0, upper_bound=4, flag_values=values)
@@ -98,9 +98,10 @@ def check_gsplat() -> None:
     Raises:
         UserError: a package or a CUDA device is missing.
     """
+    if importlib.util.find_spec("torch") is None:
+        raise UserError("--runs=gsplat: torch is not installed here")
     with user_errors(app.UsageError):
-        for package in ("torch", "gsplat"):
-            require_cuda("--runs=gsplat", package)
+        require_cuda("--runs=gsplat", "gsplat")
     if not any(importlib.util.find_spec(package) for package in ("fused_ssim", "pytorch_msssim")):
         raise UserError("--runs=gsplat: neither fused_ssim nor pytorch_msssim is installed here; install one of them")
 

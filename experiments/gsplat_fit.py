@@ -26,7 +26,6 @@ from im3d_jax.reconstruction import initial
 from splat import Cameras
 
 
-STARTS = ("hull", "cube")
 # Kerbl et al.'s start for NeRF-synthetic scenes: points of random colours in a cube around the origin.
 CUBE_POINTS, CUBE_SIDE = 100_000, 2.6
 SH_EVERY = 1000  # steps after which one more degree is freed
@@ -149,7 +148,7 @@ def fit_gsplat(
         sh_degree: Of the spherical harmonics.
         count: Gaussians at the start in the hull.
         report: Takes the progress.
-        start: One of `STARTS`.
+        start: ``hull`` or ``cube``, see `start_points`.
         reset: Whether opacities are reset every 3,000 steps, as `DefaultStrategy` documents. gsplat 1.5.3 writes the
             condition as ``step % self.reset_every == 0 & step > 0``, a chained comparison with ``0 & step`` which
             never holds, so that by itself it never resets them.
