@@ -22,8 +22,8 @@ UNET_MAPS = 40
 DECODER_MAPS = 14
 # Encoder: the first channels alone.
 ENCODER_MAPS = 8
-# The temporal decoder's blocks over frames hold all frames at once.
-TEMPORAL_MAPS = 5
+# The temporal decoder's blocks over frames keep two maps of all frames, whatever is done at once.
+TEMPORAL_MAPS = 2
 # A fitted pixel: VGG's maps with their gradients, and the compositing's light.
 FIT_BYTES_PER_PIXEL = 4000
 SHARE_OF_DEVICE = 0.97  # of the allocator's limit: fragments

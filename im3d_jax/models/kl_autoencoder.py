@@ -10,14 +10,22 @@ is: diffusion models see them times `scaling_factor`, except SVD's conditioning 
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax import lax
 
 from im3d_jax.models.layers import Conv, Dense, GroupNorm, attend, upsample
-from im3d_jax.models.spatio_temporal_blocks import FrameConv, MixFactor, SpatialResBlock, TemporalResBlock
+from im3d_jax.models.spatio_temporal_blocks import (
+    FrameConv,
+    SpatialResBlock,
+    VideoGroupNorm,
+    blend,
+    video_statistics,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,11 +97,44 @@ class KLEncoder(nn.Module):
         return Conv(2 * c.latent_channels, dtype=self.dtype, name="conv_out")(x)
 
 
+class FrameLayers(nn.Module):
+    """The two halves of a residual block over frames, each norm, SiLU and a 3-frame convolution.
+
+    They mix frames but not pixels, all but the norms' statistics, which are given: any rows may go through alone.
+    """
+
+    features: int
+    groups: int
+    eps: float
+    dtype: jnp.dtype
+
+    def setup(self):
+        self.norm1, self.norm2 = (VideoGroupNorm(self.groups, self.eps) for _ in range(2))
+        self.conv1, self.conv2 = (FrameConv(self.features, self.dtype) for _ in range(2))
+
+    def first(self, x: jax.Array, statistics: tuple[jax.Array, jax.Array]) -> jax.Array:
+        """Rows [B, T, h, W, C] of a video, and `video_statistics` of all of it."""
+        return self.conv1(self.norm1(x, statistics))
+
+    def second(self, x: jax.Array, statistics: tuple[jax.Array, jax.Array]) -> jax.Array:
+        """The same, of what the first half made."""
+        return self.conv2(self.norm2(x, statistics))
+
+
+class MixLogit(nn.Module):
+    """The parameter of `blend`, by itself."""
+
+    @nn.compact
+    def __call__(self) -> jax.Array:
+        return self.param("mix_factor", nn.initializers.zeros, (1,))
+
+
 class KLDecoder(nn.Module):
     """Latents [B, T, h, w, z] to images [B, T, H, W, C] in [-1, 1]; both kinds of decoder.
 
-    What lies between two temporal layers (everything, in the image decoder) runs on `frames_at_once` frames at a time:
-    the result is the same and the widest activations exist for those frames only.
+    With `frames_at_once`, what lies between two temporal layers (everything, in the image decoder) runs on some frames
+    at a time and the temporal layers on some rows of all frames: the result is the same, and beside the video's widest
+    map and one copy of it, the widest activations exist for that many frames only.
     """
 
     config: KLAutoencoderConfig
@@ -101,20 +142,23 @@ class KLDecoder(nn.Module):
 
     @nn.compact
     def __call__(self, latents: jax.Array, frames_at_once: int | None = None) -> jax.Array:
+        c = self.config
         segment, segments = [], []
         for step in self.steps():
             segment.append(step)
-            if step[0] == "resnet" and self.config.temporal_decoder:
+            if step[0] == "resnet" and c.temporal_decoder:
                 segments.append((segment, step))
                 segment = []
         segments.append((segment, None))
         x = latents
+        # One frame at full resolution after an upsampling, the most that any segment holds.
+        widest = math.prod(latents.shape[2:4]) * c.factor**2 * c.channels[min(1, len(c.channels) - 1)]
         for spatial, resnet in segments:
-            x = by_frames(self, lambda module, y, steps=spatial: module.run(steps, y), x, frames_at_once)
+            x = self.by_frames(spatial, x, frames_at_once, widest)
             if resnet is not None:
-                x = self.over_frames(x, resnet[1])
-        if self.config.temporal_decoder:
-            x = FrameConv(self.config.image_channels, self.dtype, name="time_conv_out")(x)
+                x = self.over_frames(x, resnet[1], frames_at_once, widest)
+        if c.temporal_decoder:
+            x = FrameConv(c.image_channels, self.dtype, name="time_conv_out")(x)
         return x.astype(jnp.float32)
 
     def steps(self) -> list[tuple[str, str, int]]:
@@ -145,34 +189,74 @@ class KLDecoder(nn.Module):
                 x = Conv(features, dtype=self.dtype, name=name)(upsample(x) if kind == "upsample" else x)
         return x
 
-    def over_frames(self, x: jax.Array, name: str) -> jax.Array:
+    def by_frames(
+        self, steps: list[tuple[str, str, int]], x: jax.Array, frames_at_once: int | None, widest: int
+    ) -> jax.Array:
+        """`run` on as many frames of [B, T, h, w, C] at a time as are no larger than `frames_at_once` of the widest."""
+        batch, frames, height, width, channels = x.shape
+        scale = 2 ** sum(kind == "upsample" for kind, _, _ in steps)
+        shape = batch, frames, scale * height, scale * width, steps[-1][2]
+        parts = 1
+        if frames_at_once is not None:
+            size = math.prod(shape[2:4]) * max(channels, *(features for _, _, features in steps))
+            # Attention within frames holds a score for every pair of pixels.
+            room = 1 if any(kind == "attention" for kind, _, _ in steps) else max(1, widest // size)
+            parts = parts_of(frames, frames / (frames_at_once * room))
+        result = None if shape == x.shape and x.dtype == self.dtype else jax.ShapeDtypeStruct(shape, self.dtype)
+        return by_parts(self, lambda module, y: module.run(steps, y), (x,), 1, parts, result)
+
+    def over_frames(self, x: jax.Array, name: str, frames_at_once: int | None, widest: int) -> jax.Array:
         """The temporal block of the residual block `name`, and the blend: the share is the temporal one's."""
         c = self.config
-        block = TemporalResBlock(c.groups, c.temporal_eps, self.dtype, name=name + ".temporal_res_block")
-        return MixFactor(0.0, name=name + ".time_mixer")(block(x, None), x)
+        frames, height, width, features = x.shape[1:]
+        parts = 1
+        if frames_at_once is not None:
+            parts = parts_of(height, 2 * frames * height * width * features / (frames_at_once * widest))
+        block = FrameLayers(features, c.groups, c.temporal_eps, self.dtype, name=name + ".temporal_res_block")
+        mix = MixLogit(name=name + ".time_mixer")()
+        statistics = video_statistics(x, c.groups, c.temporal_eps)
+        first = lambda block, x: block.first(x, statistics)  # noqa: E731
+        y = by_parts(block, first, (x,), 2, parts, jax.ShapeDtypeStruct(x.shape, self.dtype))
+        middle = video_statistics(y, c.groups, c.temporal_eps)
+        second = lambda block, x, y: blend(mix, x + block.second(y, middle), x)  # noqa: E731
+        return by_parts(block, second, (x, y), 2, parts)
 
 
-def by_frames(
-    module: nn.Module, layers: Callable[[nn.Module, jax.Array], jax.Array], x: jax.Array, frames_at_once: int | None
+def parts_of(length: int, least: float) -> int:
+    """The smallest number of equal parts of `length` that is not below `least`."""
+    return next(parts for parts in range(max(1, math.ceil(least)), length + 1) if length % parts == 0)
+
+
+def by_parts(
+    module: nn.Module,
+    layers: Callable[..., jax.Array],
+    inputs: tuple[jax.Array, ...],
+    axis: int,
+    parts: int,
+    result: jax.ShapeDtypeStruct | None = None,
 ) -> jax.Array:
-    """Applies `layers` of `module`, which treat frames alike, to a few frames of [B, T, ...] at a time.
+    """layers(module, *inputs), which treats places along `axis` alike, on equal parts of the inputs in turn.
 
-    Frames are repeated where `frames_at_once` does not divide them; choose a divisor.
+    Args:
+        result: What it gives for the whole inputs; by default it takes the place of the first input, part by part.
     """
-    batch, frames, *rest = x.shape
-    if frames_at_once is None or frames_at_once >= frames:
-        return layers(module, x)
-    chunks = -(-frames // frames_at_once)
-    missing = chunks * frames_at_once - frames
-    x = jnp.concatenate([x, jnp.repeat(x[:, -1:], missing, axis=1)], axis=1) if missing else x
-    x = x.reshape(batch, chunks, frames_at_once, *rest).swapaxes(0, 1)
-    scan = nn.scan(
-        lambda module, carry, chunk: (carry, layers(module, chunk)),
-        variable_broadcast="params",
-        split_rngs={"params": False},
-    )
-    y = scan(module, None, x)[1].swapaxes(0, 1)
-    return y.reshape(batch, chunks * frames_at_once, *y.shape[3:])[:, :frames]
+    if parts == 1:
+        return layers(module, *inputs)
+    size = inputs[0].shape[axis] // parts
+    if result is None:
+        into, others = inputs[0], inputs[1:]
+    else:
+        # Filled with a value of the input because XLA made the zeros for all later loops at the very start.
+        value = inputs[0][:, :1, :1, :1, :1].astype(result.dtype)
+        into, others = jnp.broadcast_to(value, result.shape), inputs
+
+    def one(module: nn.Module, into: jax.Array, part: jax.Array, others: tuple) -> tuple[jax.Array, None]:
+        sources = others if result is not None else (into, *others)
+        cut = (lax.dynamic_slice_in_dim(source, part * size, size, axis) for source in sources)
+        return lax.dynamic_update_slice_in_dim(into, layers(module, *cut), part * size, axis), None
+
+    scan = nn.scan(one, variable_broadcast="params", split_rngs={"params": False}, in_axes=(0, nn.broadcast))
+    return scan(module, into, jnp.arange(parts), others)[0]
 
 
 class KLAutoencoder(nn.Module):

@@ -33,6 +33,15 @@ def group_norm(
     return y.reshape(x.shape)
 
 
+def group_norm_part(
+    x: jax.Array, statistics: tuple[jax.Array, jax.Array], scale: jax.Array, bias: jax.Array, silu: bool = False
+) -> jax.Array:
+    """`group_norm` of a part [..., P, C] of a whole whose `group_statistics` are known, each [..., groups]."""
+    factor, shift = _affine(x, scale, bias, *statistics)
+    y = x.astype(jnp.float32) * factor + shift
+    return (jax.nn.silu(y) if silu else y).astype(x.dtype)
+
+
 def _channels_last(vector: jax.Array, ndim: int) -> jax.Array:
     return vector.reshape((1,) * (ndim - 1) + (-1,))
 
@@ -51,8 +60,8 @@ def _to_channels(x, channels):
     return wide.reshape(*x.shape[:-1], 1, channels)
 
 
-def _group_statistics(x, groups, eps):
-    """Mean and 1 / deviation of x [..., P, C], each [..., groups]."""
+def group_statistics(x: jax.Array, groups: int, eps: float) -> tuple[jax.Array, jax.Array]:
+    """Mean and 1 / deviation of x [..., P, C] over P and each group's channels, each [..., groups] in float32."""
     *_, pixels, channels = x.shape
     pivot = x[..., 0, :: channels // groups].astype(jnp.float32)
     away = x.astype(jnp.float32) - _to_channels(pivot, channels)
@@ -72,11 +81,8 @@ def _affine(x, scale, bias, mean, inverse):
 
 
 def _group_norm_forward(x, scale, bias, groups, eps, silu):
-    mean, inverse = _group_statistics(x, groups, eps)
-    factor, shift = _affine(x, scale, bias, mean, inverse)
-    y = x.astype(jnp.float32) * factor + shift
-    y = jax.nn.silu(y) if silu else y
-    return y.astype(x.dtype), (x, scale, bias, mean, inverse)
+    mean, inverse = group_statistics(x, groups, eps)
+    return group_norm_part(x, (mean, inverse), scale, bias, silu), (x, scale, bias, mean, inverse)
 
 
 def _group_norm_backward(groups, eps, silu, kept, gradient):

@@ -23,8 +23,8 @@ from im3d_jax.models.layers import (
     TemporalConv,
     add_bias,
     convolve_frames,
-    group_norm,
 )
+from im3d_jax.models.norms import group_norm, group_norm_part, group_statistics
 
 
 def blend(mix_factor: jax.Array, first: jax.Array, second: jax.Array) -> jax.Array:
@@ -56,17 +56,28 @@ class FrameConv(nn.Module):
         return add_bias(y, self.param("bias", nn.initializers.zeros, (self.features,)))
 
 
+def video_statistics(x: jax.Array, groups: int, eps: float) -> tuple[jax.Array, jax.Array]:
+    """Mean and 1 / deviation of each group of [B, T, H, W, C] over all frames, each [B, groups]."""
+    return group_statistics(x.reshape(x.shape[0], -1, x.shape[-1]), groups, eps)
+
+
 class VideoGroupNorm(nn.Module):
-    """Group normalisation of [B, T, H, W, C] with statistics over all frames together, then SiLU."""
+    """Group normalisation of [B, T, H, W, C] with statistics over all frames together, then SiLU.
+
+    Of a part of a video's pixels with `video_statistics` of the whole, where these are given.
+    """
 
     groups: int
     eps: float
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: jax.Array, statistics: tuple[jax.Array, jax.Array] | None = None) -> jax.Array:
         scale = self.param("scale", nn.initializers.ones, (x.shape[-1],))
         bias = self.param("bias", nn.initializers.zeros, (x.shape[-1],))
         batch, frames, height, width, channels = x.shape
+        if statistics is not None:
+            tokens = x.reshape(batch, -1, channels)
+            return group_norm_part(tokens, statistics, scale, bias, silu=True).reshape(x.shape)
         tall = x.reshape(batch, frames * height, width, channels)
         return group_norm(tall, scale, bias, self.groups, self.eps, silu=True).reshape(x.shape)
 

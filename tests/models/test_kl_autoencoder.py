@@ -8,7 +8,7 @@ import jax
 import numpy as np
 import pytest
 
-from im3d_jax.models.kl_autoencoder import KLAutoencoder, KLAutoencoderConfig
+from im3d_jax.models.kl_autoencoder import KLAutoencoder, KLAutoencoderConfig, parts_of
 
 
 IMAGE = KLAutoencoderConfig(channels=(32, 64))
@@ -60,19 +60,43 @@ def test_diffusers(inputs, config):
             assert tools.relative(ours, theirs) < (2e-5 if faint == 1.0 else 1e-4)
 
 
-def test_decoding_some_frames_at_a_time_is_exact(inputs):
-    _, latents = inputs
-    config = dataclasses.replace(VIDEO, channels=(4, 8), layers_per_block=1, groups=2)
-    network = KLAutoencoder(config)
-    shapes = jax.eval_shape(lambda: network.init(jax.random.key(0), inputs[0]))
+@pytest.fixture(scope="module")
+def small():
+    """A temporal decoder and what it makes of a video: whole and one frame at a time, with bytes of memory."""
+    network = KLAutoencoder(dataclasses.replace(VIDEO, channels=(8, 16), layers_per_block=1, groups=2))
+    shapes = jax.eval_shape(network.init, jax.random.key(0), np.zeros((1, 2, 4, 4, 3), np.float32))
     rng = np.random.default_rng(1)
     parameters = jax.tree.map(lambda leaf: rng.normal(0, 0.3, leaf.shape).astype(np.float32), shapes)
+    latents = rng.normal(size=(1, 12, 8, 12, 4)).astype(np.float32)
     decode = jax.jit(lambda p, z, at_once: network.apply(p, z, at_once, method="decode"), static_argnums=2)
-    whole = np.asarray(decode(parameters, latents, None))
-    assert whole.std() > 0.01
-    np.testing.assert_allclose(decode(parameters, latents, 2), whole, rtol=1e-6, atol=1e-6)
+    results = []
+    for at_once in (None, 1):
+        compiled = decode.lower(parameters, latents, at_once).compile()
+        results.append((np.asarray(compiled(parameters, latents)), compiled.memory_analysis().temp_size_in_bytes))
+    latents[:, -1] += 1.0
     # Frames see each other, so cutting the video would not be the same.
-    assert np.abs(decode(parameters, latents[:, :2], None) - whole[:, :2]).max() > 1e-3
+    assert np.abs(np.asarray(compiled(parameters, latents))[:, 0] - results[-1][0][:, 0]).max() > 1e-3
+    return results
+
+
+def test_decoding_some_frames_at_a_time_is_exact(small):
+    (whole, _), (parts, _) = small
+    assert whole.shape == (1, 12, 16, 24, 3) and whole.std() > 0.01
+    np.testing.assert_allclose(parts, whole, rtol=1e-5, atol=1e-5 * whole.std())
+
+
+def test_memory_of_decoding_some_frames_at_a_time(small):
+    """Two maps of the video: what a temporal layer reads, and what lies between its halves."""
+    (_, whole), (_, parts) = small
+    widest = 12 * 16 * 24 * 8 * 4
+    # A third one is of the statistics, which CPUs reduce from an array. Loops that collect new maps took five.
+    assert parts < 4 * widest
+    assert whole > 2 * parts
+
+
+def test_parts_are_equal_and_small_enough():
+    assert [parts_of(21, least) for least in (0.2, 1, 2.5, 7, 8)] == [1, 1, 3, 7, 21]
+    assert parts_of(25, 8.3) == 25
 
 
 def test_sizes_that_do_not_halve():
