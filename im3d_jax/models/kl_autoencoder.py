@@ -18,10 +18,11 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from im3d_jax.models.layers import Conv, Dense, GroupNorm, attend, upsample
+from im3d_jax.models.layers import Conv, Dense, GroupNorm, attend
 from im3d_jax.models.spatio_temporal_blocks import (
     FrameConv,
     SpatialResBlock,
+    UpsampledConv,
     VideoGroupNorm,
     blend,
     video_statistics,
@@ -185,8 +186,10 @@ class KLDecoder(nn.Module):
                 x = PixelAttention(c.groups, c.eps, self.dtype, name=name)(x)
             elif kind == "norm":
                 x = GroupNorm(c.groups, c.eps, silu=True, name=name)(x)
+            elif kind == "upsample":
+                x = UpsampledConv(features, self.dtype, name=name)(x)
             else:
-                x = Conv(features, dtype=self.dtype, name=name)(upsample(x) if kind == "upsample" else x)
+                x = Conv(features, dtype=self.dtype, name=name)(x)
         return x
 
     def by_frames(

@@ -14,6 +14,7 @@ from __future__ import annotations
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax import lax
 
 from im3d_jax.models.layers import (
     KERNEL_INIT,
@@ -80,6 +81,40 @@ class VideoGroupNorm(nn.Module):
             return group_norm_part(tokens, statistics, scale, bias, silu=True).reshape(x.shape)
         tall = x.reshape(batch, frames * height, width, channels)
         return group_norm(tall, scale, bias, self.groups, self.eps, silu=True).reshape(x.shape)
+
+
+class UpsampledConv(nn.Module):
+    """Every pixel of [..., H, W, C] four times, then a 3x3 convolution: [..., 2 H, 2 W, features], kernel HWIO.
+
+    Rows 2i and 2i + 1 see only rows i - 1, i and i, i + 1 of the input, so a 2x2 convolution with sums of the taps
+    gives all four pixels: 4/9 of the arithmetic, and the repeated map is never written.
+    """
+
+    features: int
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        *lead, height, width, channels = x.shape
+        kernel = self.param("kernel", KERNEL_INIT, (3, 3, channels, self.features))
+        bias = self.param("bias", nn.initializers.zeros, (self.features,))
+        taps = _taps_of_halves(_taps_of_halves(kernel, 0, 3), 1, 4)
+        y = lax.conv_general_dilated(
+            x.astype(self.dtype).reshape(-1, height, width, channels),
+            taps.astype(self.dtype).reshape(2, 2, channels, 4 * self.features),
+            (1, 1), [(1, 1)] * 2, dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        )  # fmt: skip
+        y = y.reshape(-1, height + 1, width + 1, 2, 2, self.features)
+        pixels = [[y[:, i : i + height, j : j + width, i, j] for j in range(2)] for i in range(2)]
+        y = jnp.stack([jnp.stack(row, axis=3) for row in pixels], axis=2)
+        return add_bias(y.reshape(*lead, 2 * height, 2 * width, self.features), bias)
+
+
+def _taps_of_halves(kernel, axis, into):
+    """Three taps along `axis` to the two of the first and of the second repeated place, side by side at axis `into`."""
+    first, middle, last = jnp.split(kernel, 3, axis)
+    pairs = (first, middle + last), (first + middle, last)
+    return jnp.stack([jnp.concatenate(pair, axis) for pair in pairs], into)
 
 
 class SpatialResBlock(nn.Module):

@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 
 from im3d_jax.models.kl_autoencoder import KLAutoencoder, KLAutoencoderConfig, parts_of
+from im3d_jax.models.layers import Conv, upsample
+from im3d_jax.models.spatio_temporal_blocks import UpsampledConv
 
 
 IMAGE = KLAutoencoderConfig(channels=(32, 64))
@@ -92,6 +94,17 @@ def test_memory_of_decoding_some_frames_at_a_time(small):
     # A third one is of the statistics, which CPUs reduce from an array. Loops that collect new maps took five.
     assert parts < 4 * widest
     assert whole > 2 * parts
+
+
+def test_upsampling_and_convolution_in_one():
+    rng = np.random.default_rng(2)
+    x = rng.normal(size=(2, 3, 5, 7, 6)).astype(np.float32)
+    plain, joined = Conv(4), UpsampledConv(4)
+    parameters = jax.tree.map(lambda leaf: leaf + 0.3, plain.init(jax.random.key(0), x))
+    assert jax.tree.map(np.shape, joined.init(jax.random.key(0), x)) == jax.tree.map(np.shape, parameters)
+    want = np.asarray(plain.apply(parameters, upsample(x)))
+    assert want.shape == (2, 3, 10, 14, 4)
+    np.testing.assert_allclose(joined.apply(parameters, x), want, rtol=1e-5, atol=1e-5 * want.std())
 
 
 def test_parts_are_equal_and_small_enough():
