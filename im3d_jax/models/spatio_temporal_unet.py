@@ -17,9 +17,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from im3d_jax.models.layers import Conv, Dense, GroupNorm, sinusoid, upsample
+from im3d_jax.models.layers import Conv, Dense, GroupNorm, sinusoid
 from im3d_jax.models.spatio_temporal_attention import Transformer
-from im3d_jax.models.spatio_temporal_blocks import BlendedResBlock, SpatialResBlock
+from im3d_jax.models.spatio_temporal_blocks import BlendedResBlock, SpatialResBlock, UpsampledConv
 
 
 TEMPORAL_LAYOUTS = ("none", "blended", "residual")
@@ -172,7 +172,7 @@ class SpatioTemporalUNet(nn.Module):
                 if c.attention[level]:
                     h = attend(h, f"{name}attentions.{i}", level)
             if level > 0:
-                h = Conv(c.channels[level], dtype=self.dtype, name=name + "upsamplers.0.conv")(upsample(h))
+                h = UpsampledConv(c.channels[level], self.dtype, name=name + "upsamplers.0.conv")(h)
 
         h = GroupNorm(c.groups, c.out_eps, silu=True, name="conv_norm_out")(h)
         return Conv(c.out_channels, dtype=self.dtype, name="conv_out")(h).astype(jnp.float32)
