@@ -12,8 +12,8 @@ from absl import flags
 
 import im3d_jax
 from im3d_jax.cli.errors import UserError, user_errors
-from im3d_jax.foreign.layouts import fingerprint, is_foreign
-from im3d_jax.output.run_folder import RESULTS, RunFolder, RunFolderError, model_hash
+from im3d_jax.foreign.layouts import fingerprint, head_file, is_foreign
+from im3d_jax.output.run_folder import RESULTS, RunFolder, RunFolderError, file_hash, model_hash
 
 
 # Found without importing the weights' package, which would import jax.
@@ -92,7 +92,6 @@ def source_settings(values: flags.FlagValues) -> dict[str, Any]:
         UserError: neither prompt nor picture, an empty prompt, or a picture that cannot be used.
     """
     from im3d_jax.data.prepare import ImageError, cut_out, read_image
-    from im3d_jax.output.run_folder import file_hash
 
     if values.prompt is not None and not values.prompt.strip():
         raise UserError('--prompt is empty; say what to make, as in --prompt="a red mug", or leave it out')
@@ -193,6 +192,10 @@ def foreign_settings(values: flags.FlagValues) -> dict[str, Any]:
                 "--image_model=DIR (Stable Diffusion) or --image_model=tiny"
             )
         settings |= {"orbit_direction": values.orbit_direction, "memory": values.memory}
+        head = head_file(values.model)
+        if values.elevation_deg is None and head.is_file():
+            with user_errors(OSError):
+                settings["elevation_head_sha256"] = file_hash(head)
     else:
         for name in ("orbit_direction", "memory"):
             if values[name].present:
@@ -321,6 +324,4 @@ def lpips_settings(values: flags.FlagValues) -> dict[str, Any]:
         return {}
     if not os.path.isfile(values.lpips_weights):
         raise UserError(f"--lpips_weights={values.lpips_weights}: no such file; expected VGG16 and the LPIPS heads")
-    from im3d_jax.output.run_folder import file_hash
-
     return {"lpips_sha256": file_hash(values.lpips_weights)}

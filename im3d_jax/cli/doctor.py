@@ -98,6 +98,7 @@ def _print_foreign(model: str) -> str | None:
     """Family, networks and memory of foreign weights, from their headers: nothing is loaded. Returns what is wrong."""
     import jax.numpy as jnp
 
+    from im3d_jax.foreign.elevation import find_head
     from im3d_jax.foreign.memory import device_gib, estimate
     from im3d_jax.foreign.networks import working_dtype
     from im3d_jax.foreign.recipes import MEMORIES, RECIPES, fit_config
@@ -106,6 +107,7 @@ def _print_foreign(model: str) -> str | None:
 
     try:
         source = open_source(model)
+        head = find_head(source)
     except WeightsError as error:
         print(f"weights of {model}: NOT usable: {error}")
         return str(error)
@@ -118,6 +120,8 @@ def _print_foreign(model: str) -> str | None:
     print(f"  group norms follow {preset.norm_eps}'s eps; {preset.frames} frames of {preset.height}x{preset.width}")
     if preset.name not in RECIPES:
         return None
+    known = "none" if head is None else f"off by {math.degrees(head.error):.1f} degrees on held-out renders"
+    print(f"  elevation head: {known}")
     room = device_gib()
     print(f"  device memory: {'unknown' if room is None else f'{room:.1f} GiB'}; estimated peaks:")
     itemsize, side = jnp.dtype(working_dtype()).itemsize, preset.height

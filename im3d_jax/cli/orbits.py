@@ -99,9 +99,20 @@ def find_cameras(
         "direction": orbit.direction,
         "losses": dict(orbit.losses),
     }
+    found = facts["elevation"]
+    if orbit.start is not None:
+        start = math.degrees(orbit.start)
+        by = "rig's default" if orbit.reach is None else "CLIP features"
+        facts |= {"start_deg": round(start, 3), "start": by}
+        found += f" from {start:.1f}, "
+        if orbit.reach is None:
+            found += "where all searches start: no elevation head lies beside the weights"
+        else:
+            facts["reach_deg"] = round(math.degrees(orbit.reach), 3)
+            found += f"estimated from CLIP features, within {facts['reach_deg']:.1f} of it"
     compared = ", ".join(f"{name} {loss:.4f}" for name, loss in orbit.losses.items())
     how = f"loss after a short fit: {compared}" if len(orbit.losses) > 1 else "given"
-    line(f"the orbit turns {orbit.direction} ({how}) at {elevation:.1f} degrees ({facts['elevation']})")
+    line(f"the orbit turns {orbit.direction} ({how}) at {elevation:.1f} degrees ({found})")
     # Readers of cameras.json skip fields that they do not know.
     text = json.loads(encode_cameras(cameras, names, orbit.elevation))
     files.write("cameras.json", to_json({"orbit_direction": orbit.direction, **text}))

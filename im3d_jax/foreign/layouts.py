@@ -7,6 +7,8 @@ import pathlib
 
 NETWORK_FOLDERS = ("unet", "vae", "image_encoder", "text_encoder")
 SUFFIXES = (".safetensors", ".safetensors.index.json", ".bin", ".ckpt", ".pt", ".pth")
+# Not a file beside the weights: a folder with one file of weights may be given as a model.
+HEAD = "elevation_head/model.safetensors"
 # Files up to this size are hashed whole.
 WHOLE = 256 * 2**20
 SAMPLES, SAMPLE = 256, 2**16
@@ -30,8 +32,14 @@ def is_foreign(path: str | os.PathLike) -> bool:
     return any(name.endswith(SUFFIXES) for name in os.listdir(folder))
 
 
+def head_file(path: str | os.PathLike) -> pathlib.Path:
+    """Where the elevation head of weights lies: in their folder, or beside their file; it need not be there."""
+    path = pathlib.Path(path)
+    return (path if path.is_dir() else path.parent) / HEAD
+
+
 def fingerprint(path: str | os.PathLike) -> str:
-    """SHA-256 over the JSON, text and safetensors files of a path, their names included.
+    """SHA-256 over the JSON, text and safetensors files of a path, their names included; not of an elevation head.
 
     Of a file above `WHOLE` bytes only the size, the first sample (the header, with all names, shapes and offsets) and
     evenly spaced samples count: reading many gigabytes would take longer than a stage.
@@ -40,7 +48,7 @@ def fingerprint(path: str | os.PathLike) -> str:
     files = [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()]
     value = hashlib.sha256()
     for file in sorted(files):
-        if file.suffix not in (".json", ".txt", ".safetensors"):
+        if file.suffix not in (".json", ".txt", ".safetensors") or file == path / HEAD:
             continue
         name = file.name if file == path else file.relative_to(path).as_posix()
         value.update(f"{name}\n{_content(file)}\n".encode())

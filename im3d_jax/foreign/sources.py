@@ -8,7 +8,7 @@ from typing import Protocol
 
 import jax.numpy as jnp
 
-from im3d_jax.weights.encoders import EncoderConfig, load_encoder, match_encoder
+from im3d_jax.weights.encoders import EncoderConfig, encoder_fingerprint, load_encoder, match_encoder
 from im3d_jax.weights.foreign import Checkpoint, encoder_folder, load_network, network_table, open_checkpoint
 from im3d_jax.weights.hub import find_model
 from im3d_jax.weights.presets import Preset
@@ -57,6 +57,11 @@ class CheckpointSource:
     @property
     def _encoder(self) -> EncoderConfig:
         return self.preset.image_encoder or self.preset.text_encoders[0]
+
+    def encoder_fingerprint(self) -> str:
+        """Which image or text encoder this is; see `weights.encoders.encoder_fingerprint`."""
+        stored = self.checkpoint.networks[encoder_folder(self.preset)]
+        return encoder_fingerprint(stored, self._encoder, str(self.checkpoint.path))
 
     def load(self, part: str, dtype) -> dict:
         """See `Source`.

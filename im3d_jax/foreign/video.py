@@ -35,6 +35,7 @@ from im3d_jax.diffusion import (
 )
 from im3d_jax.diffusion import video_conditions as conditions
 from im3d_jax.foreign import recipes
+from im3d_jax.foreign.elevation import Head, find_head, pooled_features
 from im3d_jax.foreign.mattes import cut_out_views
 from im3d_jax.foreign.memory import choose as choose_memory
 from im3d_jax.foreign.networks import Autoencoder, Parameters, unet_of, working_dtype
@@ -61,6 +62,7 @@ class OrbitPipeline:
         source: Parameters and their preset.
         memory: What is done at once.
         elevation: Of the cameras in radians where it is known; SV3D_p is told it, and without it the rig's start.
+        head: Estimates the elevation of views from the encoder's features, where the search shall start there.
 
     Attributes:
         name: Family and layout.
@@ -76,7 +78,9 @@ class OrbitPipeline:
     features = None
     perceptual_name = "none"
 
-    def __init__(self, source: Source, memory: recipes.Memory, *, elevation: float | None = None):
+    def __init__(
+        self, source: Source, memory: recipes.Memory, *, elevation: float | None = None, head: Head | None = None
+    ):
         preset = source.preset
         self.preset, self.memory = preset, memory
         self.recipe = recipes.RECIPES[preset.name]
@@ -84,6 +88,7 @@ class OrbitPipeline:
         self.image_size, self.num_views = preset.height, preset.frames
         self.target_fraction = self.recipe.target_fraction
         self.said: list[str] = []
+        self._head = head
         self._elevation = math.radians(self.recipe.rig.elevation_deg) if elevation is None else elevation
         dtype = working_dtype()
         self._parameters = Parameters(source, dtype, memory.keep)
@@ -180,12 +185,21 @@ class OrbitPipeline:
         direction: str = "auto",
         progress: Callable[[int, int, str], Any] | None = None,
     ) -> orbits.Orbit:
-        """Elevation and direction of drawn views [T, H, W, 4], those that are not given fitted; see `orbits`."""
-        rig = self.recipe.rig
+        """Elevation and direction of drawn views [T, H, W, 4], those that are not given fitted; see `orbits`.
+
+        With a head, the fit starts at its estimate and keeps within its reach; without, at the rig's elevation.
+        """
+        rig, reach = self.recipe.rig, None
         direction = rig.direction if direction == "auto" else direction
+        start = self._elevation if elevation is None else elevation
+        if elevation is None and self._head is not None:
+            features = pooled_features(self._encoder, self._parameters("encoder"), jnp.asarray(views))
+            start, reach = float(self._head(np.asarray(features))), self._head.reach
+            self._parameters.release("encoder")
         return orbits.find_orbit(
             np.asarray(views),
-            elevation=self._elevation if elevation is None else elevation,
+            elevation=start,
+            reach=reach,
             directions=orbits.DIRECTIONS if direction == "auto" else (direction,),
             distance=rig.distance,
             fov=math.radians(rig.fov_deg),
@@ -347,7 +361,8 @@ def open_orbits(
         fit: Settings of the fit that will follow, which needs memory too.
 
     Raises:
-        WeightsError: One line: the weights cannot be read or draw no orbits, or the device has too little memory.
+        WeightsError: One line: the weights cannot be read or draw no orbits, the elevation head beside them does not
+            fit them, or the device has too little memory.
     """
     source = open_source(model)
     if source.preset.name not in recipes.RECIPES:
@@ -358,4 +373,5 @@ def open_orbits(
     itemsize, side = jnp.dtype(working_dtype()).itemsize, source.preset.height
     fit_side = min(side, recipes.RECIPES[source.preset.name].fit_side)
     chosen = choose_memory(memory, source.preset, itemsize, (side, side), fit, fit_side)
-    return OrbitPipeline(source, chosen, elevation=elevation)
+    head = find_head(source) if elevation is None else None
+    return OrbitPipeline(source, chosen, elevation=elevation, head=head)

@@ -62,11 +62,15 @@ class Orbit:
         elevation: Radians.
         direction: Counter-clockwise or clockwise seen from +z.
         losses: Of each direction that was tried, at the end of its own `Search.steps`.
+        start: Where the elevation's fit began, radians; None where it was known.
+        reach: How far from there it could go, radians; None for anywhere.
     """
 
     elevation: float
     direction: Direction
     losses: Mapping[str, float]
+    start: float | None = None
+    reach: float | None = None
 
 
 @flax.struct.dataclass
@@ -119,6 +123,7 @@ def find_orbit(
     fov: float,
     key: jax.Array,
     fixed: bool = False,
+    reach: float | None = None,
     search: Search | None = None,
     progress: Callable[[int, int, str], Any] | None = None,
 ) -> Orbit:
@@ -132,6 +137,7 @@ def find_orbit(
         fov: Horizontal field of view, radians.
         key: PRNG key of the fits.
         fixed: The elevation is known and stays.
+        reach: How far from the start the elevation may go, radians; None for anywhere.
         search: How long and how finely.
         progress: Called with (steps done, all steps, a note).
 
@@ -148,10 +154,12 @@ def find_orbit(
     start = init_state(key, config, first)
     total = len(directions) * search.steps + (0 if fixed else search.more)
     rate = 0.0 if fixed else search.lr_elevation
+    width = 2.0 * LIMIT if reach is None else reach
+    bounds = np.clip([elevation - width, elevation + width], -LIMIT, LIMIT).astype(np.float32)
 
     def run(state: _Search, direction: Direction, steps: int) -> tuple[_Search, float]:
         sign = jnp.float32(SIGNS[direction])
-        return _run(state, (targets, sign, rate, search.warm), (config, distance, fov), steps)
+        return _run(state, (targets, sign, rate, search.warm, bounds), (config, distance, fov), steps)
 
     found: dict[Direction, tuple[_Search, float]] = {}
     for number, direction in enumerate(directions):
@@ -170,7 +178,7 @@ def find_orbit(
     found_elevation = float(state.elevation)
     if progress is not None:
         progress(total, total, f"{best}: elevation {math.degrees(found_elevation):.1f} degrees")
-    return Orbit(found_elevation, best, losses_found)
+    return Orbit(found_elevation, best, losses_found, elevation, reach)
 
 
 def _reduced(rgba: np.ndarray, side: int) -> np.ndarray:
@@ -196,7 +204,7 @@ def _run(state: _Search, arguments: tuple, static: tuple, steps: int) -> tuple[_
         state = state.replace(fit=state.fit.replace(pair_capacity=room))
 
 
-def _advance(state: _Search, targets, sign, rate, warm, config: FitConfig, distance, fov) -> _Search:
+def _advance(state: _Search, targets, sign, rate, warm, bounds, config: FitConfig, distance, fov) -> _Search:
     """One step of Adam on gaussians and elevation."""
     views, height, width, _ = targets.shape
     fit = state.fit
@@ -220,7 +228,7 @@ def _advance(state: _Search, targets, sign, rate, warm, config: FitConfig, dista
     )
     return state.replace(
         fit=fit.replace(gaussians=gaussians, first_moments=first, second_moments=second, step=fit.step + 1),
-        elevation=jnp.clip(elevation, -LIMIT, LIMIT),
+        elevation=jnp.clip(elevation, bounds[0], bounds[1]),
         moments=tuple(moments),
         total=state.total + value,
         pairs=jnp.maximum(state.pairs, pairs),
@@ -231,12 +239,12 @@ _STATIC = ("config", "distance", "fov")
 
 
 @functools.partial(jax.jit, static_argnames=_STATIC)
-def _step(state, targets, sign, rate, warm, config, distance, fov):
-    return _advance(state, targets, sign, rate, warm, config, distance, fov)
+def _step(state, targets, sign, rate, warm, bounds, config, distance, fov):
+    return _advance(state, targets, sign, rate, warm, bounds, config, distance, fov)
 
 
 @functools.partial(jax.jit, static_argnames=_STATIC)
-def _steps(state, targets, sign, rate, warm, config, distance, fov, count):
+def _steps(state, targets, sign, rate, warm, bounds, config, distance, fov, count):
     return jax.lax.fori_loop(
-        0, count, lambda _, carry: _advance(carry, targets, sign, rate, warm, config, distance, fov), state
+        0, count, lambda _, carry: _advance(carry, targets, sign, rate, warm, bounds, config, distance, fov), state
     )

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import hashlib
 import os
 import pathlib
 from collections.abc import Callable, Iterable, Mapping
@@ -146,6 +147,20 @@ def match_encoder(stored: Mapping[str, StoredTensor], config: EncoderConfig, whe
     check_complete(table.entries, {name: t.shape for name, t in stored.items()}, f"{where} (encoder)", table.unused)
     check_dtypes({entry.name: stored[entry.name] for entry in table.entries.values()})
     return table
+
+
+def encoder_fingerprint(stored: Mapping[str, StoredTensor], config: EncoderConfig, where: str) -> str:
+    """SHA-256 over an encoder's vectors (biases, norms, class embedding) as float16; arguments as `match_encoder`'s.
+
+    The same for both layouts and for files of full and half precision; matrices are not read.
+    """
+    value = hashlib.sha256()
+    for name, entry in sorted(match_encoder(stored, config, where).entries.items()):
+        if len(entry.shape) == 1:
+            vector = np.asarray(entry.take(read_tensor(stored[entry.name])))
+            with np.errstate(over="ignore"):
+                value.update(f"{name}\n".encode() + vector.astype("<f2").tobytes())
+    return value.hexdigest()
 
 
 def load_encoder(

@@ -31,6 +31,8 @@ def test_generate(checkpoints, picture, tmp_path, capsys, monkeypatch):
     assert run["settings"]["orbit_direction"] == "auto" and len(run["settings"]["model_sha256"]) == 64
     orbit = run["orbit"]
     assert set(orbit["losses"]) == {"ccw", "cw"} and orbit["elevation"] == "fitted"
+    assert orbit["start_deg"] == 10 and orbit["start"] == "rig's default" and "reach_deg" not in orbit
+    assert "fitted from 10.0, where all searches start: no elevation head lies beside the weights" in shown
     assert min(orbit["losses"], key=orbit["losses"].get) == orbit["direction"]
     assert f"the orbit turns {orbit['direction']}" in shown and "no plain background" in shown
     for views in ("views", "views_round1", "views_round2"):

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from im3d_jax.data.toybox import Toybox, render_object
 from im3d_jax.reconstruction import orbits
 from splat import Gaussians, orbit_cameras, render
 
@@ -59,6 +60,24 @@ def test_direction_and_elevation_are_found(views):
     assert found.direction == "cw" and found.losses["cw"] < 0.9 * found.losses["ccw"]
     assert math.degrees(found.elevation) == pytest.approx(25.0, abs=3.0)
     assert [report[:2] for report in told] == [(100, 400), (200, 400), (400, 400)]
+
+
+def test_the_cameras_gradient_leads_to_the_elevation():
+    """Ten degrees away on an object that was not made for it: the fit ends within two."""
+    cameras = orbits.rig_cameras(math.radians(20.0), "ccw", views=VIEWS, width=32, height=32, **RIG)
+    views = np.asarray(jax.jit(render_object)(Toybox("test").sample(1), cameras))
+    found = orbits.find_orbit(
+        views, elevation=math.radians(10.0), directions=("ccw",), key=jax.random.key(0), search=search(side=32), **RIG
+    )
+    assert math.degrees(found.elevation) == pytest.approx(20.0, abs=2.0)
+    assert found.start == math.radians(10.0) and found.reach is None
+
+
+def test_the_reach_is_kept(views):
+    short = search(steps=20, more=20, warm=5, lr_elevation=0.03)
+    start = {"elevation": math.radians(10.0), "directions": ("cw",), "key": jax.random.key(0), "search": short, **RIG}
+    near = orbits.find_orbit(views, reach=math.radians(3.0), **start)
+    assert math.degrees(near.elevation) == pytest.approx(13.0, abs=1e-3) and near.reach == math.radians(3.0)
 
 
 def test_what_is_known_is_kept(views):
