@@ -30,7 +30,6 @@ from im3d_jax.foreign.sources import open_source
 from im3d_jax.models.clip import CLIPVision
 from im3d_jax.output.progress import ProgressPrinter, Report
 from im3d_jax.weights import WeightsError
-from im3d_jax.weights.encoders import encoder_network
 
 
 # Radians: SV3D's static orbits were trained on -5 to 30 degrees; pictures from higher are common.
@@ -92,7 +91,7 @@ def run(values: flags.FlagValues) -> None:
         params = source.load("encoder", working_dtype())
         fingerprint = source.encoder_fingerprint()
     path = pathlib.Path(values.out) if values.out else head_file(source.checkpoint.path)
-    progress, encoder = ProgressPrinter(), encoder_network(config, working_dtype())
+    progress, encoder = ProgressPrinter(), CLIPVision(config, working_dtype())
     shared = {"side": values.side, "seed": values.seed}
     with progress.stage("features") as report:
         features, elevations = measure_objects(encoder, params, "train", values.objects, report=report, **shared)
