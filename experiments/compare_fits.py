@@ -85,10 +85,15 @@ def parse_fits(values: flags.FlagValues) -> list[tuple[int, str]]:
         UserError: a value that cannot be used.
     """
     part, parts = parse_shard(values.shard)
-    if not values.seeds or not all(text.isdecimal() for text in values.seeds):
-        raise UserError(f"--seeds={','.join(values.seeds)}: expected whole numbers, as in 0,1,2")
+    if not values.seeds or not all(text.isdecimal() and len(text) < 10 for text in values.seeds):
+        raise UserError(f"--seeds={','.join(values.seeds)}: expected whole numbers of at most 9 digits, as in 0,1,2")
     if not values.runs or not set(values.runs) <= set(RUNS):
         raise UserError(f"--runs={','.join(values.runs)}: expected some of {', '.join(RUNS)}")
+    gsplat = {"gsplat_start": ["gsplat"], "gsplat_reset": ["gsplat"]}
+    concerned = gsplat | {"random_background": STRATEGIES, "mask_weight": STRATEGIES}
+    for name, runs in concerned.items():
+        if values[name].present and not set(runs) & set(values.runs):
+            raise UserError(f"--{name} changes nothing in --runs={','.join(values.runs)}; leave it away")
     return [(int(seed), run) for seed in values.seeds for run in values.runs][part::parts]
 
 

@@ -1,5 +1,6 @@
 """What the commands share: flags, checks that need no jax, and the start of jax itself."""
 
+import dataclasses
 import importlib.metadata
 import math
 import os
@@ -139,7 +140,23 @@ def run_settings(values: flags.FlagValues) -> dict[str, Any]:
     if not values.model:
         raise UserError("--model is empty; expected `tiny` or a folder of weights")
     model, weights = _identify(values.model)
-    return {"model": model, "model_sha256": weights, "seed": values.seed, "quality": values.quality}
+    settings = {"model": model, "model_sha256": weights, "seed": values.seed, "quality": values.quality}
+    return settings | _resolved(values.model, values.quality)
+
+
+def _resolved(model: str, quality: str) -> dict[str, Any]:
+    """What the quality stands for in this version: results of another version's must not be mixed with it."""
+    # Imported late, as by all commands: these import JAX.
+    from im3d_jax import pipeline
+    from im3d_jax.foreign import recipes
+    from im3d_jax.reconstruction import PRESETS
+
+    if model != "tiny" and is_foreign(model):
+        return {"fit": dataclasses.asdict(recipes.fit_config(quality))}
+    return {
+        "sampling": dataclasses.asdict(pipeline.QUALITIES[quality]),
+        "fit": dataclasses.asdict(PRESETS[quality]),
+    }
 
 
 def _identify(model: str) -> tuple[str, str | None]:

@@ -31,6 +31,8 @@ def register(values: flags.FlagValues) -> None:
 
 def run(values: flags.FlagValues) -> None:
     """Prints to stdout. Raises `UserError`, after all else is printed, where the model is missing or damaged."""
+    if not values.model:
+        raise common.UserError("--model is empty; expected `tiny`, a folder, a file or a hub id of weights")
     if values.vocabulary:
         common.start_jax()
         words = common.load_model(values.model).vocabulary()

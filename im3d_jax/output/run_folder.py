@@ -254,12 +254,22 @@ class RunFolder:
                     "or replace it with --overwrite"
                 )
         elif recorded != self.settings and self._read_json(STAGES_FILE):
-            names = sorted(recorded.keys() | self.settings.keys())
-            name = next(name for name in names if recorded.get(name) != self.settings.get(name))
+            name, before, now = _difference(recorded, self.settings)
             raise RunFolderError(
-                f"{self.path} holds results of other settings ({name} was {recorded.get(name)!r}, now "
-                f"{self.settings.get(name)!r}); choose another --out or replace them with --overwrite"
+                f"{self.path} holds results of other settings ({name} was {before!r}, now {now!r}); choose another "
+                "--out or replace them with --overwrite"
             )
+
+
+def _difference(before: dict[str, Any], now: dict[str, Any]) -> tuple[str, Any, Any]:
+    """Name and values of the first setting in which two unequal ones differ, inside of nested ones too."""
+    names = sorted(before.keys() | now.keys())
+    name = next(name for name in names if before.get(name) != now.get(name))
+    old, new = before.get(name), now.get(name)
+    if isinstance(old, dict) and isinstance(new, dict):
+        inner, old, new = _difference(old, new)
+        name = f"{name}.{inner}"
+    return name, old, new
 
 
 def _is_record(value: Any) -> bool:

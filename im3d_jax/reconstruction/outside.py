@@ -17,6 +17,10 @@ from splat import Cameras
 
 # A pixel is background where neither it nor one of its eight neighbours reaches this alpha: edges are soft.
 BACKGROUND_ALPHA = 0.05
+# A mask with less than this share of the masks' median area has failed: no object is that thin from one side only.
+FAILED_AREA = 0.25
+# Haze is faint. Where more than this share of all opacity would go, the masks are wrong and not the gaussians.
+MOST_OPACITY = 0.2
 
 
 def background(alpha: np.ndarray) -> np.ndarray:
@@ -39,13 +43,17 @@ def views_against(means: np.ndarray, rgba: np.ndarray, cameras: Cameras) -> np.n
     Args:
         means: [N, 3].
         rgba: [V, H, W, 4] straight alpha; an opaque view has no background.
-        cameras: Of the views; those that do not see a centre do not count.
+        cameras: Of the views; those that do not see a centre do not count, nor those with hardly any mask.
 
     Returns:
         [N] int.
     """
     count = np.zeros(len(means), int)
-    for view, alpha in enumerate(np.asarray(rgba)[..., 3]):
+    alphas = np.asarray(rgba)[..., 3]
+    areas = (alphas >= BACKGROUND_ALPHA).sum(axis=(1, 2))
+    for view, alpha in enumerate(alphas):
+        if areas[view] < FAILED_AREA * np.median(areas):
+            continue
         column, row, seen = pixels_of(means, cameras[view])
         count += seen & background(alpha)[row, column]
     return count
@@ -61,12 +69,17 @@ def remove(state: FitState, targets: Targets, cameras: Cameras, config: FitConfi
         config: With `outside_views` 0 nothing goes.
 
     Returns:
-        The state with fewer active rows; as it was where all would go, for then the masks contradict each other.
+        The state with fewer active rows; as it was where a fifth of all opacity would go, for then the masks contradict
+        each other.
     """
     if not config.outside_views:
         return state
     if state.poses is not None:
         cameras = poses.moved(cameras, state.poses.motions, state.extent)
     against = views_against(np.asarray(state.gaussians.means), np.asarray(targets.rgba), cameras)
-    kept = np.asarray(state.active) & (against < config.outside_views)
-    return state.replace(active=jnp.asarray(kept)) if kept.any() else state
+    active = np.asarray(state.active)
+    opacity = active * np.asarray(state.gaussians.opacities)
+    gone = active & (against >= config.outside_views)
+    if opacity[gone].sum() > MOST_OPACITY * opacity.sum():
+        return state
+    return state.replace(active=jnp.asarray(active & ~gone))

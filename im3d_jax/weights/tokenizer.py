@@ -84,16 +84,20 @@ def _tables(text: str) -> tuple[dict[str, int], dict[str, str]]:
 def _split(tokenizer: tokenizers.Tokenizer, prompt: str) -> tuple[list[str], list[tuple[int, int]]]:
     """The prompt's words in lower case, and where each begins and ends in it."""
     offsets = tokenizer.encode(prompt).offsets
+    # The ending of a possessive is no word of its own.
+    offsets = [(a, b) for a, b in offsets if prompt[max(0, a - 1) : b].lower() not in ("'s", "’s")]
     return [prompt[begin:end].lower() for begin, end in offsets], offsets
 
 
 def _singulars(word: str) -> list[str]:
     """What the word is the regular plural of, if it is one."""
-    ends = ["s"] if word.endswith("s") else []
+    stems = [word.removesuffix("s")] if word.endswith("s") else []
     if word.endswith("es") and word[:-2].endswith(_HISSING):
-        ends.append("es")
+        stems.append(word.removesuffix("es"))
+    if word.endswith("ies"):
+        stems.append(word.removesuffix("ies") + "y")
     # Nothing shorter: "as" is no plural of "a".
-    return [stem for end in ends if len(stem := word.removesuffix(end)) >= 3]
+    return [stem for stem in stems if len(stem) >= 3]
 
 
 class WordTokenizer:

@@ -24,6 +24,8 @@ def test_doctor_names_what_is_missing(by_hand, capsys, monkeypatch, tmp_path):
         raise UserError("no such folder")
 
     monkeypatch.setattr(common, "load_model", refuse)
+    assert main(["doctor", "--model="]) == 2
+    assert "--model is empty" in capsys.readouterr().err
     assert main(["doctor", f"--model={tmp_path / 'none'}"]) == 2
     shown, line = capsys.readouterr()
     assert "MISSING" in shown and "NOT usable: no such folder" in shown and "--model=FOLDER" in shown

@@ -1,9 +1,14 @@
 """Settings that decide whether a run folder may be continued."""
 
+import dataclasses
+
 import pytest
 from absl import flags
 
+from im3d_jax import pipeline
 from im3d_jax.cli import common
+from im3d_jax.output.run_folder import RunFolder, RunFolderError
+from im3d_jax.reconstruction import PRESETS
 
 
 def settings_of(model: str) -> dict:
@@ -30,3 +35,21 @@ def test_the_bundled_model_is_known_by_its_content():
 @pytest.mark.parametrize("model", ["nowhere/at/all", "x" * 5000])
 def test_a_model_that_is_not_there_is_left_to_the_loader(model):
     assert settings_of(model)["model_sha256"] is None
+
+
+def test_what_a_quality_stands_for_is_among_the_settings(monkeypatch):
+    before = settings_of("tiny")
+    assert before["sampling"]["refine"]["steps"] == pipeline.QUALITIES["standard"].refine.steps
+    assert before["fit"]["steps"] == PRESETS["standard"].steps
+    monkeypatch.setitem(PRESETS, "standard", dataclasses.replace(PRESETS["standard"], mask_weight=2.0))
+    assert settings_of("tiny") != before
+
+
+def test_a_folder_of_another_version_is_refused_by_the_setting_that_differs(tmp_path, monkeypatch):
+    folder = RunFolder(tmp_path, settings_of("tiny"))
+    folder.start()
+    folder.stage("image", lambda files: files.write("image.png", b"made"))
+    RunFolder(tmp_path, settings_of("tiny"))
+    monkeypatch.setitem(PRESETS, "standard", dataclasses.replace(PRESETS["standard"], lr_means=(1e-3, 1e-4)))
+    with pytest.raises(RunFolderError, match=r"\(fit.lr_means was \[0.005, 0.0001\], now \[0.001, 0.0001\]\)"):
+        RunFolder(tmp_path, settings_of("tiny"))

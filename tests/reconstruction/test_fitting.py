@@ -14,6 +14,7 @@ from im3d_jax.reconstruction import (
     PRESETS,
     FitConfig,
     Targets,
+    capture_config,
     control,
     final_gaussians,
     fit,
@@ -203,3 +204,10 @@ def test_presets_and_settings_are_checked():
     assert all(hash(preset) is not None and preset.capacity <= 10_000 for preset in (PRESETS["standard"],))
     with pytest.raises(ValueError, match="initial <= capacity"):
         FitConfig(initial=10, capacity=5)
+
+
+def test_room_for_pairs_follows_the_growth_within_limits():
+    config = capture_config(7000, capacity=160_000)
+    assert fitting.first_pair_margin(config, 10_000, "gpu") == 3.0
+    assert fitting.first_pair_margin(config, 50, "gpu") == 3.0, "few points promise nothing"
+    assert fitting.first_pair_margin(config, 160_000, "gpu") == fitting.first_pair_margin(config, 10_000, "cpu") == 1.0

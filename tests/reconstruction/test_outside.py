@@ -80,13 +80,16 @@ def test_views_are_counted_by_the_rays_that_pass_the_ball(state, cameras, rgba):
     assert count.min() >= 2
 
 
-def test_it_takes_as_many_views_as_the_settings_say(state, cameras, rgba):
+def test_it_takes_as_many_views_as_the_settings_say(state, cameras, rgba, monkeypatch):
     """One view whose mask lacks half of the object takes nothing away while two are asked for."""
     faulty = rgba.copy()
     faulty[3, :, : SIZE // 2, 3] = 0.0
     targets = Targets(jnp.asarray(faulty))
     assert np.asarray(outside.remove(state, targets, cameras, CONFIG).active)[:200].all()
     one = dataclasses.replace(CONFIG, outside_views=1)
+    # That would be half of the object: then the mask is wrong.
+    np.testing.assert_array_equal(outside.remove(state, targets, cameras, one).active, state.active)
+    monkeypatch.setattr(outside, "MOST_OPACITY", 1.0)
     assert 50 < np.asarray(outside.remove(state, targets, cameras, one).active)[:200].sum() < 150
 
 
@@ -115,8 +118,18 @@ def test_background_keeps_a_pixel_from_the_object():
     assert not outside.background(alpha).any()
 
 
-def test_cameras_are_those_that_the_fit_moved(state, cameras, rgba):
+def test_masks_that_failed_do_not_count(state, cameras, rgba):
+    """Two views of which segmentation left a pixel; the others still say where the air is."""
+    failed = rgba.copy()
+    failed[2:4, ..., 3] = 0.0
+    failed[2:4, 5, 5, 3] = 1.0
+    active = np.asarray(outside.remove(state, Targets(jnp.asarray(failed)), cameras, CONFIG).active)
+    assert active[:200].all() and not active[200:].any()
+
+
+def test_cameras_are_those_that_the_fit_moved(state, cameras, rgba, monkeypatch):
     """Turned away by more than the ball, all but the first camera see it in front of background."""
+    monkeypatch.setattr(outside, "MOST_OPACITY", 1.0)
     turned = jnp.zeros((VIEWS, 6)).at[1:, 1].set(0.3)
     away = state.replace(poses=poses.still(VIEWS).replace(motions=turned))
     lost = np.asarray(outside.remove(away, Targets(jnp.asarray(rgba)), cameras, CONFIG).active)[:200]

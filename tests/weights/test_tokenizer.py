@@ -78,8 +78,11 @@ def test_aliases_give_the_rows_of_their_words(tokenizer):
 
 
 def test_plurals_count_as_their_singular():
-    tokenizer = WordTokenizer(build_tokenizer(["bus", "bench", "mug", "a", "hat", "dots"], {"cup": "mug"}), 4)
+    words = ["bus", "bench", "mug", "a", "hat", "dots", "dog"]
+    tokenizer = WordTokenizer(build_tokenizer(words, {"cup": "mug", "puppy": "dog"}), 4)
     np.testing.assert_array_equal(tokenizer(["BUSES benches cups"]), tokenizer(["bus bench mug"]))
+    np.testing.assert_array_equal(tokenizer(["Puppies, dog's mug’s"]), tokenizer(["dog dog mug"]))
+    assert tokenizer.unknown_words("a dog's mug") == [] and tokenizer.unknown_words("a dog s ies") == ["s", "ies"]
     no_plurals = "as hates muges dot buss mugss".split()
     assert tokenizer.unknown_words(" ".join(no_plurals)) == [word for word in no_plurals if word != "buss"]
 
