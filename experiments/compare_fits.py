@@ -27,7 +27,6 @@ import importlib.util
 import json
 import pathlib
 import statistics
-import sys
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -38,9 +37,10 @@ import numpy as np
 from absl import app, flags
 
 from experiments.benchmark import machine, require_cuda
+from experiments.programs import flags_parser, run_program
 from experiments.shards import parse_shard
 from im3d_jax.cli import common
-from im3d_jax.cli.errors import INTERRUPTED, WRONG_INPUT, UserError, user_errors
+from im3d_jax.cli.errors import UserError, user_errors
 from im3d_jax.cli.fits import capture_rows
 from im3d_jax.cli.stages import compare
 from im3d_jax.data.captures import Capture, CaptureError, load_capture
@@ -259,28 +259,12 @@ def run(values: flags.FlagValues) -> None:
                 file.write(text + "\n")
 
 
+parse_flags = flags_parser("compare_fits")
+
+
 def main(argv: Sequence[str]) -> int:
     """Returns 0, 2 for a wrong input (one line on stderr), 130 after Ctrl-C."""
-    try:
-        if len(argv) > 1:
-            raise UserError(f"unexpected arguments: {' '.join(argv[1:])}; flags begin with --")
-        run(flags.FLAGS)
-    except UserError as error:
-        print(f"compare_fits: {error}", file=sys.stderr)
-        return WRONG_INPUT
-    except KeyboardInterrupt:
-        print("compare_fits: stopped; the lines of finished fits are printed", file=sys.stderr)
-        return INTERRUPTED
-    return 0
-
-
-def parse_flags(argv: Sequence[str]) -> list[str]:
-    """What absl leaves over; a wrong flag ends with one line and code 2, where absl would end with code 1."""
-    try:
-        return flags.FLAGS(list(argv))
-    except flags.Error as error:
-        print(f"compare_fits: {' '.join(str(error).split())}; --helpshort lists the flags", file=sys.stderr)
-        sys.exit(WRONG_INPUT)
+    return run_program("compare_fits", lambda: run(flags.FLAGS), argv, "the lines of finished fits are printed")
 
 
 if __name__ == "__main__":

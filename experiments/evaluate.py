@@ -33,10 +33,11 @@ from safetensors import SafetensorError
 
 from experiments import clip_metrics, report, tables
 from experiments.measure import Judges, evaluate_object
+from experiments.programs import flags_parser, run_program
 from experiments.shards import parse_shard
 from im3d_jax import pipeline
 from im3d_jax.cli import common, stages
-from im3d_jax.cli.errors import INTERRUPTED, WRONG_INPUT, UserError, user_errors
+from im3d_jax.cli.errors import UserError, user_errors
 from im3d_jax.data.toybox import Toybox
 from im3d_jax.models import lpips
 from im3d_jax.output.images import encode_png
@@ -197,21 +198,16 @@ def run(values: flags.FlagValues, command: str) -> None:
     print(json.dumps({bar["what"]: round(bar["measured"], 3) for bar in summary["bars"]}, indent=2))
 
 
+parse_flags = flags_parser("evaluate")
+
+
 def main(argv: Sequence[str]) -> int:
     """Returns 0, 2 for a wrong input (one line on stderr), 130 after Ctrl-C."""
-    if len(argv) > 1:
-        raise app.UsageError(f"unexpected arguments: {' '.join(argv[1:])}")
-    try:
-        run(flags.FLAGS, shlex.join(["python", "-m", "experiments.evaluate", *sys.argv[1:]]))
-    except UserError as error:
-        print(f"evaluate: {error}", file=sys.stderr)
-        return WRONG_INPUT
-    except KeyboardInterrupt:
-        print("evaluate: stopped; finished objects are kept, the same command goes on", file=sys.stderr)
-        return INTERRUPTED
-    return 0
+    command = shlex.join(["python", "-m", "experiments.evaluate", *sys.argv[1:]])
+    kept = "finished objects are kept, the same command goes on"
+    return run_program("evaluate", lambda: run(flags.FLAGS, command), argv, kept)
 
 
 if __name__ == "__main__":
     define_flags(flags.FLAGS)
-    app.run(main)
+    app.run(main, flags_parser=parse_flags)

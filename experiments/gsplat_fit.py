@@ -5,6 +5,7 @@ Imports torch and gsplat, which are no requirements of this project: import this
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import math
 import time
@@ -39,8 +40,7 @@ def find_similarity(device: str) -> tuple[str, Similarity]:
     `fused_ssim` (CUDA kernels, which simple_trainer uses) where it is installed, else `pytorch_msssim`.
     """
     if device == "cuda" and importlib.util.find_spec("fused_ssim") is not None:
-        from fused_ssim import fused_ssim  # type: ignore[reportMissingImports]
-
+        fused_ssim = importlib.import_module("fused_ssim").fused_ssim
         return "fused_ssim", lambda a, b: fused_ssim(*_channels_first(a, b), padding="valid")
     from pytorch_msssim import ssim
 

@@ -25,10 +25,11 @@ from typing import Any
 
 from absl import app, flags
 
+from experiments.programs import flags_parser, run_program
 from experiments.prompts import Line, Work, read_lines
 from experiments.shards import parse_shard
 from im3d_jax.cli import common, generate, views
-from im3d_jax.cli.errors import INTERRUPTED, WRONG_INPUT, UserError
+from im3d_jax.cli.errors import UserError
 from im3d_jax.output.progress import ProgressPrinter
 from im3d_jax.output.run_folder import RUN_FILE, STAGES_FILE, RunFolder, to_json
 
@@ -215,28 +216,14 @@ def run(values: flags.FlagValues, command: str) -> dict[str, Any]:
     return held
 
 
+parse_flags = flags_parser("sample")
+
+
 def main(argv: Sequence[str]) -> int:
     """Returns 0, 2 for a wrong input (one line on stderr), 130 after Ctrl-C."""
-    try:
-        if len(argv) > 1:
-            raise UserError(f"unexpected arguments: {' '.join(argv[1:])}; flags begin with --")
-        run(flags.FLAGS, shlex.join(["python", "-m", "experiments.sample", *sys.argv[1:]]))
-    except UserError as error:
-        print(f"sample: {error}", file=sys.stderr)
-        return WRONG_INPUT
-    except KeyboardInterrupt:
-        print("sample: stopped; finished lines are kept, the same command goes on", file=sys.stderr)
-        return INTERRUPTED
-    return 0
-
-
-def parse_flags(argv: Sequence[str]) -> list[str]:
-    """What absl leaves over; a wrong flag ends with one line and code 2, where absl would end with code 1."""
-    try:
-        return flags.FLAGS(list(argv))
-    except flags.Error as error:
-        print(f"sample: {' '.join(str(error).split())}; --helpshort lists the flags", file=sys.stderr)
-        sys.exit(WRONG_INPUT)
+    command = shlex.join(["python", "-m", "experiments.sample", *sys.argv[1:]])
+    kept = "finished lines are kept, the same command goes on"
+    return run_program("sample", lambda: run(flags.FLAGS, command), argv, kept)
 
 
 if __name__ == "__main__":

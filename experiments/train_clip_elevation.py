@@ -13,15 +13,15 @@ from __future__ import annotations
 import functools
 import math
 import pathlib
-import sys
 from collections.abc import Sequence
 
 import jax
 import numpy as np
 from absl import app, flags
 
+from experiments.programs import flags_parser, run_program
 from im3d_jax.cli import common
-from im3d_jax.cli.errors import INTERRUPTED, WRONG_INPUT, UserError, user_errors
+from im3d_jax.cli.errors import UserError, user_errors
 from im3d_jax.data.orbits import ORBIT_FRAMES, build_objects, default_workers, render_orbit
 from im3d_jax.foreign.elevation import FRAMES, Head, fit_ridge, pooled_features, save_head
 from im3d_jax.foreign.layouts import head_file
@@ -112,21 +112,14 @@ def run(values: flags.FlagValues) -> None:
     progress.line(f"head of {source.name}, fitted on {len(features)} objects, in {path}")
 
 
+parse_flags = flags_parser("train_clip_elevation")
+
+
 def main(argv: Sequence[str]) -> int:
     """Returns 0, 2 for a wrong input (one line on stderr), 130 after Ctrl-C."""
-    if len(argv) > 1:
-        raise app.UsageError(f"unexpected arguments: {' '.join(argv[1:])}")
-    try:
-        run(flags.FLAGS)
-    except UserError as error:
-        print(f"train_clip_elevation: {error}", file=sys.stderr)
-        return WRONG_INPUT
-    except KeyboardInterrupt:
-        print("train_clip_elevation: stopped; nothing is written", file=sys.stderr)
-        return INTERRUPTED
-    return 0
+    return run_program("train_clip_elevation", lambda: run(flags.FLAGS), argv, "nothing is written")
 
 
 if __name__ == "__main__":
     define_flags(flags.FLAGS)
-    app.run(main)
+    app.run(main, flags_parser=parse_flags)
