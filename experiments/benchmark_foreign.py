@@ -1,12 +1,15 @@
 """Times foreign networks of true size with random weights; one JSON line a case.
 
     python -m experiments.benchmark_foreign unet --diffusers
-    python -m experiments.benchmark_foreign decoder --family=sv3d_u,svd --memory=80gb,16gb --diffusers
+    python -m experiments.benchmark_foreign unet --kernels=10
+    python -m experiments.benchmark_foreign decoder --family=svd --frames=21 --side=576 --memory=80gb,16gb --diffusers
     python -m experiments.benchmark_foreign generate --family=sv3d_u --memory=80gb
 
 `unet`: one evaluation of both guidance branches (batch 2 of 21x72x72 latents for SV3D). `decoder`: all frames of a
 video from latents. Both: median and minimum of `--repeats` calls after warm-up, compile time, what the compiled
-program asks for, TFLOP and TFLOP/s by the compiler's count (a loop's body counts once, so chunked decoders do more).
+program asks for, and the arithmetic: that of the same network written without chunks and flash attention, so that
+nothing of it is hidden from the count. `--kernels` lists the kernels that take longest; `--frames` and `--side` set
+sizes that no preset has.
 `--diffusers` times diffusers' network of the same sizes on the same device in the same run, eager and, with
 `--compiled`, under torch.compile.
 
@@ -19,6 +22,8 @@ torus in its place.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
+import functools
 import io
 import json
 import math
@@ -31,7 +36,7 @@ import jax.numpy as jnp
 import numpy as np
 from absl import app, flags
 
-from experiments import scenes
+from experiments import profiling, scenes
 from experiments.benchmark import machine, peak_gib, program_gib, require_cuda, timed
 from im3d_jax.cli import common, stages
 from im3d_jax.cli.errors import UserError
@@ -39,6 +44,7 @@ from im3d_jax.foreign import features, memory, recipes
 from im3d_jax.foreign.networks import unet_of, working_dtype
 from im3d_jax.foreign.video import OrbitPipeline
 from im3d_jax.models.kl_autoencoder import KLAutoencoder
+from im3d_jax.models.spatio_temporal_unet import SpatioTemporalUNet
 from im3d_jax.output.images import encode_png
 from im3d_jax.output.renders import render_views
 from im3d_jax.output.run_folder import RunFolder
@@ -55,7 +61,12 @@ def define_flags(values: flags.FlagValues) -> None:
     """Flags of this program."""
     flags.DEFINE_list("family", "sv3d_u", "Families of presets.", flag_values=values)
     flags.DEFINE_list("memory", "80gb", "Memory presets.", flag_values=values)
+    flags.DEFINE_integer("frames", None, "In place of the family's.", lower_bound=1, flag_values=values)
+    flags.DEFINE_integer(
+        "side", None, "Height and width in pixels, in place of the family's.", lower_bound=64, flag_values=values
+    )
     flags.DEFINE_integer("repeats", 10, "Timed calls.", lower_bound=1, flag_values=values)
+    flags.DEFINE_integer("kernels", 0, "List so many kernels by time.", lower_bound=0, flag_values=values)
     flags.DEFINE_bool("diffusers", False, "Time diffusers' networks beside ours.", flag_values=values)
     flags.DEFINE_bool("compiled", False, "Time diffusers under torch.compile as well.", flag_values=values)
     flags.DEFINE_enum("quality", "standard", ("draft", "standard", "best"), "Of generate.", flag_values=values)
@@ -97,17 +108,18 @@ def normal(stream: int, shape: tuple[int, ...]) -> jax.Array:
     return jax.random.normal(jax.random.fold_in(jax.random.key(0), stream), shape)
 
 
-def timed_program(program, arguments: tuple, repeats: int) -> dict[str, float]:
-    """Compile time, memory, arithmetic and times of a jitted function."""
+def timed_program(function, plain, arguments: tuple, values: flags.FlagValues) -> dict:
+    """Compile time, memory, times and, if asked for, kernels of a function; its arithmetic from a plain form of it."""
     begun = time.perf_counter()
-    compiled = program.lower(*arguments).compile()
+    compiled = jax.jit(function).lower(*arguments).compile()
     figures = {"compile_s": time.perf_counter() - begun, "program_gib": program_gib(compiled)}
-    figures |= timed(lambda: compiled(*arguments), repeats)
-    flop = (compiled.cost_analysis() or {}).get("flops", 0.0)
-    return figures | {"tflop": flop / 1e12, "tflop_per_s": flop / 1e9 / figures["median_ms"], "peak_gib": peak_gib()}
+    figures |= timed(lambda: compiled(*arguments), values.repeats)
+    tflop = jax.jit(plain).lower(*arguments).cost_analysis()["flops"] / 1e12
+    figures |= {"tflop": tflop, "tflop_per_s": 1e3 * tflop / figures["median_ms"], "peak_gib": peak_gib()}
+    return figures | (profiling.kernels(lambda: compiled(*arguments), values.kernels) if values.kernels else {})
 
 
-def unet_case(preset: Preset, chosen: recipes.Memory, repeats: int) -> dict:
+def unet_case(preset: Preset, chosen: recipes.Memory, values: flags.FlagValues) -> dict:
     """One evaluation of both branches, or of one where the memory preset takes them in turn."""
     dtype = working_dtype()
     network, config = unet_of(preset, dtype), preset.unet
@@ -120,12 +132,17 @@ def unet_case(preset: Preset, chosen: recipes.Memory, repeats: int) -> dict:
         normal(1, (rows, 1, config.context_dims[0])),
         jnp.zeros((rows, len(config.vector_dims))),
     )
-    program = jax.jit(lambda params, *inputs: network.apply({"params": params}, *inputs))
+
+    def apply(network, params, *inputs):
+        return network.apply({"params": params}, *inputs)
+
+    plain = SpatioTemporalUNet(dataclasses.replace(config, attention_implementation="xla"), dtype)
     shape = {"rows": rows, "frames": preset.frames, "latent": list(side), "dtype": jnp.dtype(dtype).name}
-    return shape | timed_program(program, arguments, repeats)
+    functions = functools.partial(apply, network), functools.partial(apply, plain)
+    return shape | timed_program(*functions, arguments, values)
 
 
-def decoder_case(preset: Preset, chosen: recipes.Memory, repeats: int) -> dict:
+def decoder_case(preset: Preset, chosen: recipes.Memory, values: flags.FlagValues) -> dict:
     """All frames of a video from latents, as many at once as the memory preset takes."""
     dtype = working_dtype()
     network = KLAutoencoder(preset.autoencoder, dtype)
@@ -135,8 +152,12 @@ def decoder_case(preset: Preset, chosen: recipes.Memory, repeats: int) -> dict:
         RandomSource(preset).load("vae", jnp.float32),
         normal(0, (1, preset.frames, *side, preset.autoencoder.latent_channels)),
     )
-    program = jax.jit(lambda params, latents: network.apply({"params": params}, latents, chunk, method="decode"))
-    return {"frames": preset.frames, "at_once": chunk} | timed_program(program, arguments, repeats)
+
+    def decode(at_once, params, latents):
+        return network.apply({"params": params}, latents, at_once, method="decode")
+
+    functions = functools.partial(decode, chunk), functools.partial(decode, None)
+    return {"frames": preset.frames, "at_once": chunk} | timed_program(*functions, arguments, values)
 
 
 class ShownTorus(OrbitPipeline):
@@ -256,6 +277,13 @@ def diffusers_case(what: str, preset: Preset, values: flags.FlagValues) -> dict:
     return figures
 
 
+def preset_of(family: str, values: flags.FlagValues) -> Preset:
+    """A family's preset, with the sizes that the flags give."""
+    preset, side = PRESETS[family], values.side
+    sizes = {"frames": values.frames, "height": side, "width": side}
+    return dataclasses.replace(preset, **{name: size for name, size in sizes.items() if size is not None})
+
+
 def run(what: str, values: flags.FlagValues) -> None:
     """Times every family under every memory preset."""
     if values.diffusers:
@@ -263,18 +291,20 @@ def run(what: str, values: flags.FlagValues) -> None:
     common.start_jax()
     for family in values.family:
         for name in values.memory:
-            preset, chosen = PRESETS[family], recipes.MEMORIES[name]
+            preset, chosen = preset_of(family, values), recipes.MEMORIES[name]
             line = {"case": what, "family": family, "memory": name}
             try:
                 if what == "generate":
                     line |= generate_case(preset, chosen, values)
                 else:
-                    line |= {"unet": unet_case, "decoder": decoder_case}[what](preset, chosen, values.repeats)
+                    line |= {"unet": unet_case, "decoder": decoder_case}[what](preset, chosen, values)
             except (jax.errors.JaxRuntimeError, UserError) as error:  # too little memory: the other cases still count
                 line["error"] = str(error).splitlines()[0][:300]
             write(line, values.out)
         if values.diffusers and what != "generate":
-            write({"case": what, "family": family} | diffusers_case(what, PRESETS[family], values), values.out)
+            write(
+                {"case": what, "family": family} | diffusers_case(what, preset_of(family, values), values), values.out
+            )
 
 
 def write(line: dict, out: str | None) -> None:

@@ -33,8 +33,11 @@ def test_networks(lines):
     # Twice the multiplications: the first and last convolutions alone take 2 million.
     assert line["tflop"] > 3e-6
     assert line["tflop_per_s"] == pytest.approx(1e3 * line["tflop"] / line["median_ms"], rel=1e-3)
-    (line,) = lines("decoder", "--family=sv3d_u", "--memory=16gb")
-    assert line["at_once"] == 1 and line["compile_s"] > 0 and line["program_gib"] > 0
+    both, one = lines("decoder", "--family=sv3d_u", "--memory=80gb,16gb", "--frames=6", "--side=64")
+    assert one["at_once"] == 1 and both["at_once"] == 3 and one["frames"] == 6
+    assert one["compile_s"] > 0 and one["program_gib"] > 0
+    # However many frames go through at a time, all are counted.
+    assert one["tflop"] == both["tflop"] > 0
 
 
 def test_generate(lines):
