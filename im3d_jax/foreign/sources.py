@@ -12,7 +12,7 @@ from im3d_jax.weights.encoders import EncoderConfig, encoder_fingerprint, load_e
 from im3d_jax.weights.foreign import Checkpoint, encoder_folder, load_network, network_table, open_checkpoint
 from im3d_jax.weights.hub import find_model
 from im3d_jax.weights.presets import Preset
-from im3d_jax.weights.tensor_files import read_json
+from im3d_jax.weights.tensor_files import arranged, read_json
 from im3d_jax.weights.trees import WeightsError
 
 
@@ -72,7 +72,8 @@ class CheckpointSource:
         if part != "encoder":
             return load_network(self.checkpoint, part, dtype=dtype)
         path, within = self.checkpoint.encoder
-        return load_encoder(path, self._encoder, within=within, place=lambda name, array: jnp.asarray(array, dtype))
+        place = lambda name, array: jnp.asarray(arranged(array, dtype))  # noqa: E731
+        return load_encoder(path, self._encoder, within=within, place=place)
 
 
 def _frames(path: pathlib.Path) -> int | None:

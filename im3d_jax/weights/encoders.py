@@ -8,6 +8,7 @@ are told from the stored names.
 
 from __future__ import annotations
 
+import concurrent.futures
 import dataclasses
 import functools
 import hashlib
@@ -23,7 +24,15 @@ import numpy as np
 from im3d_jax.models.clip import CLIPText, CLIPTextConfig, CLIPVision, CLIPVisionConfig
 from im3d_jax.models.t5 import T5Config, T5Encoder
 from im3d_jax.weights.names.table import KERNELS, Entry, Layout, Table, check_complete
-from im3d_jax.weights.tensor_files import StoredTensor, check_dtypes, list_tensors, network_files, read_tensor
+from im3d_jax.weights.tensor_files import (
+    READERS,
+    StoredTensor,
+    arranged,
+    check_dtypes,
+    list_tensors,
+    network_files,
+    read_tensor,
+)
 from im3d_jax.weights.trees import WeightsError, flatten, unflatten
 
 
@@ -176,8 +185,9 @@ def load_encoder(
         path: A safetensors file, or a folder with one or with shards and their index.
         config: Sizes that the weights must have.
         within: Only stored names that start so are looked at, for files that hold several networks.
-        place: Puts (our name, array in the stored dtype) where it belongs, with the dtype and sharding wanted; by
-            default float32 on the default device.
+        place: Puts (our name, view of the file in the stored dtype) where it belongs, with the dtype and sharding
+            wanted; by default float32 on the default device. It must copy (`tensor_files.arranged`), and runs in
+            threads.
 
     Returns:
         Nested parameters of `encoder_network(config)`.
@@ -185,17 +195,21 @@ def load_encoder(
     Raises:
         WeightsError: One line: tensors missing, left over or of another shape, or a damaged file.
     """
-    place = place or (lambda name, array: jnp.asarray(array, jnp.float32))
+    place = place or (lambda name, array: jnp.asarray(arranged(array, jnp.float32)))
     shapes = encoder_shapes(config)
     path = pathlib.Path(path)
     tensors = list_tensors(network_files(path) if path.is_dir() else [path])
     stored = {name: tensor for name, tensor in tensors.items() if name.startswith(within)}
     table = match_encoder(stored, config, str(path))
-    flat = {}
-    for name, members in _by_tensor(table).items():
-        # A copy: jax may keep what it is given, and that should not be the file.
-        array = np.array(read_tensor(stored[name]))
-        flat |= {ours: place(ours, entry.take(array)) for ours, entry in members}
+
+    def load(name: str, members: list[tuple[str, Entry]]) -> dict[str, jax.Array]:
+        array = read_tensor(stored[name])
+        return {ours: place(ours, entry.take(array)) for ours, entry in members}
+
+    flat, tensors = {}, _by_tensor(table)
+    with concurrent.futures.ThreadPoolExecutor(READERS) as pool:
+        for parts in pool.map(load, tensors.keys(), tensors.values()):
+            flat |= parts
     return unflatten(flat, shapes)
 
 

@@ -29,7 +29,9 @@ from im3d_jax.weights.names.table import Entry, Table, check_complete
 from im3d_jax.weights.presets import PRESETS, NormEps, Preset, with_norm_eps
 from im3d_jax.weights.tensor_files import (
     DTYPES,
+    READERS,
     StoredTensor,
+    arranged,
     check_dtypes,
     file_metadata,
     list_tensors,
@@ -44,7 +46,6 @@ from im3d_jax.weights.trees import WeightsError, flatten, unflatten
 RECORD = "im3d.json"
 ASIDE = "diffusers_only."  # in front of tensors that only the diffusers layout has, in sgm files of ours
 FOLDERS = ("unet", "vae", "image_encoder", "text_encoder")
-_READERS = 4
 # Buffers of samplers, schedules and averaged copies, which are no parameters of the networks.
 _BUFFERS = (
     "denoiser.*", "betas", "alphas_cumprod*", "sqrt_*", "log_one_minus_alphas_cumprod", "posterior_*", "lvlb_weights",
@@ -276,8 +277,7 @@ def load_network(
     else:
         places = flatten(sharding(shapes))
     stored = checkpoint.networks[network]
-    # Threads, because casting and transposing take longer than reading; each holds one tensor besides the result.
-    with concurrent.futures.ThreadPoolExecutor(_READERS) as pool:
+    with concurrent.futures.ThreadPoolExecutor(READERS) as pool:
         place = lambda ours: _place(stored[table[ours].name], table[ours], dtype, places.get(ours))  # noqa: E731
         flat = dict(zip(table, pool.map(place, table), strict=True))
     return unflatten(flat, shapes)
@@ -287,12 +287,12 @@ def _place(tensor: StoredTensor, entry: Entry, dtype, sharding) -> jax.Array:
     kind = np.dtype(dtype or DTYPES.get(tensor.dtype))
     order = entry.layout.order
     if sharding is None:
-        return jnp.asarray(entry.layout.from_file(read_tensor(tensor)).astype(kind, order="C"))
+        return jnp.asarray(arranged(entry.layout.from_file(read_tensor(tensor)), kind))
     shape = tuple(entry.shape[order.index(axis)] for axis in range(len(order)))
 
     def piece(index: Any) -> np.ndarray:
         stored = tuple(index[axis] for axis in order) + (slice(None),) * entry.layout.ones
-        return entry.layout.from_file(read_tensor(tensor, stored)).astype(kind, order="C")
+        return arranged(entry.layout.from_file(read_tensor(tensor, stored)), kind)
 
     return jax.make_array_from_callback(shape, sharding, piece)
 

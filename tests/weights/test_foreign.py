@@ -9,6 +9,7 @@ import sys
 
 import jax
 import jax.numpy as jnp
+import ml_dtypes
 import numpy as np
 import pytest
 
@@ -20,7 +21,7 @@ from im3d_jax.weights.encoders import encoder_table, load_encoder
 from im3d_jax.weights.foreign import load_network, network_table, open_checkpoint, save_network
 from im3d_jax.weights.names.families import autoencoder_shapes, autoencoder_table, unet_shapes, unet_table
 from im3d_jax.weights.presets import PRESETS
-from im3d_jax.weights.tensor_files import DTYPES, StoredTensor, list_tensors, read_tensor, write_tensors
+from im3d_jax.weights.tensor_files import DTYPES, StoredTensor, arranged, list_tensors, read_tensor, write_tensors
 from im3d_jax.weights.trees import WeightsError, flatten
 
 
@@ -332,3 +333,13 @@ def test_conversions_that_are_refused(sgm_file, folder, tmp_path):
     with pytest.raises(WeightsError, match="exists: give a new folder"):
         convert(checkpoint, "diffusers", tmp_path)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("stored", [np.float32, np.float16, ml_dtypes.bfloat16])
+@pytest.mark.parametrize("wanted", [np.float32, ml_dtypes.bfloat16])
+def test_tensors_are_cast_and_moved_and_no_view_is_left(stored, wanted):
+    values = np.random.default_rng(0).normal(size=(4, 3, 2, 5)).astype(stored)
+    for view in (values.transpose(2, 3, 1, 0), values):
+        made = arranged(view, wanted)
+        np.testing.assert_array_equal(made, view.astype(wanted))
+        assert made.dtype == wanted and made.flags.c_contiguous and not np.shares_memory(made, values)
