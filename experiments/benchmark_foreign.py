@@ -79,7 +79,7 @@ class RandomSource:
     """Random parameters of a preset's networks; see `foreign.sources.Source`."""
 
     def __init__(self, preset: Preset):
-        self.preset, self.name = preset, f"{preset.name} (random)"
+        self.preset, self.name, self.remark = preset, f"{preset.name} (random)", ""
 
     def load(self, part: str, dtype) -> dict:
         """Parameters of ``unet``, ``vae`` or ``encoder``: normal kernels that keep activations near 1, biases of 0.

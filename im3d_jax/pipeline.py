@@ -166,7 +166,7 @@ class Pipeline:
 
     def __init__(self, bundle: Bundle, dtype=jnp.float32):
         self.bundle = bundle
-        self.name = bundle.name
+        self.name, self.remark = bundle.name, ""
         self.config = bundle.config
         self.image_size = bundle.config.image_size
         self.num_views = bundle.config.unet.frames

@@ -5,7 +5,6 @@ import importlib.metadata
 import math
 import os
 import pathlib
-import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -180,8 +179,10 @@ def find_weights(values: flags.FlagValues) -> None:
         model = values[name].value
         if model is None or model == "tiny" or os.path.exists(model):
             continue
+        from im3d_jax.weights.hub import HUB_ID
+
         # Of --model everything else is left to the loader, which knows what it lacks; the other has that one's loader.
-        if name == "model" and not re.fullmatch(r"[A-Za-z0-9][\w.-]*/[\w.-]+", model):
+        if name == "model" and not HUB_ID.fullmatch(model):
             continue
         if not model:
             raise UserError(

@@ -49,6 +49,8 @@ def run(values: flags.FlagValues) -> None:
     except KeyboardInterrupt:
         raise Stopped(f"stopped; nothing was written to {values.out}, the same command starts anew") from None
     preset = checkpoint.preset
+    if checkpoint.remark:
+        print(checkpoint.remark)
     print(f"{preset.name}, {checkpoint.layout} to {values.to}: {values.out}")
     absent = [name for name in ("unet", "vae", encoder_folder(preset)) if name not in checkpoint.networks]
     if absent:

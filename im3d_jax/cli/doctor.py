@@ -63,8 +63,9 @@ def _print_versions() -> None:
 def _print_devices() -> None:
     import jax
 
-    pages = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    print(f"memory: {pages / 2**30:.1f} GiB, {os.cpu_count()} CPU cores")
+    from im3d_jax.foreign.memory import host_gib
+
+    print(f"memory: {host_gib():.1f} GiB, {os.cpu_count()} CPU cores")
     for device in jax.devices():
         # The CPU's device has no statistics of its own.
         limit = (device.memory_stats() or {}).get("bytes_limit")
@@ -116,6 +117,8 @@ def _print_foreign(model: str) -> str | None:
     preset = source.preset
     use = "draws orbits (--model)" if preset.name in RECIPES else "draws pictures from prompts (--image_model)"
     print(f"weights of {model}: {source.name}, {use}")
+    if source.remark:
+        print(f"  {source.remark}")
     for network, tensors in source.checkpoint.networks.items():
         values = sum(math.prod(tensor.shape) for tensor in tensors.values())
         print(f"  {network}: {len(tensors)} tensors, {values / 1e6:.1f} million values")

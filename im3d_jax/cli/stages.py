@@ -190,7 +190,8 @@ def _begin(
     perceptual: tuple[Any, str] | None = None,
 ) -> Run:
     progress = progress or ProgressPrinter()
-    for line in prompts.remarks(folder.settings.get("prompt"), model, image_model):
+    read = [used.remark for used in (model, image_model) if used is not None and used.remark]
+    for line in [*read, *prompts.remarks(folder.settings.get("prompt"), model, image_model)]:
         progress.line(line)
     facts = {}
     if model is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 
 import jax
 
@@ -81,9 +82,17 @@ def estimate(
     return {stage: (max(held, needed[stage]) + taken) / GIB for stage, taken in work.items()}
 
 
+def host_gib() -> float:
+    """Memory of this machine, GiB: what a process may have at most, cgroups aside."""
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / GIB
+
+
 def device_gib() -> float | None:
-    """What the allocator of the first device may take, GiB; None where the device does not say."""
-    limit = (jax.devices()[0].memory_stats() or {}).get("bytes_limit")
+    """What the first device's allocator may take, or the machine has for a CPU, GiB; None where a device is silent."""
+    device = jax.devices()[0]
+    if device.platform == "cpu":
+        return host_gib()
+    limit = (device.memory_stats() or {}).get("bytes_limit")
     return None if not limit else limit / GIB
 
 
@@ -108,11 +117,12 @@ def choose(
     if name is not None and MEMORIES[name] in fitting:
         return MEMORIES[name]
     asked = name or roomiest_first[-1].name
-    way_out = (
-        f"take --memory={fitting[0].name} (about {peaks[fitting[0].name]:.1f} GiB)"
-        if fitting
-        else "set XLA_PYTHON_CLIENT_MEM_FRACTION=0.95 or take a larger device"
-    )
+    if fitting:
+        way_out = f"take --memory={fitting[0].name} (about {peaks[fitting[0].name]:.1f} GiB)"
+    elif jax.default_backend() == "cpu":
+        way_out = "take a larger machine"
+    else:
+        way_out = "set XLA_PYTHON_CLIENT_MEM_FRACTION=0.95 or take a larger device"
     raise WeightsError(
         f"{preset.name} with --memory={asked} needs about {peaks[asked]:.1f} GiB of device memory, and there are "
         f"{room:.1f} GiB: {way_out}"

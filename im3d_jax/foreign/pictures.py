@@ -56,7 +56,7 @@ class PicturePipeline:
 
     def __init__(self, source: Source, tokenizer: PromptTokenizer, memory: recipes.Memory):
         preset = source.preset
-        self.name, self.preset = source.name, preset
+        self.name, self.remark, self.preset = source.name, source.remark, preset
         self._tokenizer = tokenizer
         dtype = working_dtype()
         self._parameters = Parameters(source, dtype, keep=False)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-import pathlib
 from typing import Protocol
 
 import jax.numpy as jnp
@@ -12,7 +10,7 @@ from im3d_jax.weights.encoders import EncoderConfig, encoder_fingerprint, load_e
 from im3d_jax.weights.foreign import Checkpoint, encoder_folder, load_network, network_table, open_checkpoint
 from im3d_jax.weights.hub import find_model
 from im3d_jax.weights.presets import Preset
-from im3d_jax.weights.tensor_files import arranged, read_json
+from im3d_jax.weights.tensor_files import arranged
 from im3d_jax.weights.trees import WeightsError
 
 
@@ -22,9 +20,11 @@ class Source(Protocol):
     Attributes:
         name: For the user.
         preset: Of the family.
+        remark: A line for the user on how the files were read; may be empty.
     """
 
     name: str
+    remark: str
     preset: Preset
 
     def load(self, part: str, dtype) -> dict:
@@ -40,12 +40,9 @@ class CheckpointSource:
     """
 
     def __init__(self, checkpoint: Checkpoint):
-        preset = checkpoint.preset
-        if preset.unet.temporal == "blended" and not preset.name.startswith("sv3d"):
-            # Fine-tuned orbits have other lengths than SVD's videos.
-            preset = dataclasses.replace(preset, frames=_frames(checkpoint.path) or preset.frames)
-        self.checkpoint, self.preset = checkpoint, preset
+        self.checkpoint, self.preset = checkpoint, checkpoint.preset
         self.name = f"{checkpoint.preset.name} ({checkpoint.layout})"
+        self.remark = checkpoint.remark
         for network in ("unet", "vae"):
             network_table(checkpoint, network)
         encoder = encoder_folder(self.preset)
@@ -74,15 +71,6 @@ class CheckpointSource:
         path, within = self.checkpoint.encoder
         place = lambda name, array: jnp.asarray(arranged(array, dtype))  # noqa: E731
         return load_encoder(path, self._encoder, within=within, place=place)
-
-
-def _frames(path: pathlib.Path) -> int | None:
-    """Frames of a video as a diffusers folder has them."""
-    config = path / "unet" / "config.json"
-    if not config.is_file():
-        return None
-    frames = read_json(config).get("num_frames")
-    return frames if isinstance(frames, int) and frames > 1 else None
 
 
 def open_source(model: str) -> CheckpointSource:

@@ -66,6 +66,7 @@ class OrbitPipeline:
 
     Attributes:
         name: Family and layout.
+        remark: A line for the user on how the weights were read; may be empty.
         image_size: Side of pictures and views, pixels: the networks' height, as orbits are square.
         num_views: Frames of an orbit.
         target_fraction: Longer side of the prepared object's box over the picture's.
@@ -84,7 +85,7 @@ class OrbitPipeline:
         preset = source.preset
         self.preset, self.memory = preset, memory
         self.recipe = recipes.RECIPES[preset.name]
-        self.name = source.name
+        self.name, self.remark = source.name, source.remark
         self.image_size, self.num_views = preset.height, preset.frames
         self.target_fraction = self.recipe.target_fraction
         self.said: list[str] = []

@@ -182,7 +182,7 @@ def _fill_folder(checkpoint: Checkpoint, folder: pathlib.Path, networks: dict, a
     for network, config in diffusers_configs(preset).items():
         if network in networks:
             (folder / network / "config.json").write_text(json.dumps(config, indent=1) + "\n")
-    record = {"family": preset.name, "norm_eps": preset.norm_eps}
+    record = {"family": preset.name, **_computed(preset)}
     encoder = encoder_folder(preset)
     if encoder in networks:
         record["encoder_prefix"] = detect_layout(checkpoint.networks[encoder], _encoder(preset))[1]
@@ -200,12 +200,20 @@ def _write_file(checkpoint: Checkpoint, file: pathlib.Path, networks: dict, asid
     for network, stored in aside.items():
         items += _copies({f"{ASIDE}{network}.{name}": tensor for name, tensor in stored.items()})
     preset = checkpoint.preset
-    metadata = {"format": "pt", "im3d.family": preset.name, "im3d.norm_eps": preset.norm_eps}
+    metadata = {"format": "pt", "im3d.family": preset.name}
+    metadata |= {f"im3d.{field}": value for field, value in _computed(preset).items()}
     if OLD_ATTENTION in checkpoint.networks.get("vae", ()):
         metadata["im3d.attention_names"] = "old"
     file.parent.mkdir(parents=True, exist_ok=True)
     write_tensors(file, items, metadata)
     return counts
+
+
+def _computed(preset: Preset) -> dict[str, str]:
+    """What the record says beside the family, because the other layout would not: it decides what is computed."""
+    if preset.unet.temporal == "none":
+        return {"norm_eps": preset.norm_eps, "prediction": preset.prediction}
+    return {"norm_eps": preset.norm_eps, "num_frames": str(preset.frames)}
 
 
 def diffusers_configs(preset: Preset) -> dict[str, dict]:

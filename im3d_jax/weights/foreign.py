@@ -10,6 +10,7 @@ import concurrent.futures
 import dataclasses
 import fnmatch
 import pathlib
+import re
 from collections.abc import Callable
 from typing import Any, get_args
 
@@ -46,6 +47,10 @@ from im3d_jax.weights.trees import WeightsError, flatten, unflatten
 RECORD = "im3d.json"
 ASIDE = "diffusers_only."  # in front of tensors that only the diffusers layout has, in sgm files of ours
 FOLDERS = ("unet", "vae", "image_encoder", "text_encoder")
+_SD21_REMARK = (
+    "{} is taken for Stable Diffusion 2.1 of 768x768, which 2.1-base cannot be told from; if it is that one: "
+    "im3d convert --family=sd21_base --to=diffusers first"
+)
 # Buffers of samplers, schedules and averaged copies, which are no parameters of the networks.
 _BUFFERS = (
     "denoiser.*", "betas", "alphas_cumprod*", "sqrt_*", "log_one_minus_alphas_cumprod", "posterior_*", "lvlb_weights",
@@ -58,13 +63,16 @@ class Checkpoint:
     """A path that holds a family's networks.
 
     Attributes:
-        path: Folder (diffusers) or file (sgm, or a single diffusers network).
+        path: Folder (diffusers, or shards of an sgm file) or file (sgm, or a single diffusers network).
         layout: Of the names.
-        preset: With the group norms' eps and the autoencoder's kind that these files call for.
+        preset: With the group norms' eps, the autoencoder's kind, the frames and the prediction that these files call
+            for.
         networks: {folder of `FOLDERS`: {stored name: tensor}}; the names of an sgm file stand under the network they
             belong to, unchanged.
         aside: Tensors that the family's code does not use, by stored name.
-        record: What `conversion.convert` noted: family, norm_eps, and names that are to come back.
+        record: What `conversion.convert` noted: family, norm_eps, num_frames, prediction, and names that are to come
+            back.
+        remark: A line for the user where the files leave a choice, on what was chosen; else empty.
     """
 
     path: pathlib.Path
@@ -73,6 +81,7 @@ class Checkpoint:
     networks: dict[str, dict[str, StoredTensor]]
     aside: dict[str, StoredTensor]
     record: dict[str, str]
+    remark: str = ""
 
     @property
     def encoder(self) -> tuple[pathlib.Path, str]:
@@ -98,14 +107,20 @@ def open_checkpoint(path: str | pathlib.Path, family: str | None = None, *, pres
     """Finds out what a path holds; reads headers only.
 
     Args:
-        path: A diffusers folder, an sgm file, a folder with one such file, or a diffusers UNet's own file or folder.
+        path: A diffusers folder, an sgm file, a folder with one such file (or with both of SV3D's: `sv3d_u` is taken),
+            or a diffusers UNet's own file or folder.
         family: Name of a preset, where it should not be told from the tensors' shapes.
         preset: Sizes of a family of one's own, in place of `family`.
 
     Raises:
         WeightsError: One line: nothing there, a pickle, damage, an unknown family, tensors that do not belong.
     """
-    path = pathlib.Path(path)
+    given = pathlib.Path(path)
+    path = one_of_sv3d(given)
+    if path != given:
+        other = given / "sv3d_p.safetensors"
+        remark = f"{given} holds both of SV3D's networks: {path.name} draws; the other is given as {other}"
+        return dataclasses.replace(open_checkpoint(path, family, preset=preset), remark=remark)
     if family is not None and family not in PRESETS:
         raise WeightsError(f"unknown family {family!r}: expected one of {', '.join(PRESETS)}")
     families = tuple(PRESETS) if family is None and preset is None else None
@@ -116,20 +131,25 @@ def open_checkpoint(path: str | pathlib.Path, family: str | None = None, *, pres
         record = _read_json(path / RECORD)
         _check_record(record, str(path / RECORD), families)
     else:
-        file = network_files(path)[0] if path.is_dir() else path
-        tensors = list_tensors(network_files(path) if path.is_dir() else [path])
+        files = network_files(path) if path.is_dir() else [path]
+        tensors, file = list_tensors(files), files[0]
         if any(name.startswith("model.diffusion_model.") for name in tensors):
             fields = file_metadata(file).items()
             record = {key.removeprefix("im3d."): value for key, value in fields if key.startswith("im3d.")}
             _check_record(record, f"the header of {file}", families)
-            return _open_sgm(
-                file, tensors, record, preset or _preset(family or record.get("family"), tensors, {}, path)
-            )
+            chosen = preset or _preset(family or record.get("family"), tensors, {}, path)
+            chosen = _with_frames(_with_prediction(chosen, record.get("prediction")), record.get("num_frames"))
+            opened = _open_sgm(file if len(files) == 1 else path, tensors, record, chosen)
+            told = family or preset or record.get("family") or chosen.name != "sd21"
+            return opened if told else dataclasses.replace(opened, remark=_SD21_REMARK.format(file))
         stored, config, record = {"unet": tensors}, {}, {}
     if "unet" not in stored:
         raise WeightsError(f"{path} has no unet folder, only {', '.join(folders)}: give the model's whole folder")
     chosen = preset or _preset(family or record.get("family"), stored["unet"], config, path)
     chosen = with_norm_eps(chosen, record.get("norm_eps") or chosen.norm_eps)
+    chosen = _with_frames(chosen, record.get("num_frames", config.get("num_frames")))
+    scheduler = _read_json(path / "scheduler" / "scheduler_config.json")
+    chosen = _with_prediction(chosen, record.get("prediction", scheduler.get("prediction_type")))
     if "vae" in stored:
         autoencoder = dataclasses.replace(
             chosen.autoencoder,
@@ -140,8 +160,37 @@ def open_checkpoint(path: str | pathlib.Path, family: str | None = None, *, pres
     return Checkpoint(path, "diffusers", chosen, stored, {}, record)
 
 
-def _open_sgm(file: pathlib.Path, tensors: dict[str, StoredTensor], record: dict, preset: Preset) -> Checkpoint:
-    preset = with_norm_eps(preset, "sgm")
+def one_of_sv3d(path: pathlib.Path) -> pathlib.Path:
+    """`sv3d_u`'s file in a folder that holds SV3D as its authors publish it, two networks in two files; else the path.
+
+    SV3D_u needs to know nothing of the cameras, so it is the one that serves any picture.
+    """
+    files = sorted(file.name for file in path.glob("sv3d_?.safetensors")) if path.is_dir() else []
+    return path / "sv3d_u.safetensors" if files == ["sv3d_p.safetensors", "sv3d_u.safetensors"] else path
+
+
+def _with_frames(preset: Preset, frames: object) -> Preset:
+    """The preset with the length that a file gives; SVD fine-tuned on orbits has other lengths than SVD's videos.
+
+    SV3D's networks draw the orbits of their own length only.
+    """
+    given = isinstance(frames, int) or (isinstance(frames, str) and frames.isdecimal())
+    if not given or int(frames) < 2 or preset.unet.temporal != "blended" or preset.name.startswith("sv3d"):
+        return preset
+    return dataclasses.replace(preset, frames=int(frames))
+
+
+def _with_prediction(preset: Preset, prediction: object) -> Preset:
+    """The preset with what a picture network's record or scheduler says that it predicts."""
+    known = {"epsilon": "epsilon", "v_prediction": "v", "v": "v"}
+    if preset.unet.temporal != "none" or not isinstance(prediction, str) or prediction not in known:
+        return preset
+    return dataclasses.replace(preset, prediction=known[prediction])
+
+
+def _open_sgm(path: pathlib.Path, tensors: dict[str, StoredTensor], record: dict, preset: Preset) -> Checkpoint:
+    # A file of the authors' has no record; one of `conversion.convert` computes what its source computed.
+    preset = with_norm_eps(preset, record.get("norm_eps") or "sgm")
     temporal = "first_stage_model.decoder.conv_out.time_mix_conv.weight" in tensors
     preset = dataclasses.replace(preset, autoencoder=dataclasses.replace(preset.autoencoder, temporal_decoder=temporal))
     encoder = encoder_prefix(preset, tensors)
@@ -169,8 +218,8 @@ def _open_sgm(file: pathlib.Path, tensors: dict[str, StoredTensor], record: dict
             networks[home][name] = tensor
     if unknown:
         shown = ", ".join(sorted(unknown)[:12])
-        raise WeightsError(f"{file} holds {len(unknown)} tensors that no {preset.name} checkpoint has: {shown}")
-    return Checkpoint(file, "sgm", preset, {name: found for name, found in networks.items() if found}, aside, record)
+        raise WeightsError(f"{path} holds {len(unknown)} tensors that no {preset.name} checkpoint has: {shown}")
+    return Checkpoint(path, "sgm", preset, {name: found for name, found in networks.items() if found}, aside, record)
 
 
 def _preset(family: str | None, tensors: dict[str, StoredTensor], config: dict, path: pathlib.Path) -> Preset:
@@ -220,13 +269,20 @@ def _check_record(record: dict, where: str, families: tuple[str, ...] | None) ->
         where: For messages.
         families: Names it may have; None where its name does not count.
     """
-    for field, allowed in (("family", families), ("norm_eps", get_args(NormEps)), ("encoder_prefix", None)):
+    fields = {"family": families, "norm_eps": get_args(NormEps), "prediction": ("v", "epsilon"), "encoder_prefix": None}
+    for field, allowed in fields.items():
         value = record.get(field)
         if value is None or (isinstance(value, str) and (allowed is None or value in allowed)):
             continue
         found = repr(value[:40]) if isinstance(value, str) else f"of type {type(value).__name__}"
         expected = "text" if allowed is None else f"one of {', '.join(allowed)}"
         raise WeightsError(f"{where}: {field} is {found}, expected {expected}; convert the original weights again")
+    frames = record.get("num_frames")
+    if frames is not None and not (isinstance(frames, str) and re.fullmatch(r"[1-9]\d{0,3}", frames)):
+        raise WeightsError(
+            f"{where}: num_frames is {str(frames)[:40]!r}, expected a number as text, such as '21'; convert the "
+            "original weights again"
+        )
 
 
 def network_table(checkpoint: Checkpoint, network: str) -> tuple[dict, Table]:

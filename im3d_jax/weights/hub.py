@@ -10,15 +10,19 @@ from im3d_jax.weights.tensor_files import network_files
 from im3d_jax.weights.trees import WeightsError
 
 
-# Gigabytes of what is taken: all networks' parameters at four bytes, as the files without a variant hold them.
+# A repository, and perhaps one of its safetensors files.
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+(/[\w.-]+\.safetensors)?")
+# Gigabytes of what is taken: all networks' parameters at four bytes, as the files without a variant hold them; of SV3D
+# one of its two files.
 SIZES = {
     "stabilityai/stable-video-diffusion-img2vid": 9.0,
     "stabilityai/stable-video-diffusion-img2vid-xt": 9.0,
-    "stabilityai/sv3d": 18.8,
+    "stabilityai/sv3d": 9.4,
     "stable-diffusion-v1-5/stable-diffusion-v1-5": 4.3,
     "stabilityai/stable-diffusion-2-1": 5.2,
     "stabilityai/stable-diffusion-2-1-base": 5.2,
 }
+SV3D = "sv3d_u.safetensors"
 WANTED = (
     "*.json",
     "*/*.json",
@@ -27,7 +31,7 @@ WANTED = (
     "image_encoder/model.safetensors",
     "text_encoder/model.safetensors",
     "tokenizer/*",
-    "sv3d_?.safetensors",
+    SV3D,
 )
 
 
@@ -35,7 +39,8 @@ def find_model(model: str, flag: str = "--model") -> pathlib.Path:
     """The folder or file of a model.
 
     Args:
-        model: A path, or a hub id ``organisation/name``. What is on this machine is looked for first.
+        model: A path, a hub id ``organisation/name``, or one with a file's name behind it, such as
+            ``stabilityai/sv3d/sv3d_p.safetensors``. What is on this machine is looked for first.
         flag: What it was given by, for messages.
 
     Raises:
@@ -43,10 +48,12 @@ def find_model(model: str, flag: str = "--model") -> pathlib.Path:
     """
     if os.path.exists(model):
         return pathlib.Path(model)
-    if not re.fullmatch(r"[\w.-]+/[\w.-]+", model):
+    if not HUB_ID.fullmatch(model):
         raise WeightsError(f"{flag}={model}: no such file or folder, and not a hub id (organisation/name)")
-    size = f"about {SIZES[model]:g} GB" if model in SIZES else "size unknown"
-    by_hand = f"fetch its safetensors and JSON files ({size}) on another machine and give their folder as {flag}=FOLDER"
+    repository, file = "/".join(model.split("/")[:2]), "/".join(model.split("/")[2:])
+    size = f"about {SIZES[repository]:g} GB" if repository in SIZES else "size unknown"
+    what = file or (SV3D if repository == "stabilityai/sv3d" else "its safetensors and JSON files")
+    by_hand = f"fetch {what} ({size}) on another machine and give their folder as {flag}=FOLDER"
     try:
         import huggingface_hub
         from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
@@ -55,33 +62,34 @@ def find_model(model: str, flag: str = "--model") -> pathlib.Path:
             f"{flag}={model}: there is no such folder, and the hub needs pip install im3d-jax[hub]; or {by_hand}"
         ) from error
     try:
-        snapshot = pathlib.Path(huggingface_hub.snapshot_download(model, local_files_only=True))
-        if _is_whole(snapshot):
-            return snapshot
+        snapshot = pathlib.Path(huggingface_hub.snapshot_download(repository, local_files_only=True))
+        if (snapshot / file).is_file() if file else _is_whole(snapshot):
+            return snapshot / file
     except HFValidationError as error:
         raise WeightsError(f"{flag}={model}: no such file or folder, and not a hub id ({str(error)[:160]})") from error
     except LocalEntryNotFoundError:
         pass
     try:
-        snapshot = pathlib.Path(huggingface_hub.snapshot_download(model, allow_patterns=list(WANTED)))
+        wanted = [file] if file else list(WANTED)
+        snapshot = pathlib.Path(huggingface_hub.snapshot_download(repository, allow_patterns=wanted))
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
         reason = str(error).partition("\n")[0][:160]
         raise WeightsError(
             f"{flag}={model} is neither here nor to be had from the hub ({reason}); {by_hand}"
         ) from error
     # Without a network the hub's library gives what it has, and says so in a warning at most.
-    if not any(snapshot.rglob("*.safetensors")):
+    if not ((snapshot / file).is_file() if file else any(snapshot.rglob("*.safetensors"))):
         raise WeightsError(
-            f"{flag}={model}: its snapshot {snapshot} holds no safetensors file, and the hub gave none; connect to the "
-            f"network and repeat, or {by_hand}"
+            f"{flag}={model}: its snapshot {snapshot} holds no {file or 'safetensors file'}, and the hub gave none; "
+            f"connect to the network and repeat, or {by_hand}"
         )
-    return snapshot
+    return snapshot / file
 
 
 def _is_whole(snapshot: pathlib.Path) -> bool:
     """Whether a snapshot holds all that a model is read from; downloads that were interrupted leave a part."""
     if any(snapshot.glob("sv3d_?.safetensors")):
-        return True
+        return (snapshot / SV3D).is_file()
     try:
         if not (snapshot / "unet").is_dir():
             return bool(network_files(snapshot))

@@ -75,8 +75,8 @@ def check_no_pickle(path: pathlib.Path) -> None:
     # A safetensors file starts with its header's length, which may look like a pickle's first two bytes.
     if head[8:] != b"{" and (head[:2] == b"PK" or head[:1] == b"\x80"):
         raise WeightsError(
-            f"{path} is a pickle, which can run code when read: convert it once with "
-            "safetensors.torch.save_file(torch.load(path, weights_only=True), 'model.safetensors')"
+            f"{path} is a pickle, which can run code when read: convert it once with d = torch.load(path, "
+            "weights_only=True); safetensors.torch.save_file(d.get('state_dict', d), 'model.safetensors')"
         )
 
 

@@ -110,4 +110,4 @@ def test_a_hub_id_without_network(monkeypatch, capsys, tmp_path):
     assert main(["convert", "--model=stabilityai/sv3d", "--to=diffusers", f"--out={tmp_path}/x"]) == 2
     error = capsys.readouterr().err
     assert error.count("\n") == 1
-    assert "about 18.8 GB" in error and "--model=FOLDER" in error
+    assert "about 9.4 GB" in error and "--model=FOLDER" in error

@@ -138,7 +138,9 @@ def test_a_hub_id_without_network(refused, monkeypatch, tmp_path):
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
     line = refused("stabilityai/sv3d")
-    assert "about 18.8 GB" in line and "--model=FOLDER" in line
+    assert "sv3d_u.safetensors (about 9.4 GB)" in line and "--model=FOLDER" in line
+    line = refused("stabilityai/sv3d/sv3d_p.safetensors")
+    assert "fetch sv3d_p.safetensors (about 9.4 GB)" in line
 
 
 @pytest.mark.parametrize("model", ["x/y-", "x/y..z", "a--b/c", "a/" + "b" * 200, "../nothing", "./y"])
@@ -198,7 +200,7 @@ def test_a_download_that_was_interrupted_goes_on(monkeypatch, tmp_path, checkpoi
 def test_too_little_memory(refused, checkpoints, monkeypatch):
     path = checkpoints["sv3d_u"]
     monkeypatch.setattr(memory, "device_gib", lambda: 1e-6)
-    assert "needs about" in (line := refused(path)) and "larger device" in line
+    assert "needs about" in (line := refused(path)) and "larger machine" in line
     line = refused(path, "--memory=80gb")
     assert "--memory=80gb needs about" in line
 
