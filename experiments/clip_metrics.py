@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import hashlib
 import json
+import math
 import pathlib
 from collections.abc import Mapping
 from typing import Any
@@ -22,7 +24,7 @@ import numpy as np
 from im3d_jax.cli.errors import UserError, user_errors
 from im3d_jax.models import composite_on_white
 from im3d_jax.models.clip import CLIPText, CLIPTextConfig, CLIPVision, CLIPVisionConfig
-from im3d_jax.models.clip_images import similarity_pixels
+from im3d_jax.models.clip_images import CLIP_MEAN, CLIP_STD, Colour, similarity_pixels
 from im3d_jax.output.run_folder import file_hash
 from im3d_jax.weights import WeightsError
 from im3d_jax.weights.encoders import load_encoder
@@ -35,10 +37,12 @@ class Clip:
     """Both towers of a CLIP model.
 
     Attributes:
-        backbone: its name for reports: kind, patch, size of pictures, and the beginning of the weights' SHA-256.
+        backbone: its name for reports: kind, layers and width, patch, size of pictures, and the beginning of the
+            weights' SHA-256.
         text, vision: the networks.
         text_params, vision_params: their weights, float32.
         tokenizer: of the text tower.
+        mean, std: of the colours in [0, 1] that the image tower was trained on.
     """
 
     backbone: str
@@ -47,10 +51,13 @@ class Clip:
     text_params: dict
     vision_params: dict
     tokenizer: PromptTokenizer
+    mean: Colour = CLIP_MEAN
+    std: Colour = CLIP_STD
 
     def embed_images(self, images) -> np.ndarray:
         """Unit features [V, D] of pictures [V, H, W, 4] in [0, 1], straight alpha."""
-        return np.asarray(_image_features(self.vision, self.vision_params, jnp.asarray(images)))
+        colours = self.mean, self.std
+        return np.asarray(_image_features(self.vision, colours, self.vision_params, jnp.asarray(images)))
 
     def embed_text(self, text: str) -> np.ndarray:
         """Unit features [D]; what does not fit into the tower's length is cut off."""
@@ -77,9 +84,9 @@ class Clip:
         return {name: float(np.mean(features @ other, dtype=np.float64)) for name, other in others.items()}
 
 
-@functools.partial(jax.jit, static_argnums=0)
-def _image_features(vision: CLIPVision, params: dict, images: jax.Array) -> jax.Array:
-    pixels = similarity_pixels(composite_on_white(images)[..., :3], vision.config.image_size)
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _image_features(vision: CLIPVision, colours: tuple[Colour, Colour], params: dict, images: jax.Array) -> jax.Array:
+    pixels = similarity_pixels(composite_on_white(images)[..., :3], vision.config.image_size, *colours)
     # One after the other: towers are large, and so are their maps.
     return _unit(jax.lax.map(lambda one: vision.apply({"params": params}, one[None]).pooled[0], pixels))
 
@@ -100,7 +107,8 @@ def load_clip(folder: str | pathlib.Path) -> Clip:
     Args:
         folder: with `config.json` and `model.safetensors` (transformers: openai/clip-vit-large-patch14 and others), or
             with `open_clip_config.json` and `open_clip_model.safetensors` (OpenCLIP); either with the tokenizer's
-            files beside them. Where both are, the first is read.
+            files beside them. Where both are, the first is read. Mean and deviation of the colours are those of
+            `preprocessor_config.json` or of OpenCLIP's `preprocess_cfg`, or CLIP's own without them.
 
     Raises:
         UserError: something is missing, damaged, or of a kind that is not read.
@@ -121,14 +129,24 @@ def load_clip(folder: str | pathlib.Path) -> Clip:
             f"--clip={folder}: neither a config.json of CLIP nor an open_clip_config.json; expected a folder such as "
             "openai/clip-vit-large-patch14 on the hub"
         )
+    mean, std = _colours(folder, vision.image_size, open_clip_first=name == "OpenCLIP")
     with user_errors(WeightsError):
         tokenizer = load_clip_tokenizer(folder, text.length)
         # The first token after the start of an empty text.
         text = dataclasses.replace(text, end_token=int(tokenizer([""])[0][0, 1]))
         towers = load_encoder(weights, text), load_encoder(weights, vision)
         files = network_files(weights) if weights.is_dir() else [weights]
-    backbone = f"{name} {vision.patch}px patches at {vision.image_size}px, SHA-256 {file_hash(files[0])[:12]}"
-    return Clip(backbone, CLIPText(text), CLIPVision(vision), *towers, tokenizer)
+    sizes = f"{vision.layers} layers of {vision.width}, {vision.patch}px patches at {vision.image_size}px"
+    backbone = f"{name} ViT, {sizes}, SHA-256 {_hash(files)[:12]}"
+    return Clip(backbone, CLIPText(text), CLIPVision(vision), *towers, tokenizer, mean, std)
+
+
+def _hash(files: list[pathlib.Path]) -> str:
+    """SHA-256 of a file, or of what `sha256sum` prints for several."""
+    if len(files) == 1:
+        return file_hash(files[0])
+    listing = "".join(f"{file_hash(file)}  {file.name}\n" for file in files)
+    return hashlib.sha256(listing.encode()).hexdigest()
 
 
 def _weights(folder: pathlib.Path, stem: str) -> pathlib.Path:
@@ -203,6 +221,74 @@ def _open_clip(path: pathlib.Path) -> tuple[str, CLIPTextConfig, CLIPVisionConfi
     }  # fmt: skip
     configs = _config(CLIPTextConfig, path, texts, projection), _config(CLIPVisionConfig, path, visions, projection)
     return "OpenCLIP", *configs
+
+
+def _colours(folder: pathlib.Path, size: int, *, open_clip_first: bool) -> tuple[Colour, Colour]:
+    """Mean and deviation of the colours that the weights were trained on, from the files that state them.
+
+    Raises:
+        UserError: the files state another preprocessing than bicubic of the shorter side and the centre.
+    """
+    readers = [_transformers_colours, _open_clip_colours]
+    for read in reversed(readers) if open_clip_first else readers:
+        if (found := read(folder, size)) is not None:
+            return found
+    return CLIP_MEAN, CLIP_STD
+
+
+def _transformers_colours(folder: pathlib.Path, size: int) -> tuple[Colour, Colour] | None:
+    path, stated = folder / "preprocessor_config.json", None
+    if path.is_file():
+        stated = _read_json(path)
+    elif _holds(folder / "processor_config.json", "image_processor"):
+        path = folder / "processor_config.json"
+        stated = _read_json(path)["image_processor"]
+    if not isinstance(stated, dict):
+        return None
+    kinds = ["CLIPImageProcessor", "CLIPImageProcessorFast", "CLIPImageProcessorPil", "CLIPFeatureExtractor"]
+    square = {"height": size, "width": size}
+    supported: dict[str, list] = {
+        "resample": [3], "size": [size, {"shortest_edge": size}], "crop_size": [size, square], "do_resize": [True],
+        "do_center_crop": [True], "do_normalize": [True], "do_rescale": [True], "rescale_factor": [1 / 255],
+        "image_processor_type": kinds, "feature_extractor_type": kinds,
+    }  # fmt: skip
+    _refuse_others(path, stated, supported)
+    return _colour(path, stated, "image_mean", CLIP_MEAN), _colour(path, stated, "image_std", CLIP_STD)
+
+
+def _open_clip_colours(folder: pathlib.Path, size: int) -> tuple[Colour, Colour] | None:
+    path = folder / "open_clip_config.json"
+    stated = _read_json(path).get("preprocess_cfg") if path.is_file() else None
+    if not isinstance(stated, dict):
+        return None
+    supported = {
+        "resize_mode": ["shortest"], "interpolation": ["bicubic"], "mode": ["RGB"], "size": [size, [size, size]]
+    }  # fmt: skip
+    _refuse_others(path, stated, supported)
+    return _colour(path, stated, "mean", CLIP_MEAN), _colour(path, stated, "std", CLIP_STD)
+
+
+def _refuse_others(path: pathlib.Path, stated: Mapping[str, Any], supported: Mapping[str, list]) -> None:
+    for name, values in supported.items():
+        value = stated.get(name)
+        near = isinstance(value, float) and name == "rescale_factor" and math.isclose(value, values[0], rel_tol=1e-6)
+        if value is not None and not near and value not in values:
+            raise UserError(
+                f"{path}: {name} is {value!r}; expected {values[0]!r}: pictures are resized bicubically by their "
+                "shorter side and cut to the centre, and weights trained on other pictures cannot be measured with"
+            )
+
+
+def _colour(path: pathlib.Path, stated: Mapping[str, Any], name: str, usual: Colour) -> Colour:
+    value = stated.get(name)
+    if value is None:
+        return usual
+    values = value if isinstance(value, list) else [value] * 3
+    if len(values) != 3 or not all(type(part) in (int, float) and 0 <= part <= 1 for part in values):
+        raise UserError(f"{path}: {name} is {value!r}; expected three numbers between 0 and 1")
+    if name.endswith("std") and min(values) == 0:
+        raise UserError(f"{path}: {name} is {value!r}; expected three numbers above 0")
+    return tuple(float(part) for part in values)
 
 
 def _config(kind, path: pathlib.Path, fields: Mapping[str, Any], projection: Any):

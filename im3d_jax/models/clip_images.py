@@ -14,8 +14,10 @@ import jax.numpy as jnp
 import numpy as np
 
 
-CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
-CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
+Colour = tuple[float, float, float]
+
+CLIP_MEAN: Colour = (0.48145466, 0.4578275, 0.40821073)
+CLIP_STD: Colour = (0.26862954, 0.26130258, 0.27577711)
 
 
 def resize_antialiased(images: jax.Array, size: int) -> jax.Array:
@@ -52,11 +54,11 @@ def resize_and_crop(images: jax.Array, size: int) -> jax.Array:
     return jnp.clip(_along_rows(squeezed, rows[top : top + size]), 0, 1)
 
 
-def normalize(images: jax.Array) -> jax.Array:
-    """Images [..., 3] in [0, 1] to CLIP's zero mean and unit deviation."""
+def normalize(images: jax.Array, mean: Colour = CLIP_MEAN, std: Colour = CLIP_STD) -> jax.Array:
+    """Images [..., 3] in [0, 1] to zero mean and unit deviation, by default CLIP's."""
     shape = (1,) * (images.ndim - 1) + (3,)
-    mean, std = (jnp.asarray(value, jnp.float32).reshape(shape) for value in (CLIP_MEAN, CLIP_STD))
-    return (images.astype(jnp.float32) - mean) / std
+    centre, scale = (jnp.asarray(value, jnp.float32).reshape(shape) for value in (mean, std))
+    return (images.astype(jnp.float32) - centre) / scale
 
 
 def condition_pixels(images: jax.Array, size: int = 224) -> jax.Array:
@@ -65,9 +67,11 @@ def condition_pixels(images: jax.Array, size: int = 224) -> jax.Array:
     return normalize(resize_antialiased(images, size))
 
 
-def similarity_pixels(images: jax.Array, size: int = 224) -> jax.Array:
+def similarity_pixels(
+    images: jax.Array, size: int = 224, mean: Colour = CLIP_MEAN, std: Colour = CLIP_STD
+) -> jax.Array:
     """Images [..., H, W, 3] in [0, 1] to what CLIP similarities are measured on, [..., size, size, 3]."""
-    return normalize(resize_and_crop(images, size))
+    return normalize(resize_and_crop(images, size), mean, std)
 
 
 def _along_rows(images: jax.Array, matrix: np.ndarray) -> jax.Array:

@@ -1,12 +1,14 @@
 """CLIP similarities from folders in both layouts, against cosines in numpy and transformers' own model."""
 
 import dataclasses
+import hashlib
 import json
+import shutil
 
 import numpy as np
 import pytest
 import tokenizers
-from safetensors.numpy import save_file
+from safetensors.numpy import load_file, save_file
 
 from experiments import clip_metrics
 from im3d_jax.cli.errors import UserError
@@ -102,14 +104,100 @@ def test_similarities_are_mean_cosines(clip, views):
     np.testing.assert_allclose(np.linalg.norm(clip.embed_images(views), axis=1), 1, atol=1e-6)
 
 
-def test_the_backbone_is_named(clip):
+def test_the_backbone_is_named(clip, folder, tmp_path):
     name, _, digest = clip.backbone.rpartition(" ")
-    assert name == "CLIP 14px patches at 28px, SHA-256" and len(digest) == 12
+    assert name == "CLIP ViT, 2 layers of 16, 14px patches at 28px, SHA-256"
+    assert digest == hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()[:12]
+    # Of shards, all count.
+    names = []
+    for change in (0, 1):
+        shards = tmp_path / f"shards{change}"
+        shutil.copytree(folder, shards)
+        (shards / "model.safetensors").unlink()
+        tensors = sorted(load_file(folder / "model.safetensors").items())
+        parts = {f"model-{n}-of-2.safetensors": dict(tensors[n - 1 :: 2]) for n in (1, 2)}
+        parts["model-2-of-2.safetensors"]["logit_scale"] = np.full((), change, np.float32)
+        parts["model-1-of-2.safetensors"].pop("logit_scale", None)
+        for file, part in parts.items():
+            save_file(part, shards / file)
+        weight_map = {tensor: file for file, part in parts.items() for tensor in part}
+        (shards / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
+        names.append(clip_metrics.load_clip(shards).backbone)
+    assert len({clip.backbone, *names}) == 3
+
+
+HALVES = {"mean": [0.5] * 3, "std": [0.5] * 3}
+IMAGE_HALVES = {f"image_{name}": value for name, value in HALVES.items()}
+
+
+def add_preprocessing(folder, fields):
+    """States the preprocessing as the folder's layout does."""
+    if (folder / "open_clip_config.json").is_file():
+        config = json.loads((folder / "open_clip_config.json").read_text())
+        (folder / "open_clip_config.json").write_text(json.dumps(config | {"preprocess_cfg": fields}))
+    else:
+        (folder / "preprocessor_config.json").write_text(json.dumps(fields))
+
+
+@pytest.mark.parametrize(
+    ("layout", "fields"),
+    [
+        ("open_clip", HALVES | {"interpolation": "bicubic", "resize_mode": "shortest", "size": [28, 28]}),
+        ("open_clip", {"mean": 0.5, "std": 0.5}),
+        ("transformers", IMAGE_HALVES | {"resample": 3, "size": 28, "crop_size": 28, "do_resize": True}),
+        ("transformers", IMAGE_HALVES | {"size": {"shortest_edge": 28}, "crop_size": {"height": 28, "width": 28}}),
+    ],
+)
+def test_the_weights_own_mean_and_deviation(tmp_path, views, layout, fields):
+    folder = write_clip(tmp_path / "clip", layout)
+    usual = clip_metrics.load_clip(folder)
+    np.testing.assert_allclose((usual.mean, usual.std), (clip_images.CLIP_MEAN, clip_images.CLIP_STD))
+    add_preprocessing(folder, fields)
+    clip = clip_metrics.load_clip(folder)
+    pixels = 2 * clip_images.resize_and_crop(on_white(views), 28) - 1
+    seen = encoder_network(clip.vision.config).apply({"params": clip.vision_params}, pixels).pooled
+    seen = np.asarray(seen) / np.linalg.norm(seen, axis=1, keepdims=True)
+    np.testing.assert_allclose(clip.embed_images(views), seen, atol=1e-5)
+    assert np.abs(usual.embed_images(views) - seen).max() > 1e-3
+
+
+def test_the_other_layouts_preprocessing_counts_where_its_own_is_missing(tmp_path):
+    folder = write_clip(tmp_path / "clip")
+    (folder / "open_clip_config.json").write_text(json.dumps({"preprocess_cfg": HALVES}))
+    assert clip_metrics.load_clip(folder).mean == (0.5,) * 3
+    (folder / "processor_config.json").write_text(json.dumps({"image_processor": {"image_mean": [0.25] * 3}}))
+    assert clip_metrics.load_clip(folder).mean == (0.25,) * 3
+
+
+@pytest.mark.parametrize(
+    ("layout", "field", "value"),
+    [
+        ("open_clip", "resize_mode", "squash"),
+        ("open_clip", "interpolation", "bilinear"),
+        ("open_clip", "mode", "L"),
+        ("open_clip", "size", 32),
+        ("open_clip", "mean", [0.5, 0.5]),
+        ("open_clip", "std", [0.5, 0.0, 0.5]),
+        ("transformers", "resample", 2),
+        ("transformers", "size", {"height": 28, "width": 28}),
+        ("transformers", "size", 32),
+        ("transformers", "crop_size", 24),
+        ("transformers", "do_center_crop", False),
+        ("transformers", "rescale_factor", 1.0),
+        ("transformers", "image_processor_type", "SiglipImageProcessor"),
+        ("transformers", "image_mean", "grey"),
+    ],
+)
+def test_a_preprocessing_that_is_not_ours_is_refused(tmp_path, layout, field, value):
+    folder = write_clip(tmp_path / "clip", layout)
+    add_preprocessing(folder, {field: value})
+    with pytest.raises(UserError, match=rf"{field} is .*; expected"):
+        clip_metrics.load_clip(folder)
 
 
 def test_both_layouts_are_read(tmp_path, views):
     one = clip_metrics.load_clip(write_clip(tmp_path / "open", "open_clip"))
-    assert one.backbone.startswith("OpenCLIP 14px")
+    assert one.backbone.startswith("OpenCLIP ViT, 2 layers of 16, 14px")
     found = one.similarities(views, prompt=PROMPT, image=views[0])
     # A colour that changes nothing under zero alpha must not count.
     hidden = np.where(views[..., 3:] > 0, views, np.float32([0.5, 0.5, 0.5, 0]))
