@@ -149,9 +149,21 @@ def _resolved(model: str, quality: str) -> dict[str, Any]:
     from im3d_jax import pipeline
     from im3d_jax.foreign import recipes
     from im3d_jax.reconstruction import PRESETS
+    from im3d_jax.weights import WeightsError
+    from im3d_jax.weights.foreign import open_checkpoint
 
     if model != "tiny" and is_foreign(model):
-        return {"fit": dataclasses.asdict(recipes.fit_config(quality))}
+        settings = {"fit": dataclasses.asdict(recipes.fit_config(quality))}
+        try:
+            preset = open_checkpoint(model).preset
+        except WeightsError:
+            return settings  # loading says what is wrong
+        if (recipe := recipes.RECIPES.get(preset.name)) is None:
+            return settings
+        sampling = dataclasses.asdict(recipes.sampling(preset.steps, quality))
+        sampling |= {"guidance": [preset.guidance, preset.guidance_low, preset.guidance_high], "frames": preset.frames}
+        search = dataclasses.asdict(recipe.search)
+        return settings | {"sampling": sampling | {"refine_sigmas": recipe.refine_sigmas}, "search": search}
     return {
         "sampling": dataclasses.asdict(pipeline.QUALITIES[quality]),
         "fit": dataclasses.asdict(PRESETS[quality]),
@@ -209,7 +221,8 @@ def foreign_settings(values: flags.FlagValues) -> dict[str, Any]:
                 f"--model={values.model} starts from a picture: give --image=FILE, or what draws it from the prompt as "
                 "--image_model=DIR (Stable Diffusion) or --image_model=tiny"
             )
-        settings |= {"orbit_direction": values.orbit_direction, "memory": values.memory}
+        # Not --memory, which decides no more than rounding: a run that ran out of it goes on with a smaller one.
+        settings["orbit_direction"] = values.orbit_direction
         head = head_file(values.model)
         if values.elevation_deg is None and head.is_file():
             with user_errors(OSError):

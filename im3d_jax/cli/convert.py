@@ -25,6 +25,10 @@ def register(values: flags.FlagValues) -> None:
         "family", None, "svd, svd_xt, sv3d_u, sv3d_p, sd15, sd21 or sd21_base; told from the tensors otherwise",
         flag_values=values,
     )  # fmt: skip
+    flags.DEFINE_integer(
+        "frames", None, "views that an SVD fine-tuned on orbits draws; otherwise as its unet/config.json says, or 25",
+        lower_bound=2, upper_bound=1000, flag_values=values,
+    )  # fmt: skip
 
 
 def run(values: flags.FlagValues) -> None:
@@ -38,13 +42,15 @@ def run(values: flags.FlagValues) -> None:
         if not values[name].value:
             raise UserError(f"--{name} is missing; give for instance --{name}={example}")
     from im3d_jax.weights.conversion import convert
-    from im3d_jax.weights.foreign import encoder_folder, open_checkpoint
+    from im3d_jax.weights.foreign import encoder_folder, open_checkpoint, with_frames
     from im3d_jax.weights.hub import find_model
     from im3d_jax.weights.trees import WeightsError
 
     try:
         with user_errors(WeightsError, OSError):
             checkpoint = open_checkpoint(find_model(values.model), values.family)
+            if values.frames is not None:
+                checkpoint = with_frames(checkpoint, values.frames)
             counts = convert(checkpoint, values.to, pathlib.Path(values.out))
     except KeyboardInterrupt:
         raise Stopped(f"stopped; nothing was written to {values.out}, the same command starts anew") from None

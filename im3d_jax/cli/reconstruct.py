@@ -5,7 +5,10 @@ nerfstudio's fields (transforms_train.json or transforms.json; transforms_test.j
 COLMAP model (sparse/0 and images). Writes asset.ply, turntable.mp4, metrics.json and run.json into --out.
 """
 
+import dataclasses
+import json
 import os
+import pathlib
 from typing import Any
 
 import numpy as np
@@ -83,18 +86,30 @@ def run(values: flags.FlagValues) -> None:
     if capture.generated and len(capture.images) < 2:
         raise UserError(f"{capture.source}: one view; an orbit has at least 2, the first of which is the given one")
     refuse_one_place(capture, values.hold_out)
+    recipe = _recipe(source) if capture.generated else None
     settings = {
         "command": "reconstruct",
         "data_sha256": capture.digest(),
         "downscale": values.downscale,
         **(common.run_settings(values) if capture.generated else _capture_settings(values, capture)),
     }
+    if recipe is not None:
+        from im3d_jax.cli.orbits import fit_config
+
+        settings["fit"] = dataclasses.asdict(fit_config(values.quality, recipe))
     folder = common.open_run(values, settings)
     common.start_jax()
     from im3d_jax.cli import stages
 
     model = common.load_model(values.model) if capture.generated else None
-    stages.reconstruct(folder, capture, model, lpips=_load_lpips(values.lpips_weights))
+    stages.reconstruct(folder, capture, model, lpips=_load_lpips(values.lpips_weights), recipe=recipe)
+
+
+def _recipe(source: pathlib.Path):
+    """How the orbits of foreign models are fitted, where a cameras.json is of one; else None."""
+    from im3d_jax.foreign.recipes import RECIPES
+
+    return RECIPES["sv3d_u"] if "orbit_direction" in json.loads(source.read_bytes()) else None
 
 
 def _refuse_flags_of_the_other_kind(values: flags.FlagValues, source: os.PathLike) -> None:

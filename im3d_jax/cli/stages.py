@@ -28,6 +28,8 @@ from im3d_jax.cli import common, fits, orbits, prompts
 from im3d_jax.cli.errors import user_errors
 from im3d_jax.data.captures import Capture, load_capture
 from im3d_jax.data.prepare import ImageError, prepare_image, read_image
+from im3d_jax.foreign import features as foreign_features
+from im3d_jax.foreign.recipes import Recipe
 from im3d_jax.models import lpips as lpips_distance
 from im3d_jax.models.ssim import psnr, ssim
 from im3d_jax.output.cameras import encode_cameras
@@ -160,6 +162,7 @@ def reconstruct(
     model,
     progress: ProgressPrinter | None = None,
     lpips: tuple[lpips_distance.Params, str] | None = None,
+    recipe: Recipe | None = None,
 ) -> None:
     """The second half: views that are there, of a run folder (with `model`) or a capture, to metrics.json.
 
@@ -169,15 +172,20 @@ def reconstruct(
         model: a `Pipeline`, or None for captures.
         progress: what the user sees.
         lpips: parameters and their file's hash, to measure with.
+        recipe: of the fit, where a foreign model drew the views.
 
     Raises:
         UserError: the folder cannot be written.
     """
-    run = _begin(folder, model, progress)
+    perceptual, fitted = None, capture
+    if recipe is not None:
+        fitted = orbits.reduced(capture, recipe.fit_side)
+        perceptual = foreign_features.bundled_features(), foreign_features.NAME
+    run = _begin(folder, model, progress, perceptual=perceptual)
     settings = folder.settings
-    config = fitting.PRESETS[settings["quality"]] if capture.generated else fits.config_of(settings)
+    config = orbits.fit_config(settings["quality"], recipe) if capture.generated else fits.config_of(settings)
     with user_errors(RunFolderError):
-        _fit(run, 0, config.steps, config, lambda: capture, [])
+        _fit(run, 0, config.steps, config, lambda: fitted, [])
         views = functools.partial(fits.with_refined_poses, folder, capture, config)
         _finish(run, 0, config, views, [], lpips)
 
@@ -218,16 +226,26 @@ def _draw(run: Run, picture: np.ndarray | None) -> list[str]:
     """Stages `input` to `preview`; returns the names of the views."""
     folder, model, prompt = run.folder, run.model, run.folder.settings["prompt"]
 
+    def draw_image(files: StageFiles, report: Report) -> int:
+        image, evaluations = run.image_model.draw_image(prompt, progress=report, **run.sampling)
+        files.write("drawn.png", encode_png(image))
+        return evaluations
+
     def take_input(files: StageFiles, report: Report) -> int:
         if picture is not None:
             image, evaluations = picture, 0
+        elif run.image_model is None:
+            image, evaluations = model.draw_image(prompt, progress=report, **run.sampling)
         else:
-            drawer = model if run.image_model is None else run.image_model
-            image, evaluations = drawer.draw_image(prompt, progress=report, **run.sampling)
-            if run.image_model is not None:
-                image = prepare_image(image, model.image_size, model.target_fraction)
+            try:
+                image, evaluations = prepare_image(drawn(), model.image_size, model.target_fraction), 0
+            except ImageError as error:
+                raise ImageError(f"{folder / 'drawn.png'}: {error}; or try another --seed") from error
         files.write("input.png", encode_png(image))
         return evaluations
+
+    def drawn() -> np.ndarray:
+        return read_image(folder / "drawn.png")
 
     def draw_views(files: StageFiles, report: Report) -> int:
         image = read_image(folder / "input.png")
@@ -250,7 +268,11 @@ def _draw(run: Run, picture: np.ndarray | None) -> list[str]:
         files.write("sheet.png", encode_png(contact_sheet(orbits.for_sheet(run.recipe, views))))
 
     names = [f"views/{index:02d}.png" for index in range(model.num_views)]
-    run.stage("input", "picture" if picture is None else "prepare the picture", take_input)
+    before = [] if run.image_model is None else ["drawn.png"]
+    if before:
+        run.stage("drawn", "picture", draw_image)
+    title = "picture" if picture is None and not before else "prepare the picture"
+    run.stage("input", title, take_input, before)
     run.stage("views", "views", draw_views, ["input.png"])
     run.stage("cameras", "elevation", find_cameras, names)
     if run.recipe is not None:

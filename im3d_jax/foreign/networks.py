@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import re
 
 import jax
 import jax.numpy as jnp
@@ -21,9 +22,15 @@ def working_dtype():
     return jnp.float32 if jax.default_backend() == "cpu" else jnp.bfloat16
 
 
+def _has_flash_attention(device: jax.Device) -> bool:
+    """Whether cuDNN's flash attention runs there: NVIDIA's Ampere and later."""
+    capability = re.fullmatch(r"(\d+)\.\d+", str(getattr(device, "compute_capability", "")))
+    return device.platform in ("gpu", "cuda") and capability is not None and int(capability[1]) >= 8
+
+
 def unet_of(preset: Preset, dtype) -> SpatioTemporalUNet:
     """The network of a preset, with flash attention where there is cuDNN and half precision."""
-    flash = jax.default_backend() == "gpu" and dtype == jnp.bfloat16
+    flash = dtype == jnp.bfloat16 and _has_flash_attention(jax.devices()[0])
     config = dataclasses.replace(preset.unet, attention_implementation="cudnn" if flash else "xla")
     return SpatioTemporalUNet(config, dtype)
 

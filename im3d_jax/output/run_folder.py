@@ -19,8 +19,8 @@ from typing import Any
 RUN_FILE, TIMINGS_FILE, STAGES_FILE = "run.json", "timings.json", "state/stages.json"
 # What a run writes; a folder that holds any of these without a run.json belongs to something else.
 RESULTS = (
-    "input.png", "views", "views_round1", "views_round2", "views.mp4", "sheet.png", "cameras.json", "state",
-    "asset.ply", "asset_sheet.png", "turntable.mp4", "metrics.json",
+    "drawn.png", "input.png", "views", "views_round1", "views_round2", "views.mp4", "sheet.png", "cameras.json",
+    "state", "asset.ply", "asset_sheet.png", "turntable.mp4", "metrics.json",
 )  # fmt: skip
 
 

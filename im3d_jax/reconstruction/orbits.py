@@ -155,7 +155,8 @@ def find_orbit(
     total = len(directions) * search.steps + (0 if fixed else search.more)
     rate = 0.0 if fixed else search.lr_elevation
     width = 2.0 * LIMIT if reach is None else reach
-    bounds = np.clip([elevation - width, elevation + width], -LIMIT, LIMIT).astype(np.float32)
+    bounds = np.clip([elevation - width, elevation + width], -LIMIT, LIMIT)
+    bounds = np.asarray([elevation] * 2 if fixed else bounds, np.float32)
 
     def run(state: _Search, direction: Direction, steps: int) -> tuple[_Search, float]:
         sign = jnp.float32(SIGNS[direction])

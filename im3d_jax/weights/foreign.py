@@ -147,7 +147,7 @@ def open_checkpoint(path: str | pathlib.Path, family: str | None = None, *, pres
         raise WeightsError(f"{path} has no unet folder, only {', '.join(folders)}: give the model's whole folder")
     chosen = preset or _preset(family or record.get("family"), stored["unet"], config, path)
     chosen = with_norm_eps(chosen, record.get("norm_eps") or chosen.norm_eps)
-    chosen = _with_frames(chosen, record.get("num_frames", config.get("num_frames")))
+    chosen = _with_frames(chosen, config.get("num_frames", record.get("num_frames")))
     scheduler = _read_json(path / "scheduler" / "scheduler_config.json")
     chosen = _with_prediction(chosen, record.get("prediction", scheduler.get("prediction_type")))
     if "vae" in stored:
@@ -178,6 +178,18 @@ def _with_frames(preset: Preset, frames: object) -> Preset:
     if not given or int(frames) < 2 or preset.unet.temporal != "blended" or preset.name.startswith("sv3d"):
         return preset
     return dataclasses.replace(preset, frames=int(frames))
+
+
+def with_frames(checkpoint: Checkpoint, frames: int) -> Checkpoint:
+    """The checkpoint of an SVD that draws so many views.
+
+    Raises:
+        WeightsError: The family's length is not free.
+    """
+    preset = _with_frames(checkpoint.preset, frames)
+    if preset.frames != frames:
+        raise WeightsError(f"{preset.name} draws {preset.frames} frames: a length is given for svd and svd_xt alone")
+    return dataclasses.replace(checkpoint, preset=preset)
 
 
 def _with_prediction(preset: Preset, prediction: object) -> Preset:

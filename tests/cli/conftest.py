@@ -12,7 +12,7 @@ from im3d_jax.reconstruction import fitting
 class DrawnByHand:
     """Has `Pipeline`'s methods; draws coloured discs and counts what is asked of it."""
 
-    name, perceptual_name = "by hand", "none"
+    name, remark, perceptual_name = "by hand", "", "none"
     image_size, num_views, target_fraction = 24, 16, 0.5
     features = recipe = memory = None
     said = ()

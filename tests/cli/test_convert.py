@@ -90,6 +90,10 @@ def test_what_is_interrupted_leaves_nothing(weights, to, tmp_path, capsys, monke
         (["--model={weights}", "--to=diffusers", "--out=x", "--family=sd99"], "unknown family 'sd99'"),
         (["--model={weights}", "--to=diffusers", "--out={weights}", "--family=sd15"], "exists: give a new folder"),
         (["--model=nowhere/at/all", "--to=sgm", "--out=x"], "no such file or folder, and not a hub id"),
+        (
+            ["--model={weights}", "--to=diffusers", "--out=x", "--family=sd15", "--frames=21"],
+            "sd15 draws 1 frames: a length is given for svd and svd_xt alone",
+        ),
         (["--model={weights}", "--to=torch", "--out=x"], "diffusers|sgm"),
     ],
 )

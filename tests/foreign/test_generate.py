@@ -7,6 +7,7 @@ import pytest
 
 from im3d_jax.cli import common, stages
 from im3d_jax.cli.main import main
+from im3d_jax.foreign import recipes
 from im3d_jax.output.images import read_image
 from im3d_jax.reconstruction import fitting
 from tests.cli.runs import results
@@ -137,3 +138,50 @@ def test_a_prompt_goes_through_a_picture_model(checkpoints, tmp_path, monkeypatc
     _, run = views(tmp_path / "run", *flags, "--orbit_direction=ccw", "--elevation_deg=5")
     assert run["network_evaluations"] == 2 * 15 + 2 * 1
     assert run["image_model"] == "sd15 (sgm)" and len(run["settings"]["image_model_sha256"]) == 64
+    assert run["settings"]["sampling"]["views"] == 1 and run["settings"]["search"]["steps"] == 4
+
+
+def test_an_uneven_background_keeps_the_picture(checkpoints, tmp_path, monkeypatch, capsys):
+    from im3d_jax.foreign.pictures import PicturePipeline
+
+    ramp = np.ones((32, 32, 4), np.float32) * np.linspace(0, 1, 32, dtype=np.float32)[:, None, None]
+    drawings = []
+
+    def uneven(self, *arguments, **named):
+        drawings.append(named["seed"])
+        return np.concatenate([ramp[..., :3], np.ones_like(ramp[..., :1])], -1), 30
+
+    monkeypatch.setattr(PicturePipeline, "draw_image", uneven)
+    flags = ["--prompt=a mug", f"--model={checkpoints['sv3d_u']}", f"--image_model={checkpoints['sd']}"]
+    out = tmp_path / "run"
+    for _ in range(2):
+        assert main(["views", *flags, "--quality=draft", f"--out={out}"]) == 2
+        line = capsys.readouterr().err.splitlines()[-1]
+        assert f"{out / 'drawn.png'}: the picture's background is not plain" in line and "another --seed" in line
+    # Drawn once, and there to be cut out by hand.
+    assert drawings == [0]
+    np.testing.assert_allclose(read_image(out / "drawn.png")[..., 0], ramp[..., 0], atol=1 / 255)
+
+
+def test_another_memory_preset_goes_on_in_the_same_folder(checkpoints, picture, tmp_path, capsys):
+    flags = [f"--image={picture}", f"--model={checkpoints['sv3d_u']}", "--orbit_direction=cw", "--elevation_deg=3"]
+    views(tmp_path / "run", *flags, "--memory=24gb")
+    capsys.readouterr()
+    _, run = views(tmp_path / "run", *flags, "--memory=16gb")
+    assert "views: finished before" in capsys.readouterr().err and run["memory"] == "16gb"
+
+
+def test_a_fit_of_other_steps_is_not_continued(checkpoints, picture, tmp_path, capsys, monkeypatch):
+    flags = [f"--image={picture}", f"--model={checkpoints['sv3d_u']}", "--orbit_direction=cw", "--elevation_deg=3"]
+    views(tmp_path / "run", *flags)
+    monkeypatch.setattr(recipes, "sampling", lambda steps, quality: recipes.Sampling(3, 1))
+    assert main(["views", "--quality=draft", *flags, f"--out={tmp_path / 'run'}"]) == 2
+    assert "sampling.refine was 5, now 1" in capsys.readouterr().err
+
+
+def test_views_of_foreign_models_are_fitted_as_generate_fits_them(checkpoints, picture, tmp_path):
+    flags = [f"--image={picture}", f"--model={checkpoints['sv3d_u']}", "--orbit_direction=cw", "--elevation_deg=3"]
+    whole, half = tmp_path / "whole", tmp_path / "half"
+    assert main(["generate", *flags, "--quality=draft", "--rounds=0", f"--out={whole}"]) == 0
+    assert main(["reconstruct", f"--data={whole}", "--quality=draft", f"--out={half}"]) == 0
+    assert (half / "asset.ply").read_bytes() == (whole / "asset.ply").read_bytes()

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -9,8 +10,9 @@ import numpy as np
 import pytest
 
 from im3d_jax import pipeline
+from im3d_jax.cli.main import main
 from im3d_jax.diffusion import video_conditions as conditions
-from im3d_jax.foreign import mattes, recipes, video
+from im3d_jax.foreign import mattes, networks, recipes, video
 from im3d_jax.foreign.sources import CheckpointSource
 from im3d_jax.models.clip_images import condition_pixels
 from im3d_jax.models.kl_autoencoder import KLAutoencoder
@@ -18,6 +20,7 @@ from im3d_jax.models.spatio_temporal_unet import SpatioTemporalUNet
 from im3d_jax.weights.conversion import convert
 from im3d_jax.weights.encoders import encoder_network
 from im3d_jax.weights.foreign import open_checkpoint
+from im3d_jax.weights.presets import PRESETS
 from im3d_jax.weights.trees import WeightsError
 
 
@@ -97,6 +100,8 @@ def test_svd_begins_with_the_given_view(small, checkpoints, image, tmp_path):
 
     checkpoint = open_checkpoint(checkpoints["svd"])
     convert(checkpoint, "diffusers", tmp_path / "svd")
+    assert main(["convert", f"--model={checkpoints['svd']}", "--to=diffusers", "--frames=7", f"--out={tmp_path}/7"]) == 0
+    assert pipeline.load(f"{tmp_path}/7").num_views == 7
     config = tmp_path / "svd/unet/config.json"
     config.write_text(json.dumps(json.loads(config.read_text()) | {"num_frames": 3}))
     assert pipeline.load(str(tmp_path / "svd")).num_views == 3
@@ -146,3 +151,25 @@ def test_mattes():
 def test_frames_at_once_divide():
     assert [recipes.frames_at_once(21, most) for most in (1, 3, 7, 8)] == [1, 3, 7, 7]
     assert recipes.frames_at_once(25, 4) == 1
+
+
+@pytest.mark.parametrize("platform", ["tpu", "cuda"])
+def test_the_whole_sampler_lowers_for_accelerators(model, platform):
+    """All steps with both branches, as batches run them."""
+    given = model.conditions(np.ones((32, 32, 4), np.float32), seed=0)
+    x = jax.ShapeDtypeStruct(model.latent_shape(), jnp.float32)
+    levels = video.schedule(video.time_grid(4, last=0.0), video.PROCESS)
+    traced = video._all_steps.trace(model._unet, "euler", model.parameters("unet"), x, levels, given, model._scales)
+    text = traced.lower(lowering_platforms=(platform,)).as_text()
+    assert "stablehlo.while" in text and "stablehlo.convolution" in text
+
+
+@pytest.mark.parametrize(
+    "capability, platform, flash", [("9.0", "gpu", True), ("10.0", "gpu", True), ("7.5", "gpu", False)]
+)
+def test_flash_attention_where_cudnn_has_it(monkeypatch, capability, platform, flash):
+    device = SimpleNamespace(platform=platform, compute_capability=capability)
+    monkeypatch.setattr(networks.jax, "devices", lambda: [device])
+    network = networks.unet_of(PRESETS["sv3d_u"], jnp.bfloat16)
+    assert network.config.attention_implementation == ("cudnn" if flash else "xla")
+    assert networks.unet_of(PRESETS["sv3d_u"], jnp.float32).config.attention_implementation == "xla"

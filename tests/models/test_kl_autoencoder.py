@@ -87,6 +87,17 @@ def test_decoding_some_frames_at_a_time_is_exact(small):
     np.testing.assert_allclose(parts, whole, rtol=1e-5, atol=1e-5 * whole.std())
 
 
+def test_decoding_some_pictures_at_a_time_is_exact(inputs):
+    network = KLAutoencoder(IMAGE)
+    shapes = jax.eval_shape(network.init, jax.random.key(0), inputs[0])
+    rng = np.random.default_rng(2)
+    parameters = jax.tree.map(lambda leaf: rng.normal(0, 0.1, leaf.shape).astype(np.float32), shapes)
+    decode = jax.jit(lambda p, z, at_once: network.apply(p, z, at_once, method="decode"), static_argnums=2)
+    whole, one = (np.asarray(decode(parameters, inputs[1], at_once)) for at_once in (None, 1))
+    assert whole.std() > 0.01
+    np.testing.assert_allclose(one, whole, rtol=1e-5, atol=1e-5 * whole.std())
+
+
 def test_memory_of_decoding_some_frames_at_a_time(small):
     """Two maps of the video: what a temporal layer reads, and what lies between its halves."""
     (_, whole), (_, parts) = small

@@ -165,3 +165,29 @@ def test_lowers_for_accelerators(inputs, platform):
     shapes = jax.eval_shape(network.init, jax.random.key(0), *inputs)
     text = jax.jit(network.apply).trace(shapes, *inputs).lower(lowering_platforms=(platform,)).as_text()
     assert "stablehlo.convolution" in text
+
+
+def test_the_residual_temporal_block_against_numpy():
+    """Attention over the frames of each pixel with their numbers added, then GEGLU, in double precision."""
+    rng = np.random.default_rng(6)
+    x = rng.normal(size=(2, 3, 4, 8))
+    block = ResidualTemporalBlock(heads=2, dtype=jnp.float32)
+    tree = random_parameters(block, x.astype(np.float32))
+    p = {name: np.float64(leaf) for name, leaf in flatten(tree).items()}
+
+    def norm(x, name):
+        away = x - x.mean(-1, keepdims=True)
+        return away / np.sqrt((away**2).mean(-1, keepdims=True) + 1e-5) * p[f"{name}.scale"] + p[f"{name}.bias"]
+
+    angles = np.arange(3)[:, None] / 10_000.0 ** (np.arange(4) / 4)
+    place = np.concatenate([np.cos(angles), np.sin(angles)], -1)[None, :, None]
+    seen = norm(x, "norm1") + place
+    q, k, v = ((seen @ p[f"attn1.to_{n}.kernel"]).reshape(2, 3, 4, 2, 4) for n in "qkv")
+    scores = np.einsum("btnhd,bsnhd->bnhts", q, k) / 2.0
+    weights = np.exp(scores - scores.max(-1, keepdims=True))
+    y = np.einsum("bnhts,bsnhd->btnhd", weights / weights.sum(-1, keepdims=True), v).reshape(x.shape)
+    x1 = x + y @ p["attn1.to_out.0.kernel"] + p["attn1.to_out.0.bias"]
+    value, gate = np.split(norm(x1, "norm3") @ p["ff.net.0.proj.kernel"] + p["ff.net.0.proj.bias"], 2, -1)
+    hidden = value * gate * 0.5 * (1.0 + np.vectorize(math.erf)(gate / math.sqrt(2.0)))
+    expected = x1 + hidden @ p["ff.net.2.kernel"] + p["ff.net.2.bias"]
+    np.testing.assert_allclose(block.apply({"params": tree}, x.astype(np.float32)), expected, rtol=1e-4, atol=1e-4)

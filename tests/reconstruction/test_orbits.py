@@ -85,3 +85,19 @@ def test_what_is_known_is_kept(views):
     assert orbits.find_orbit(views, directions=("ccw",), **known) == orbits.Orbit(0.4, "ccw", {})
     found = orbits.find_orbit(views, directions=orbits.DIRECTIONS, search=search(steps=60), **known)
     assert found.elevation == 0.4 and found.direction == "cw" and set(found.losses) == {"ccw", "cw"}
+
+
+def test_steep_views_are_searched_where_they_were_taken(monkeypatch):
+    """Beyond the limit of what is searched for, where the elevation is known."""
+    steps, run, seen = search(steps=4), orbits._run, []
+
+    def spy(state, arguments, *others):
+        result = run(state, arguments, *others)
+        seen.append(float(result[0].elevation))
+        return result
+
+    monkeypatch.setattr(orbits, "_run", spy)
+    views = np.ones((3, 32, 32, 4), np.float32)
+    known = {"elevation": math.radians(89.0), "fixed": True, "key": jax.random.key(0), **RIG}
+    orbits.find_orbit(views, directions=orbits.DIRECTIONS, search=steps, **known)
+    assert np.degrees(seen) == pytest.approx([89.0] * 4, abs=1e-3)
