@@ -7,7 +7,6 @@ import shutil
 import numpy as np
 import pytest
 
-from im3d_jax.foreign.sources import CheckpointSource
 from im3d_jax.weights.conversion import convert
 from im3d_jax.weights.foreign import open_checkpoint
 from im3d_jax.weights.tensor_files import list_tensors, read_tensor, write_tensors
@@ -121,7 +120,6 @@ def test_deep_configs(folder, checkpoints, tmp_path):
     assert "config.json is not readable as JSON" in line(folder, "sgm")
     video = tmp_path / "video"
     convert(open_checkpoint(checkpoints["svd"]), "diffusers", video)
-    checkpoint = open_checkpoint(video)
     (video / "unet" / "config.json").write_text(DEEP)
     with pytest.raises(WeightsError, match="config.json is not readable as JSON"):
-        CheckpointSource(checkpoint)
+        open_checkpoint(video)

@@ -100,7 +100,8 @@ def test_svd_begins_with_the_given_view(small, checkpoints, image, tmp_path):
 
     checkpoint = open_checkpoint(checkpoints["svd"])
     convert(checkpoint, "diffusers", tmp_path / "svd")
-    assert main(["convert", f"--model={checkpoints['svd']}", "--to=diffusers", "--frames=7", f"--out={tmp_path}/7"]) == 0
+    flags = [f"--model={checkpoints['svd']}", "--to=diffusers", "--frames=7", f"--out={tmp_path}/7"]
+    assert main(["convert", *flags]) == 0
     assert pipeline.load(f"{tmp_path}/7").num_views == 7
     config = tmp_path / "svd/unet/config.json"
     config.write_text(json.dumps(json.loads(config.read_text()) | {"num_frames": 3}))
