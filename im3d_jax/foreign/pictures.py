@@ -151,7 +151,8 @@ def open_pictures(model: str) -> PicturePipeline:
     path = source.checkpoint.path
     folder = path if path.is_dir() else path.parent
     inside = folder / "tokenizer"
-    tokenizer = load_clip_tokenizer(inside if inside.is_dir() else folder, source.preset.text_encoders[0].length)
+    length = source.preset.text_encoders[0].length
+    tokenizer = load_clip_tokenizer(inside if inside.is_dir() else folder, length, source.preset.padding)
     size = source.preset.height, source.preset.width
     memory = choose_memory(None, source.preset, jnp.dtype(working_dtype()).itemsize, size, None, 0)
     return PicturePipeline(source, tokenizer, memory)

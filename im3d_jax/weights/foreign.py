@@ -47,10 +47,13 @@ from im3d_jax.weights.trees import WeightsError, flatten, unflatten
 RECORD = "im3d.json"
 ASIDE = "diffusers_only."  # in front of tensors that only the diffusers layout has, in sgm files of ours
 FOLDERS = ("unet", "vae", "image_encoder", "text_encoder")
-_SD21_REMARK = (
-    "{} is taken for Stable Diffusion 2.1 of 768x768, which 2.1-base cannot be told from; if it is that one: "
-    "im3d convert --family=sd21_base --to=diffusers first"
-)
+# What the authors' single files leave open.
+_REMARKS = {
+    "sd21": "{} is taken for Stable Diffusion 2.1 of 768x768, which 2.1-base cannot be told from; if it is that one: "
+    "im3d convert --family=sd21_base --to=diffusers first",
+    "svd_xt": "{} does not say how many views it draws, 25 are taken; if they are others: im3d convert --frames=N "
+    "--to=diffusers first",
+}
 # Buffers of samplers, schedules and averaged copies, which are no parameters of the networks.
 _BUFFERS = (
     "denoiser.*", "betas", "alphas_cumprod*", "sqrt_*", "log_one_minus_alphas_cumprod", "posterior_*", "lvlb_weights",
@@ -140,8 +143,8 @@ def open_checkpoint(path: str | pathlib.Path, family: str | None = None, *, pres
             chosen = preset or _preset(family or record.get("family"), tensors, {}, path)
             chosen = _with_frames(_with_prediction(chosen, record.get("prediction")), record.get("num_frames"))
             opened = _open_sgm(file if len(files) == 1 else path, tensors, record, chosen)
-            told = family or preset or record.get("family") or chosen.name != "sd21"
-            return opened if told else dataclasses.replace(opened, remark=_SD21_REMARK.format(file))
+            told = family or preset or record.get("family")
+            return opened if told else dataclasses.replace(opened, remark=_REMARKS.get(chosen.name, "").format(file))
         stored, config, record = {"unet": tensors}, {}, {}
     if "unet" not in stored:
         raise WeightsError(f"{path} has no unet folder, only {', '.join(folders)}: give the model's whole folder")

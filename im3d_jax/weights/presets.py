@@ -44,6 +44,7 @@ class Preset:
         guidance, guidance_low, guidance_high: The curve of guidance scales over frames.
         steps: Solver steps of the authors' own sampler.
         norm_eps: Whose eps the UNet's group norms follow, see `with_norm_eps`.
+        padding: Token that fills a prompt's row where the tokenizer's files do not say.
         pointwise_projections: Files hold the transformers' outer projections as 1x1 convolutions.
     """
 
@@ -65,6 +66,7 @@ class Preset:
     guidance_high: float = 1.0
     steps: int = 25
     norm_eps: NormEps = "sgm"
+    padding: str = "<|endoftext|>"
     pointwise_projections: bool = False
 
 
@@ -123,6 +125,7 @@ _SD21 = Preset(
     guidance_low=7.5,
     guidance_high=7.5,
     steps=50,
+    padding="!",  # OpenCLIP's rows end in zeros
 )
 _EMU = Preset(
     "emu_video",
@@ -172,6 +175,7 @@ PRESETS = {
             height=512,
             width=512,
             prediction="epsilon",
+            padding="<|endoftext|>",
             pointwise_projections=True,
         ),
         _SD21,

@@ -61,14 +61,17 @@ class PromptTokenizer:
         return self._tokenizer.encode(prompt, add_special_tokens=False)
 
 
-def load_clip_tokenizer(path: str | pathlib.Path, length: int = 77) -> PromptTokenizer:
+def load_clip_tokenizer(
+    path: str | pathlib.Path, length: int = 77, padding: str = "<|endoftext|>"
+) -> PromptTokenizer:
     """Reads CLIP's byte-pair tokenizer.
 
     Args:
         path: A `tokenizer.json`, or a folder with that or with `vocab.json` and `merges.txt` (as diffusers models have
             it). The padding token is taken from `tokenizer_config.json` or `special_tokens_map.json` beside them when
-            there is one (Stable Diffusion 2.1 pads with "!"), else it is the end token.
+            there is one.
         length: Tokens of a row.
+        padding: Token that fills a row where those files do not say (Stable Diffusion 2.1 pads with "!").
 
     Raises:
         WeightsError: One line: which file is missing or damaged.
@@ -91,7 +94,7 @@ def load_clip_tokenizer(path: str | pathlib.Path, length: int = 77) -> PromptTok
     ):
         raise WeightsError(f"{file} must number its tokens 0, 1, 2, ...: copy it again")
     start, end = "<|startoftext|>", "<|endoftext|>"
-    padding = _padding_token(folder) or end
+    padding = _padding_token(folder) or padding
     for token in (start, end, padding):
         if token not in vocabulary:
             raise WeightsError(f"{file} has no token {token}: is it CLIP's?")

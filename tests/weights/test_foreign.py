@@ -429,7 +429,11 @@ def test_what_a_picture_network_predicts(family, said, predicts, tmp_path):
     assert opened.preset.name == ("sd21_base" if (family, said) == ("sd21", "epsilon") else family)
 
 
-def test_a_single_file_of_stable_diffusion_2_says_what_it_is_taken_for(tmp_path):
-    write_hollow(tmp_path / "model.safetensors", names_of_full_size("sgm_sd21"))
-    assert "is taken for Stable Diffusion 2.1 of 768x768" in open_checkpoint(tmp_path / "model.safetensors").remark
-    assert not open_checkpoint(tmp_path / "model.safetensors", "sd21_base").remark
+@pytest.mark.parametrize(
+    "family, other, remark",
+    [("sd21", "sd21_base", "is taken for Stable Diffusion 2.1 of 768x768"), ("svd", "svd", "25 are taken")],
+)
+def test_a_single_file_says_what_it_is_taken_for(family, other, remark, tmp_path):
+    write_hollow(tmp_path / "model.safetensors", names_of_full_size(f"sgm_{family}"))
+    assert remark in open_checkpoint(tmp_path / "model.safetensors").remark
+    assert not open_checkpoint(tmp_path / "model.safetensors", other).remark

@@ -176,3 +176,12 @@ def test_sentencepiece_alone_is_explained(tmp_path):
 def test_lengths_without_room_are_refused(clip_folder):
     with pytest.raises(ValueError, match="room for its special tokens, got length=1"):
         load_clip_tokenizer(clip_folder, 1)
+
+
+def test_the_padding_of_files_that_do_not_say(clip_folder):
+    for name in ("tokenizer_config.json", "special_tokens_map.json"):
+        (clip_folder / name).unlink(missing_ok=True)
+    (plain,), _ = load_clip_tokenizer(clip_folder, 6)(["red"])
+    (filled,), mask = load_clip_tokenizer(clip_folder, 6, "!")(["red"])
+    bang = json.loads((clip_folder / "vocab.json").read_text())["!"]
+    assert (filled[~mask[0]] == bang).all() and (filled[mask[0]] == plain[mask[0]]).all() and bang not in plain
