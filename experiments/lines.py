@@ -15,12 +15,18 @@ from experiments.orbit_batches import OrbitBatchSampler
 from experiments.prompts import Line, Work
 from im3d_jax import parallel, pipeline
 from im3d_jax.cli import prompts, stages
-from im3d_jax.cli.errors import user_errors
+from im3d_jax.cli.errors import UserError
 from im3d_jax.data.prepare import ImageError, prepare_image, read_image
 from im3d_jax.foreign.video import OrbitPipeline
 from im3d_jax.output.images import to_bytes
 from im3d_jax.output.progress import ProgressPrinter
 from im3d_jax.output.run_folder import RunFolder
+from im3d_jax.weights import WeightsError
+from splat.io import NonFinite
+
+
+# What can be wrong with one object while others are well.
+OWN_ERRORS = (ImageError, WeightsError, NonFinite)
 
 
 class DrawnAhead:
@@ -50,6 +56,19 @@ class DrawnAhead:
 
 
 @dataclasses.dataclass(frozen=True)
+class Failed:
+    """A line that cannot be drawn.
+
+    Attributes:
+        line: what was to be drawn.
+        reason: in one line.
+    """
+
+    line: Line
+    reason: str
+
+
+@dataclasses.dataclass(frozen=True)
 class Ready:
     """A line whose views are drawn.
 
@@ -66,15 +85,31 @@ class Ready:
     image_model: Any
     said: tuple[str, ...]
 
-    def finish(self, assets: bool, perceptual: tuple[Any, str] | None, progress: ProgressPrinter) -> None:
-        """Writes what is not there yet: the views and what belongs to them, and with `assets` the asset."""
-        given = self.line.image
-        if assets:
-            stages.make_asset(
-                self.folder, self.model, given, progress, image_model=self.image_model, perceptual=perceptual
-            )
-        else:
-            stages.make_views(self.folder, self.model, given, progress, image_model=self.image_model)
+    @property
+    def drawn(self) -> bool:
+        """Whether its views were drawn now, not by an earlier run."""
+        return isinstance(self.model, DrawnAhead)
+
+    def finish(self, assets: bool, perceptual: tuple[Any, str] | None, progress: ProgressPrinter) -> Failed | None:
+        """Writes what is not there yet: the views and what belongs to them, and with `assets` the asset.
+
+        Raises:
+            UserError: what would end other lines too, as a folder that cannot be written.
+            JaxRuntimeError: the device's memory is used up; the next batch is on it as well.
+        """
+        given, drawer = self.line.image, self.image_model
+        try:
+            if assets:
+                stages.make_asset(self.folder, self.model, given, progress, image_model=drawer, perceptual=perceptual)
+            else:
+                stages.make_views(self.folder, self.model, given, progress, image_model=drawer)
+        except UserError as error:
+            if isinstance(error.__cause__, OWN_ERRORS):
+                return _failed(self.line, error)
+            if isinstance(error.__cause__, jax.errors.JaxRuntimeError):
+                raise error.__cause__ from None
+            raise UserError(f"line {self.line.number}: {error}") from error
+        return None
 
 
 class Drawer:
@@ -105,45 +140,66 @@ class Drawer:
             self.devices, self.size = list(devices[:1]), 1
             self._sampler = OneByOne(model, quality)
 
-    def draw(self, works: Sequence[Work]) -> Iterator[list[Ready]]:
+    def draw(self, works: Sequence[Work]) -> Iterator[list[Ready | Failed]]:
         """Yields batches of lines; those whose views are there already come first and are not drawn again."""
         there = [work for work in works if "views" in work.done]
         if there:
-            yield [Ready(work.line, work.folder, self._model, self._image_model, ()) for work in there]
+            yield [Ready(work.line, work.folder, self._model, self._image_model_of(work.line), ()) for work in there]
         missing = [work for work in works if "views" not in work.done]
-        for _, ready in one_ahead(in_batches(missing, lambda work: work.kind, self.size), self._start):
-            yield ready
+        batches = in_batches(missing, lambda work: work.kind, self.size)
+        if isinstance(self._sampler, OneByOne):  # draws at once: ahead, a line would only be written later
+            yield from (self._start(batch)() for batch in batches)
+        else:
+            yield from (ready for _, ready in one_ahead(batches, self._start))
 
-    def _start(self, works: Sequence[Work]) -> Callable[[], list[Ready]]:
+    def _start(self, works: Sequence[Work]) -> Callable[[], list[Ready | Failed]]:
         pictures = [self._picture(work) for work in works]
         requests = [
-            Request(work.line.prompt, picture, work.line.seed)
-            for work, (picture, _) in zip(works, pictures, strict=True)
+            Request(work.line.prompt, picture[0], work.line.seed)
+            for work, picture in zip(works, pictures, strict=True)
+            if not isinstance(picture, Failed)
         ]
-        finish = self._sampler.start(requests)
+        try:
+            finish = self._sampler.start(requests) if requests else list
+        except OWN_ERRORS as error:  # of `OneByOne`, whose batches are of one line
+            failed = [_failed(work.line, error) for work in works]
+            return lambda: failed
 
-        def ready() -> list[Ready]:
+        def ready() -> list[Ready | Failed]:
+            drawn = iter(finish())
             return [
-                self._ready(work, own, drawn) for work, (_, own), drawn in zip(works, pictures, finish(), strict=True)
+                picture if isinstance(picture, Failed) else self._ready(work, picture[1], next(drawn))
+                for work, picture in zip(works, pictures, strict=True)
             ]
 
         return ready
 
-    def _picture(self, work: Work) -> tuple[np.ndarray | None, Any]:
+    def _picture(self, work: Work) -> tuple[np.ndarray | None, Any] | Failed:
         """The first view as its file will give it, or None to draw it; and what stands for the image model."""
         line, size, fraction = work.line, self._model.image_size, self._model.target_fraction
-        with user_errors(ImageError):
+        image_model = self._image_model_of(line)
+        try:
             if "input" in work.done:
-                return read_image(work.folder / "input.png"), self._image_model
+                return read_image(work.folder / "input.png"), image_model
             if line.image is not None:
                 return as_stored(prepare_image(read_image(line.image), size, fraction)), None
-            if self._image_model is None:
+            if image_model is None:
                 return None, None
-            drawn = self._image_model.draw_image(line.prompt, seed=line.seed, quality=self._quality, progress=None)
-            return as_stored(prepare_image(drawn[0], size, fraction)), DrawnAhead(self._image_model, drawn)
+            drawn = image_model.draw_image(line.prompt, seed=line.seed, quality=self._quality, progress=None)
+            return as_stored(prepare_image(drawn[0], size, fraction)), DrawnAhead(image_model, drawn)
+        except OWN_ERRORS as error:
+            return _failed(line, error)
+
+    def _image_model_of(self, line: Line) -> Any:
+        """What draws the line's first picture where that is not the model: nothing where the picture is given."""
+        return None if line.image is not None else self._image_model
 
     def _ready(self, work: Work, image_model: Any, drawn: Drawn) -> Ready:
         first, count = drawn.evaluations
         model = DrawnAhead(self._model, (drawn.picture, first), (drawn.views, count))
         said = *prompts.remarks(work.line.prompt, model, image_model), *drawn.said
         return Ready(work.line, work.folder, model, image_model, said)
+
+
+def _failed(line: Line, error: Exception) -> Failed:
+    return Failed(line, " ".join(str(error).split()))

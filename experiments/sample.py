@@ -7,8 +7,9 @@ Lines: {"prompt": "a red mug", "image": "mug.png", "seed": 1}, with a prompt, a 
 file's folder) or both. Line 7 gets the run folder OUT/00007, as `im3d views` (or `im3d generate`) would make it with
 this seed: the same views to rounding, whatever else is in its batch. OUT/summary.json holds the throughput.
 
-The same command goes on where an interrupted one stopped. With --shard=0/4 ... --shard=3/4 four machines share the
-lines; each writes a summary of its own.
+A line that cannot be drawn is named and left out, and the program ends with code 2 when the others are finished. The
+same command goes on where an interrupted one stopped, and tries failed lines again. With --shard=0/4 ... --shard=3/4
+four machines share the lines; each writes a summary of its own.
 """
 
 from __future__ import annotations
@@ -81,6 +82,8 @@ def open_lines(values: flags.FlagValues, lines: Sequence[Line]) -> list[Work]:
 def _flags_of_line(values: flags.FlagValues, command, line: Line) -> flags.FlagValues:
     """The flags that `im3d views` or `im3d generate` would be called with."""
     shared = [*_SHARED_FLAGS, *(_ASSET_FLAGS if values.assets else ())]
+    if line.image is not None:
+        shared.remove("image_model")  # is for the other lines
     arguments = [f"--{name}={values[name].value}" for name in shared if values[name].present]
     arguments += [f"--seed={line.seed}", f"--out={pathlib.Path(values.out) / line.name}"]
     arguments += [f"--{name}={value}" for name in ("prompt", "image") if (value := getattr(line, name)) is not None]
@@ -131,27 +134,31 @@ class Summary:
     def __init__(self, path: pathlib.Path, facts: dict[str, Any], finished: Sequence[RunFolder], lines: int):
         self._path, self._facts, self._folders, self._lines = path, facts, list(finished), lines
         self._drawn, self._started, self._first = 0, time.monotonic(), None
+        self.failed: dict[str, str] = {}
 
     def add(self, folder: RunFolder) -> None:
         """Counts a line that is finished now."""
         self._folders.append(folder)
         self._drawn += 1
 
+    def end_first_batch(self) -> None:
+        """All was compiled: from here on the second rate counts."""
+        self._first = self._drawn, time.monotonic() - self._started
+
     def write(self) -> dict[str, Any]:
-        """Writes the file anew, after each batch, and returns what it holds."""
+        """Writes the file anew, after each object, and returns what it holds."""
         seconds = time.monotonic() - self._started
-        if self._first is None:
-            self._first = self._drawn, seconds
-        rest, later = self._drawn - self._first[0], seconds - self._first[1]
+        first, until = (self._drawn, seconds) if self._first is None else self._first
+        rest, later = self._drawn - first, seconds - until
         evaluations = [json.loads((folder / RUN_FILE).read_bytes())["network_evaluations"] for folder in self._folders]
         held = self._facts | {
             "lines": self._lines,
             "finished": len(self._folders),
+            "failed": self.failed,
             "network_evaluations": sum(evaluations),
             "drawn_by_this_run": self._drawn,
             "seconds": round(seconds, 2),
             "assets_a_minute": round(60 * self._drawn / seconds, 3) if self._drawn else None,
-            # The first batch pays for the compilation.
             "assets_a_minute_after_first_batch": round(60 * rest / later, 3) if rest else None,
         }
         partial = self._path.with_name(f".partial-{self._path.name}")
@@ -164,7 +171,8 @@ def run(values: flags.FlagValues, command: str) -> dict[str, Any]:
     """Draws what is not finished yet and returns the summary.
 
     Raises:
-        UserError: a wrong flag or line, a model that cannot be loaded, or a folder that cannot be written.
+        UserError: a wrong flag or line, a model that cannot be loaded, a folder that cannot be written, too little
+            device memory; or, when all others are finished, lines that failed.
     """
     if not values.prompts:
         raise UserError("--prompts is missing; give a file of JSON lines, for instance --prompts=prompts.jsonl")
@@ -182,7 +190,8 @@ def run(values: flags.FlagValues, command: str) -> dict[str, Any]:
     common.start_jax()
     import jax
 
-    from experiments.lines import Drawer
+    from experiments.lines import Drawer, Ready
+    from im3d_jax.cli.orbits import enough_memory
 
     facts = {"command": command, "model": values.model, "quality": values.quality, "assets": values.assets}
     path = pathlib.Path(values.out) / ("summary.json" if parts == 1 else f"summary_{part}_of_{parts}.json")
@@ -197,22 +206,38 @@ def run(values: flags.FlagValues, command: str) -> dict[str, Any]:
     counts = [sum(work.kind == kind for work in pending) for kind in {work.kind for work in pending}]
     usual = FOREIGN_ROWS if model.recipe is not None else ROWS_PER_DEVICE.get(devices[0].platform, 8)
     size = batch_size(values.batch, len(devices), usual, max(counts))
-    drawer = Drawer(model, image_model, values.quality, devices, size)
+    with enough_memory(model):
+        drawer = Drawer(model, image_model, values.quality, devices, size)
     facts |= {"device": devices[0].device_kind, "devices": len(drawer.devices), "batch": drawer.size}
     summary = Summary(path, facts, finished, len(works))
-    quiet = ProgressPrinter(io.StringIO())
-    with progress.stage("assets" if values.assets else "views") as report:
+    quiet, compiled = ProgressPrinter(io.StringIO()), False
+    fewer = drawer.size if drawer.size > len(drawer.devices) else None
+    with enough_memory(model, fewer), progress.stage("assets" if values.assets else "views") as report:
         for count, batch in enumerate(drawer.draw(pending), 1):
-            for ready in batch:
-                for text in ready.said:
-                    progress.line(f"{ready.line.name}: {text}")
-                ready.finish(values.assets, perceptual, quiet)
-                summary.add(ready.folder)
+            for outcome in batch:
+                failed = outcome
+                if isinstance(outcome, Ready):
+                    for text in outcome.said:
+                        progress.line(f"{outcome.line.name}: {text}")
+                    failed = outcome.finish(values.assets, perceptual, quiet)
+                if failed is None:
+                    summary.add(outcome.folder)
+                else:
+                    progress.line(f"line {failed.line.number}: {failed.reason}")
+                    summary.failed[failed.line.name] = failed.reason
                 held = summary.write()
-                rate = f"{held['assets_a_minute']:.1f} a minute"
+                rate = f"{held['assets_a_minute'] or 0:.1f} a minute"
                 report(held["finished"], held["lines"], rate)
             progress.line(f"batch {count}: {held['finished']} of {held['lines']}, {rate}")
+            if not compiled:
+                summary.end_first_batch()
+                compiled = any(isinstance(outcome, Ready) and outcome.drawn for outcome in batch)
     progress.line(f"summary in {path}")
+    if summary.failed:
+        raise UserError(
+            f"{len(summary.failed)} of {len(works)} lines failed, for the reasons above and in {path}; the others are "
+            "finished, the same command tries these again"
+        )
     return held
 
 
@@ -220,7 +245,7 @@ parse_flags = flags_parser("sample")
 
 
 def main(argv: Sequence[str]) -> int:
-    """Returns 0, 2 for a wrong input (one line on stderr), 130 after Ctrl-C."""
+    """Returns 0, 2 for a wrong input (one line on stderr) or failed lines (one each, one more), 130 after Ctrl-C."""
     command = shlex.join(["python", "-m", "experiments.sample", *sys.argv[1:]])
     kept = "finished lines are kept, the same command goes on"
     return run_program("sample", lambda: run(flags.FLAGS, command), argv, kept)

@@ -33,8 +33,12 @@ def fit_config(quality: str, recipe: recipes.Recipe | None) -> FitConfig:
 
 
 @contextlib.contextmanager
-def enough_memory(model) -> Iterator[None]:
+def enough_memory(model, batch: int | None = None) -> Iterator[None]:
     """Turns the runtime's complaint about too little device memory into one line; the estimate can be wrong.
+
+    Args:
+        model: What runs inside.
+        batch: Objects at once, where fewer are possible.
 
     Raises:
         UserError: Work inside ran out of memory.
@@ -48,6 +52,8 @@ def enough_memory(model) -> Iterator[None]:
         way_out = (
             "take a lower --quality" if memory is None else f"it ran with --memory={memory.name}: take a smaller one"
         )
+        if batch is not None:
+            way_out = f"take a smaller --batch than {batch}; or {way_out}"
         raise UserError(
             f"the device's memory is used up; {way_out}, or give this process more of it "
             "(XLA_PYTHON_CLIENT_MEM_FRACTION=0.95); what is finished is kept"
