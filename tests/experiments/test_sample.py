@@ -328,6 +328,16 @@ def test_failed_lines_leave_their_batch(bundle, monkeypatch):
     assert isinstance(failed, lines.Failed)
 
 
+@pytest.fixture
+def at_once(monkeypatch):
+    """The project's sampler of batches, greys in place of networks."""
+
+    def start(sampler, requests):
+        return lambda: OneByOne(Slow(), "draft").start(requests)()
+
+    monkeypatch.setattr(BatchSampler, "start", start)
+
+
 def run_of_slow(folder, monkeypatch, model, *objects, painter=None, more=()):
     monkeypatch.setattr(common, "start_jax", lambda: None)
     monkeypatch.setattr(common, "load_models", lambda values, fits: (model, painter))
@@ -355,7 +365,7 @@ def test_stages_that_fail(tmp_path, monkeypatch, capsys):
     assert summary["failed"] == {"00001": "no such luck"} and summary["finished"] == 1
 
 
-def test_the_rate_leaves_out_the_first_batch(bundle, tmp_path, monkeypatch):
+def test_the_rate_leaves_out_the_first_batch(bundle, at_once, tmp_path, monkeypatch):
     clock = [0.0]
     monkeypatch.setattr(sample, "time", types.SimpleNamespace(monotonic=lambda: clock[0]))
     model, views = Slow(), Slow.draw_views
@@ -384,7 +394,7 @@ def test_the_rate_leaves_out_the_first_batch(bundle, tmp_path, monkeypatch):
     assert summary["assets_a_minute"] == 60 and summary["assets_a_minute_after_first_batch"] is None
 
 
-def test_memory_that_runs_out(bundle, tmp_path, monkeypatch, capsys):
+def test_memory_that_runs_out(bundle, at_once, tmp_path, monkeypatch, capsys):
     def full(*arguments, **named):
         raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory while trying\nto allocate 9 bytes.")
 
