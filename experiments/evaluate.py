@@ -10,6 +10,15 @@ tables of that page. A rerun with the same settings goes on where an interrupted
 --clip=DIR (a folder with CLIP ViT-L/14, say) adds similarities to the caption and to the given picture, of the views
 and of the asset rendered at their cameras; --lpips_weights=FILE adds LPIPS to all comparisons with the truth.
 
+Toybox's turntables are those of the bundled model's kind. Finished runs of any model, foreign ones included, are
+measured without a truth, without drawing anything:
+
+    python -m experiments.evaluate --runs=runs/shoe,runs/mug --clip=DIR --lpips_weights=FILE --json=runs/clip.json
+
+A line a run folder of `im3d generate` and their mean on stdout: similarities to the prompt (where the run has one) and
+to input.png, of the views drawn last and of the asset at their cameras, and LPIPS between the two (without its weights,
+the perceptual distance on the bundled autoencoder's features); --json=FILE keeps the same.
+
 --level, --refine_steps and --guidance change the refinement, --view_steps and --view_guidance the views, so that two
 runs compare two choices of them; --first=32 keeps such a choice away from the objects that are reported. With
 --shard=0/4 ... --shard=3/4 four processes share the objects (and --out); a last run without --shard writes what they
@@ -32,17 +41,32 @@ from absl import app, flags
 from safetensors import SafetensorError
 
 from experiments import clip_metrics, report, tables
-from experiments.measure import Judges, evaluate_object
+from experiments.measure import FinishedRun, Judges, evaluate_object, measure_run, open_finished_run
 from experiments.programs import flags_parser, run_program
 from experiments.shards import parse_shard
 from im3d_jax import pipeline
 from im3d_jax.cli import common, stages
 from im3d_jax.cli.errors import UserError, user_errors
+from im3d_jax.data.orbits import ORBIT_FRAMES
 from im3d_jax.data.toybox import Toybox
+from im3d_jax.foreign import features
+from im3d_jax.foreign.layouts import is_foreign
 from im3d_jax.models import lpips
 from im3d_jax.output.images import encode_png
 from im3d_jax.output.progress import ProgressPrinter
+from im3d_jax.output.run_folder import to_json
 from im3d_jax.reconstruction import PRESETS
+
+
+# Flags that measuring finished runs has a use for.
+_OF_RUNS = ("runs", "clip", "lpips_weights", "json")
+# Columns of the table of runs: heading, and where its figure is.
+_RUN_COLUMNS = (
+    ("views to prompt", ("views", "clip_text")),
+    ("views to picture", ("views", "clip_image")),
+    ("asset to prompt", ("rerendered", "clip_text")),
+    ("asset to picture", ("rerendered", "clip_image")),
+)
 
 
 def define_flags(values: flags.FlagValues) -> None:
@@ -65,6 +89,8 @@ def define_flags(values: flags.FlagValues) -> None:
     flags.DEFINE_list("view_guidance", None, "guidance of the views: image,prompt", flag_values=values)
     flags.DEFINE_string("clip", None, "folder of CLIP or OpenCLIP: similarities are measured", flag_values=values)
     flags.DEFINE_string("lpips_weights", None, "VGG16 and LPIPS heads: LPIPS is measured", flag_values=values)
+    flags.DEFINE_list("runs", [], "finished run folders of any model to measure; nothing is drawn", flag_values=values)
+    flags.DEFINE_string("json", None, "with --runs: file to write", flag_values=values)
     flags.DEFINE_string("shard", "0/1", "i/n: only objects i, i + n, i + 2 n, ...", flag_values=values)
 
 
@@ -143,18 +169,91 @@ def sampled_by(quality: str, views: dict[str, Any], refine: dict[str, Any]) -> I
         pipeline.QUALITIES[quality] = usual
 
 
+def check_runs(values: flags.FlagValues) -> list[FinishedRun]:
+    """The run folders of --runs.
+
+    Raises:
+        UserError: a flag that they have no use for, no --clip, or a folder that is not of a finished run.
+    """
+    own = flags.FlagValues()
+    define_flags(own)
+    for name in own:
+        if name not in _OF_RUNS and values[name].present:
+            raise UserError(f"--{name} is for evaluations on Toybox, and --runs measures what is there; leave it away")
+    if values.clip is None:
+        raise UserError("--runs needs --clip=DIR: a folder of CLIP or OpenCLIP, such as openai/clip-vit-large-patch14")
+    if values.json and not pathlib.Path(values.json).resolve().parent.is_dir():
+        raise UserError(f"--json={values.json}: no such folder; expected a file in a folder that is there")
+    return [open_finished_run(folder) for folder in values.runs]
+
+
+def run_table(records: Sequence[dict[str, Any]], mean: dict[str, Any], distance: str) -> list[str]:
+    """Lines of a Markdown table of runs and their mean; a dash where there is no prompt."""
+    columns = [*_RUN_COLUMNS, (f"asset to views, {distance}", ("residual", distance))]
+    lines = ["| run | " + " | ".join(heading for heading, _ in columns) + " |", "|---" * (len(columns) + 1) + "|"]
+    for name, figures in [*((record["run"], record) for record in records), (f"mean of {len(records)}", mean)]:
+        cells = [figures[part].get(figure) for _, (part, figure) in columns]
+        lines.append(f"| {name} | {' | '.join('–' if cell is None else f'{cell:.4f}' for cell in cells)} |")
+    return lines
+
+
+def measure_runs(values: flags.FlagValues, command: str) -> None:
+    """Measures finished runs, prints a table of them and writes --json.
+
+    Raises:
+        UserError: a wrong flag, folder or weights, or a file that cannot be written.
+    """
+    runs, progress = check_runs(values), ProgressPrinter()
+    common.start_jax()
+    judges, judged_by = load_judges(values)
+    network = None
+    if judges.lpips is None:
+        network, judged_by = features.bundled_features(), judged_by | {"perceptual_features": features.NAME}
+    records = []
+    for number, one in enumerate(runs, 1):
+        figures = measure_run(one, judges, network)
+        records.append({"run": str(one.path), "model": one.model, "prompt": one.prompt, **figures})
+        progress.line(f"run {number} of {len(runs)}: {one.path}")
+    mean: dict[str, dict[str, float]] = {}
+    for part in ("views", "rerendered", "residual"):
+        # A run without prompt has no similarity to one: each mean is over the runs that have the figure.
+        names = {name: None for record in records for name in record[part]}
+        found = {name: [record[part][name] for record in records if name in record[part]] for name in names}
+        mean[part] = {name: sum(figures) / len(figures) for name, figures in found.items()}
+    if values.json:
+        content = to_json({"command": command, "settings": judged_by, "runs": records, "mean": mean})
+        try:
+            pathlib.Path(values.json).write_bytes(content)
+        except OSError as error:
+            raise UserError(f"cannot write --json={values.json} ({error.strerror}); choose another file") from None
+        progress.line(f"results in {values.json}")
+    distance = "perceptual" if judges.lpips is None else "lpips"
+    by = "LPIPS (VGG16)" if judges.lpips is not None else f"perceptual distance on {features.NAME}"
+    heading = f"Similarity by {judged_by['clip']}; {by}; views without the given one"
+    print("\n".join([heading, "", *run_table(records, mean, distance)]))
+
+
 def run(values: flags.FlagValues, command: str) -> None:
-    """Evaluates what is not finished yet, and writes the results.
+    """Evaluates what is not finished yet, and writes the results; or measures the runs of --runs.
 
     Raises:
         UserError: a wrong flag, a model that cannot be loaded, or results that cannot be read.
     """
+    if values.runs:
+        measure_runs(values, command)
+        return
+    if values.json is not None:
+        raise UserError("--json is for --runs; evaluations on Toybox write results.json into --out")
+    if values.model != "tiny" and is_foreign(values.model):
+        raise _no_turntable(values.model, "a foreign model")
     rounds, (part, parts) = parse_rounds(values.rounds), parse_shard(values.shard)
     views, refine = view_changes(values), refinement_changes(values)
     progress, out = ProgressPrinter(), pathlib.Path(values.out)
     common.start_jax()
     judges, judged_by = load_judges(values)
     model = common.load_model(values.model)
+    if model.num_views != ORBIT_FRAMES:
+        raise _no_turntable(values.model, f"{model.num_views} views")
     toybox = Toybox("test")
     with sampled_by(values.quality, views, refine) as sampling:
         settings = {
@@ -196,6 +295,13 @@ def run(values: flags.FlagValues, command: str) -> None:
         tables.write_tables(pathlib.Path(values.table), tables.to_markdown(summary))
         progress.line(f"tables in {values.table}")
     print(json.dumps({bar["what"]: round(bar["measured"], 3) for bar in summary["bars"]}, indent=2))
+
+
+def _no_turntable(model: str, what: str) -> UserError:
+    return UserError(
+        f"--model={model} ({what}) does not draw Toybox's orbits of {ORBIT_FRAMES} views; make its runs with `im3d "
+        "generate` and measure them with --runs=DIR[,DIR...] --clip=WEIGHTS"
+    )
 
 
 parse_flags = flags_parser("evaluate")

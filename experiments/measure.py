@@ -1,9 +1,11 @@
-"""The figures of one object: its views and assets beside the true turntable."""
+"""The figures of one object beside its true turntable, and those of a finished run, which has none."""
 
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
+import pathlib
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -14,14 +16,19 @@ import numpy as np
 
 from experiments.clip_metrics import Clip
 from im3d_jax.cli import stages
+from im3d_jax.cli.errors import UserError, user_errors
 from im3d_jax.data import orbits
+from im3d_jax.data.captures import CaptureError, load_capture
+from im3d_jax.data.prepare import ImageError
 from im3d_jax.data.toybox import ToyObject
 from im3d_jax.models import composite_on_white, lpips, perceptual, ssim
-from im3d_jax.output.images import to_bytes
+from im3d_jax.output.images import read_image, to_bytes
 from im3d_jax.output.renders import render_views
+from im3d_jax.output.run_folder import RUN_FILE, STAGES_FILE, file_hash
 from im3d_jax.output.sheets import contact_sheet
 from im3d_jax.reconstruction import PRESETS, FitConfig, Targets, final_gaussians, fit, init_state
 from splat import Cameras, Gaussians, orbit_cameras
+from splat.io import load_ply
 
 
 HALF_A_FRAME = math.pi / orbits.ORBIT_FRAMES
@@ -56,7 +63,7 @@ class Judges:
     lpips: lpips.Params | None = None
     clip: Clip | None = None
 
-    def similarities(self, views: np.ndarray, caption: str, image: np.ndarray) -> dict[str, float]:
+    def similarities(self, views: np.ndarray, caption: str | None, image: np.ndarray) -> dict[str, float]:
         """Mean CLIP similarities of views [T, H, W, 4] but the first, which is given; nothing without CLIP."""
         return {} if self.clip is None else self.clip.similarities(views[1:], prompt=caption, image=image)
 
@@ -234,3 +241,100 @@ def evaluate_object(
     }
     tiles = np.concatenate([row[::2] for row in rows])
     return record, contact_sheet(tiles, columns=len(true[::2]))
+
+
+@dataclasses.dataclass(frozen=True)
+class FinishedRun:
+    """A run folder of `im3d generate` whose stages are finished and whose files are as they were written.
+
+    Attributes:
+        path: the folder.
+        model: name of what drew the views.
+        prompt: of the run, or None.
+        views: names of the views that the asset was fitted to last, the given one first.
+    """
+
+    path: pathlib.Path
+    model: str
+    prompt: str | None
+    views: tuple[str, ...]
+
+
+def open_finished_run(folder: str) -> FinishedRun:
+    """Looks at a run folder and changes nothing in it.
+
+    Raises:
+        UserError: no such folder, no run of `im3d generate`, or one that is unfinished or was changed.
+    """
+    path = pathlib.Path(folder)
+    if not (path / RUN_FILE).is_file():
+        what = f"no {RUN_FILE} in it" if path.is_dir() else "no such folder"
+        raise UserError(f"--runs={folder}: {what}; expected the run folder of a finished `im3d generate`")
+    run, finished = _read_object(path / RUN_FILE), {}
+    if (path / STAGES_FILE).is_file():
+        finished = _read_object(path / STAGES_FILE)
+    settings = run.get("settings")
+    command = settings.get("command") if isinstance(settings, dict) else None
+    if command != "generate":
+        raise UserError(f"--runs={folder}: a run of {command!r}; expected one of 'generate', with views and an asset")
+    rounds = settings.get("rounds")
+    drawn = f"refine{rounds}" if rounds else "views"
+    again = "give its command again, which goes on where it stopped"
+    if "metrics" not in finished:
+        raise UserError(f"--runs={folder}: the run is unfinished; {again}")
+    outputs: dict[str, dict[str, str]] = {}
+    for stage in ("input", "cameras", "asset", drawn):
+        record = finished.get(stage)
+        outputs[stage] = record.get("outputs") if isinstance(record, dict) else None
+        if not isinstance(outputs[stage], dict):
+            raise UserError(f"--runs={folder}: {STAGES_FILE} has no stage {stage!r}; {again} or with --overwrite")
+        for name, digest in outputs[stage].items():
+            if not (path / name).is_file() or digest not in (None, file_hash(path / name)):
+                raise UserError(f"--runs={folder}: {name} is missing or was changed since; {again}")
+    return FinishedRun(path, str(run.get("model")), settings.get("prompt"), tuple(sorted(outputs[drawn])))
+
+
+def _read_object(path: pathlib.Path) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        value = None
+    if not isinstance(value, dict):
+        raise UserError(f"{path} is damaged; make the run anew with --overwrite")
+    return value
+
+
+@jax.jit
+def _perceptual_of_images(features, made: jax.Array, true: jax.Array) -> jax.Array:
+    return perceptual.distance(features(composite_on_white(made)), features(composite_on_white(true)))
+
+
+def measure_run(run: FinishedRun, judges: Judges, features=None) -> dict[str, Any]:
+    """Measures what a run left, without a truth; the given view proves nothing and does not count.
+
+    Args:
+        run: of any model.
+        judges: CLIP, and LPIPS where its weights are given.
+        features: network of the perceptual distance, measured where LPIPS has no weights.
+
+    Returns:
+        `views` and `rerendered`: CLIP similarities of the views drawn last and of the asset at their cameras, to the
+        prompt (where there is one) and to the given picture; `residual`: `lpips` or `perceptual` between the two.
+
+    Raises:
+        UserError: files that cannot be used.
+    """
+    with user_errors(CaptureError, ImageError):
+        capture = load_capture(run.path, file_paths=list(run.views))
+        image = read_image(run.path / "input.png")
+    renders = render_views(load_ply(run.path / "asset.ply"), capture.cameras)
+    made, wanted = jnp.asarray(renders[1:]), jnp.asarray(capture.images[1:])
+    if judges.lpips is not None:
+        residual = {"lpips": _lpips_of_images(judges.lpips, made, wanted)}
+    else:
+        residual = {"perceptual": _perceptual_of_images(features, made, wanted)}
+    return {
+        "views": judges.similarities(capture.images, run.prompt, image),
+        "rerendered": judges.similarities(renders, run.prompt, image),
+        "residual": {name: float(np.mean(np.asarray(values), dtype=np.float64)) for name, values in residual.items()},
+    }
