@@ -180,6 +180,8 @@ def check_runs(values: flags.FlagValues) -> list[FinishedRun]:
     for name in own:
         if name not in _OF_RUNS and values[name].present:
             raise UserError(f"--{name} is for evaluations on Toybox, and --runs measures what is there; leave it away")
+    if not values.runs:
+        raise UserError("--runs is empty; expected run folders of `im3d generate`, as in --runs=runs/shoe,runs/mug")
     if values.clip is None:
         raise UserError("--runs needs --clip=DIR: a folder of CLIP or OpenCLIP, such as openai/clip-vit-large-patch14")
     if values.json and not pathlib.Path(values.json).resolve().parent.is_dir():
@@ -239,7 +241,7 @@ def run(values: flags.FlagValues, command: str) -> None:
     Raises:
         UserError: a wrong flag, a model that cannot be loaded, or results that cannot be read.
     """
-    if values.runs:
+    if values["runs"].present:
         measure_runs(values, command)
         return
     if values.json is not None:

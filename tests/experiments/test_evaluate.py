@@ -33,7 +33,7 @@ def two_levels(images):
 class Copies:
     """Has `Pipeline`'s methods: shows the given frame with ever more grey, and notes what it is asked."""
 
-    name, perceptual_name = "copies", "two levels"
+    name, remark, perceptual_name = "copies", "", "two levels"
     image_size, num_views, target_fraction = SIZE, 16, 0.6
     features = two_levels
     recipe = memory = None

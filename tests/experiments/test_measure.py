@@ -97,6 +97,8 @@ def test_finished_runs_are_measured(folder, clip, tmp_path, capsys, monkeypatch)
     page, vgg, weights = tmp_path / "clip.json", tmp_path / "vgg.safetensors", narrow_lpips()
     vgg.write_bytes(b"weights")
     monkeypatch.setattr(lpips, "load", lambda path: weights)
+    network = features.bundled_features()
+    monkeypatch.setattr(features, "bundled_features", lambda: network)
     given = [f"--runs={runs[0]},{runs[1]}", f"--clip={folder}", f"--json={page}"]
     assert evaluated(*given, f"--lpips_weights={vgg}") == 0
     shown = capsys.readouterr().out
@@ -107,7 +109,7 @@ def test_finished_runs_are_measured(folder, clip, tmp_path, capsys, monkeypatch)
     found = json.loads(page.read_text())
     assert before == {file: file.read_bytes() for run in runs for file in run.rglob("*") if file.is_file()}
 
-    network = jax.jit(features.bundled_features())
+    seen, lpips_of, distance_of = jax.jit(network), jax.jit(lpips.lpips), jax.jit(perceptual.distance)
     for run, one, other, last, prompt in zip(
         runs, found["runs"], with_lpips["runs"], ("views_round2", "views"), (PROMPT, None), strict=True
     ):
@@ -120,10 +122,10 @@ def test_finished_runs_are_measured(folder, clip, tmp_path, capsys, monkeypatch)
             assert ("clip_text" in one[name]) == (prompt is not None)
         assert one["model"] == "SV3D, say" and one["prompt"] == prompt and one["run"] == str(run)
         pair = [jax.numpy.asarray(on_white(pictures)) for pictures in (renders, views)]
-        wanted = float(np.mean(lpips.lpips(weights, *pair)))
+        wanted = float(np.mean(lpips_of(weights, *pair)))
         assert wanted > 0.01 and other["residual"] == {"lpips": pytest.approx(wanted, rel=1e-4)}
-        maps = [network(composite_on_white(jax.numpy.asarray(pictures))) for pictures in (renders, views)]
-        wanted = float(np.mean(perceptual.distance(*maps)))
+        maps = [seen(composite_on_white(jax.numpy.asarray(pictures))) for pictures in (renders, views)]
+        wanted = float(np.mean(distance_of(*maps)))
         assert wanted > 0.01 and one["residual"] == {"perceptual": pytest.approx(wanted, rel=1e-4)}
     rows = [one["views"]["clip_image"] for one in found["runs"]]
     assert found["mean"]["views"] == pytest.approx(found["runs"][0]["views"] | {"clip_image": sum(rows) / 2})
@@ -143,6 +145,7 @@ def test_wrong_runs_are_one_line(folder, tmp_path, capsys):
     assert "no such folder" in refused(f"--runs={run},{tmp_path / 'none'}", weights)
     assert "no run.json in it" in refused(f"--runs={folder}", weights)
     assert "--runs needs --clip" in refused(f"--runs={run}")
+    assert "--runs is empty" in refused("--runs=", weights)
     assert "--objects is for evaluations on Toybox" in refused(f"--runs={run}", weights, "--objects=3")
     assert "--json is for --runs" in refused("--json=x.json")
     assert "no such folder" in refused(f"--runs={run}", weights, f"--json={tmp_path / 'none/x.json'}")
