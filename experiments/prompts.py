@@ -86,10 +86,19 @@ _EXAMPLE = '{"prompt": "a red mug", "seed": 1}'
 _KINDS = {"prompt": (str, "text"), "image": (str, "a path"), "seed": (int, f"a whole number from 0 to {LARGEST_SEED}")}
 
 
+def _fields(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Of a JSON object; Python would take the last of two fields of one name in silence."""
+    fields = dict(pairs)
+    if len(fields) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"the field {next(name for name in fields if names.count(name) > 1)!r} is given twice")
+    return fields
+
+
 def _line(path: pathlib.Path, number: int, text: str, seed: int) -> Line:
     where = f"line {number} of {path}"
     try:
-        data = json.loads(text)
+        data = json.loads(text, object_pairs_hook=_fields)
     except (ValueError, RecursionError) as error:
         raise UserError(f"{where} is no JSON ({error}); expected an object such as {_EXAMPLE}") from None
     if not isinstance(data, dict):
