@@ -166,7 +166,10 @@ class Drawer:
             return lambda: failed
 
         def ready() -> list[Ready | Failed]:
-            drawn = iter(finish())
+            try:
+                drawn = iter(finish())
+            except OWN_ERRORS as error:
+                return [_failed(work.line, error) for work in works]
             return [
                 picture if isinstance(picture, Failed) else self._ready(work, picture[1], next(drawn))
                 for work, picture in zip(works, pictures, strict=True)
@@ -185,8 +188,10 @@ class Drawer:
                 return as_stored(prepare_image(read_image(line.image), size, fraction)), None
             if image_model is None:
                 return None, None
+            if "drawn" in work.done:
+                return as_stored(prepare_image(read_image(work.folder / "drawn.png"), size, fraction)), image_model
             drawn = image_model.draw_image(line.prompt, seed=line.seed, quality=self._quality, progress=None)
-            return as_stored(prepare_image(drawn[0], size, fraction)), DrawnAhead(image_model, drawn)
+            return as_stored(prepare_image(as_stored(drawn[0]), size, fraction)), DrawnAhead(image_model, drawn)
         except OWN_ERRORS as error:
             return _failed(line, error)
 

@@ -18,6 +18,7 @@ from im3d_jax import parallel
 from im3d_jax.diffusion import video_conditions
 from im3d_jax.foreign import video
 from im3d_jax.foreign.mattes import cut_out_views
+from im3d_jax.weights import WeightsError
 
 
 class OrbitBatchSampler:
@@ -43,6 +44,9 @@ class OrbitBatchSampler:
 
         Args:
             requests: 1 to `size`, all with a picture.
+
+        Raises:
+            WeightsError: when it is waited for: the networks drew values that are no numbers.
         """
         if not 0 < len(requests) <= self._size or any(request.picture is None for request in requests):
             raise ValueError(f"expected 1 to {self._size} requests with pictures, got {len(requests)}")
@@ -57,6 +61,8 @@ class OrbitBatchSampler:
 
         def finish() -> list[Drawn]:
             held = np.asarray(frames)
+            if not np.isfinite(held).all():
+                raise WeightsError(f"{model.name} drew values that are no numbers: check its files, or load them again")
             return [self._drawn(request, pictures, count) for request, pictures in zip(requests, held, strict=False)]
 
         return finish

@@ -10,6 +10,7 @@ import subprocess
 import sys
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from absl import flags
@@ -22,6 +23,7 @@ from im3d_jax.cli import common
 from im3d_jax.cli.errors import UserError
 from im3d_jax.foreign.video import OrbitPipeline, open_orbits
 from im3d_jax.output.images import read_image, read_images
+from im3d_jax.weights import WeightsError
 from im3d_jax.weights.presets import PRESETS
 
 
@@ -47,6 +49,15 @@ def compare(model, mesh, size):
         np.testing.assert_allclose(drawn.views, views, atol=1e-3)
         assert drawn.said == tuple(line.removeprefix("views: ") for line in model.said)
     assert np.abs(together[0].views - together[1].views).max() > 1e-3
+
+
+def test_weights_that_draw_no_numbers(small, checkpoints):
+    model = open_orbits(str(checkpoints["sv3d_u"]))
+    sampler = OrbitBatchSampler(model, "draft", parallel.make_mesh(devices=jax.devices()[:1]), 1)
+    sampler._vae = jax.tree.map(lambda leaf: leaf * jnp.nan, sampler._vae)
+    picture = np.ones((model.image_size, model.image_size, 4), np.float32)
+    with pytest.raises(WeightsError, match="no numbers"):
+        sampler.start([Request(None, picture, 0)])()
 
 
 def test_wrong_batches(small, checkpoints):
