@@ -170,6 +170,16 @@ def _resolved(model: str, quality: str) -> dict[str, Any]:
     }
 
 
+def _picture_sampling(model: str, quality: str) -> dict[str, Any]:
+    """What the quality stands for where a model draws the first picture for another one."""
+    from im3d_jax import pipeline
+    from im3d_jax.foreign import pictures
+
+    if model != "tiny" and is_foreign(model):
+        return {"steps": pictures.STEPS[quality], "suffix": pictures.SUFFIX}
+    return dataclasses.asdict(pipeline.QUALITIES[quality])
+
+
 def _identify(model: str) -> tuple[str, str | None]:
     """Name or full path of a model, and the hash of its content; None where loading it will say what is wrong."""
     if model == "tiny":
@@ -236,6 +246,7 @@ def foreign_settings(values: flags.FlagValues) -> dict[str, Any]:
             raise UserError("--image and --image_model are both given; the picture comes from one of them")
         model, weights = _identify(values.image_model)
         settings |= {"image_model": model, "image_model_sha256": weights}
+        settings["image_sampling"] = _picture_sampling(values.image_model, values.quality)
     return settings
 
 

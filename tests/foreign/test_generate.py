@@ -137,6 +137,7 @@ def test_a_prompt_goes_through_a_picture_model(checkpoints, tmp_path, monkeypatc
     flags = ["--prompt=a red mug", f"--model={checkpoints['sv3d_u']}", f"--image_model={checkpoints['sd']}"]
     _, run = views(tmp_path / "run", *flags, "--orbit_direction=ccw", "--elevation_deg=5")
     assert run["network_evaluations"] == 2 * 15 + 2 * 1
+    assert run["settings"]["image_sampling"]["steps"] == 15
     assert run["image_model"] == "sd15 (sgm)" and len(run["settings"]["image_model_sha256"]) == 64
     assert run["settings"]["sampling"]["views"] == 1 and run["settings"]["search"]["steps"] == 4
 
