@@ -127,6 +127,7 @@ _SD21 = Preset(
     steps=50,
     padding="!",  # OpenCLIP's rows end in zeros
 )
+# 4.20 billion parameters; the paper says 4.3 and does not publish how its temporal layers are built inside.
 _EMU = Preset(
     "emu_video",
     SpatioTemporalUNetConfig(
