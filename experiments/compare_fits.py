@@ -42,7 +42,7 @@ from experiments.shards import parse_shard
 from im3d_jax.cli import common
 from im3d_jax.cli.errors import UserError, user_errors
 from im3d_jax.cli.fits import capture_rows
-from im3d_jax.cli.stages import compare
+from im3d_jax.cli.metrics import compare
 from im3d_jax.data.captures import Capture, CaptureError, load_capture
 from im3d_jax.data.prepare import ImageError
 from im3d_jax.models import ssim

@@ -159,21 +159,26 @@ class Drawer:
             for work, picture in zip(works, pictures, strict=True)
             if not isinstance(picture, Failed)
         ]
+
+        def outcomes(of: Callable[[Work, Any], Ready | Failed]) -> list[Ready | Failed]:
+            pairs = zip(works, pictures, strict=True)
+            return [picture if isinstance(picture, Failed) else of(work, picture[1]) for work, picture in pairs]
+
+        def spoilt(error: Exception) -> list[Ready | Failed]:
+            return outcomes(lambda work, _: _failed(work.line, error))
+
         try:
             finish = self._sampler.start(requests) if requests else list
-        except OWN_ERRORS as error:  # of `OneByOne`, whose batches are of one line
-            failed = [_failed(work.line, error) for work in works]
+        except OWN_ERRORS as error:  # of `OneByOne`, which draws at once
+            failed = spoilt(error)
             return lambda: failed
 
         def ready() -> list[Ready | Failed]:
             try:
                 drawn = iter(finish())
             except OWN_ERRORS as error:
-                return [_failed(work.line, error) for work in works]
-            return [
-                picture if isinstance(picture, Failed) else self._ready(work, picture[1], next(drawn))
-                for work, picture in zip(works, pictures, strict=True)
-            ]
+                return spoilt(error)
+            return outcomes(lambda work, own: self._ready(work, own, next(drawn)))
 
         return ready
 

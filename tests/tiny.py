@@ -5,7 +5,7 @@ import math
 import jax
 import numpy as np
 
-from im3d_jax.models import AutoencoderConfig, TextConfig, VideoUNetConfig
+from im3d_jax.models import AutoencoderConfig, TextConfig, VideoUNetConfig, lpips
 from im3d_jax.models.elevation import ElevationConfig
 from im3d_jax.weights import BundleConfig, WordTokenizer, build_tokenizer, parameter_shapes, save_bundle
 
@@ -58,3 +58,14 @@ def write_bundle(folder):
     tokenizer = WordTokenizer(build_tokenizer(["a", "red", "mug"]), BUNDLE.text.length)
     save_bundle(folder, BUNDLE, tokenizer, draw_parameters(parameter_shapes(BUNDLE)))
     return str(folder)
+
+
+def narrow_lpips():
+    """Parameters of LPIPS with four channels everywhere."""
+    rng, params, width = np.random.default_rng(0), {}, 3
+    for level, (convolutions, _) in enumerate(lpips.LEVELS):
+        for number in convolutions:
+            params[f"features.{number}.weight"] = rng.normal(size=(3, 3, width, 4)).astype(np.float32) / 5
+            params[f"features.{number}.bias"], width = np.zeros(4, np.float32), 4
+        params[f"lin{level}.weight"] = np.ones(4, np.float32)
+    return params

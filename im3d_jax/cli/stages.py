@@ -26,12 +26,12 @@ import numpy as np
 
 from im3d_jax.cli import common, fits, orbits, prompts
 from im3d_jax.cli.errors import user_errors
+from im3d_jax.cli.metrics import compare
 from im3d_jax.data.captures import Capture, load_capture
 from im3d_jax.data.prepare import ImageError, prepare_image, read_image
 from im3d_jax.foreign import features as foreign_features
 from im3d_jax.foreign.recipes import Recipe
 from im3d_jax.models import lpips as lpips_distance
-from im3d_jax.models.ssim import psnr, ssim
 from im3d_jax.output.cameras import encode_cameras
 from im3d_jax.output.images import encode_png, on_white, read_images
 from im3d_jax.output.progress import ProgressPrinter, Report
@@ -398,20 +398,3 @@ def _finish(
     measured_with = {"lpips_sha256": lpips_file} if lpips_file else None
     run.stage("metrics", "metrics", measure, ["asset.ply", *inputs], measured_with)
     run.progress.line(f"asset: {folder / 'asset.ply'}, turning: {folder / 'turntable.mp4'}")
-
-
-def compare(
-    renders: np.ndarray, images: np.ndarray, lpips: lpips_distance.Params | None = None
-) -> dict[str, float]:
-    """Mean PSNR (dB), SSIM and, with parameters, LPIPS of straight-alpha images `[V, H, W, 4]` on white."""
-    rendered, true = jnp.asarray(on_white(renders)), jnp.asarray(on_white(images))
-    figures = {
-        "psnr": round(float(jnp.mean(psnr(rendered, true))), 4),
-        "ssim": round(float(jnp.mean(ssim(rendered, true))), 5),
-    }
-    if lpips is not None:
-        # One view at a time: the features of all of a capture need not fit into memory.
-        pairs = zip(rendered, true, strict=True)
-        distances = [float(lpips_distance.lpips(lpips, a[None], b[None])[0]) for a, b in pairs]
-        figures["lpips"] = round(float(np.mean(distances)), 5)
-    return figures

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from im3d_jax.cli import stages
+from im3d_jax.cli import metrics
 from im3d_jax.cli.main import main
 from im3d_jax.output.images import read_image
 from im3d_jax.output.run_folder import RunFolder
@@ -143,10 +143,10 @@ def test_a_picture_found_wanting_late_costs_no_results(by_hand, tmp_path, capsys
 
 def test_figures():
     white, clear = np.ones((2, 16, 16, 4), np.float32), np.zeros((2, 16, 16, 4), np.float32)
-    assert stages.compare(white, clear) == {"psnr": 100.0, "ssim": 1.0}, "both are white on white"
+    assert metrics.compare(white, clear) == {"psnr": 100.0, "ssim": 1.0}, "both are white on white"
     grey = white.copy()
     grey[..., :3] = 0.9
-    assert stages.compare(grey, white)["psnr"] == pytest.approx(20.0, abs=1e-3)
+    assert metrics.compare(grey, white)["psnr"] == pytest.approx(20.0, abs=1e-3)
 
 
 def test_unfinished_folders_hold_no_settings(by_hand, tmp_path, monkeypatch):

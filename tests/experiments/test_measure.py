@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from absl import flags
 
-from experiments import clip_metrics, evaluate
+from experiments import evaluate
 from im3d_jax.cli import common
 from im3d_jax.cli.main import main
 from im3d_jax.data.captures import load_capture
@@ -21,22 +21,13 @@ from im3d_jax.output.run_folder import RunFolder
 from im3d_jax.reconstruction import PRESETS, final_gaussians, init_state
 from splat import orbit_cameras
 from splat.io import load_ply, save_ply
-from tests.experiments.test_clip_metrics import PROMPT, write_clip
+from tests.experiments import test_clip_metrics as clips
 from tests.foreign import conftest as miniature
-from tests.tiny import FRAMES, write_bundle
+from tests.tiny import FRAMES, narrow_lpips, write_bundle
 
 
 checkpoints, small, picture = miniature.checkpoints, miniature.small, miniature.picture
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return write_clip(tmp_path_factory.mktemp("clip") / "weights")
-
-
-@pytest.fixture(scope="module")
-def clip(folder):
-    return clip_metrics.load_clip(folder)
+folder, clip = clips.folder, clips.clip
 
 
 def write_run(path, *, prompt, rounds=0, seed=0):
@@ -79,20 +70,9 @@ def evaluated(*arguments):
         return evaluate.main(["evaluate"])
 
 
-def narrow_lpips():
-    """Parameters of LPIPS with four channels everywhere."""
-    rng, params, width = np.random.default_rng(0), {}, 3
-    for level, (convolutions, _) in enumerate(lpips.LEVELS):
-        for number in convolutions:
-            params[f"features.{number}.weight"] = rng.normal(size=(3, 3, width, 4)).astype(np.float32) / 5
-            params[f"features.{number}.bias"], width = np.zeros(4, np.float32), 4
-        params[f"lin{level}.weight"] = np.ones(4, np.float32)
-    return params
-
-
 def test_finished_runs_are_measured(folder, clip, tmp_path, capsys, monkeypatch):
     """Against the files themselves: views of the last round and renders at their cameras, without the given one."""
-    runs = write_run(tmp_path / "a", prompt=PROMPT, rounds=2), write_run(tmp_path / "b", prompt=None, seed=1)
+    runs = write_run(tmp_path / "a", prompt=clips.PROMPT, rounds=2), write_run(tmp_path / "b", prompt=None, seed=1)
     before = {file: file.read_bytes() for run in runs for file in run.rglob("*") if file.is_file()}
     page, vgg, weights = tmp_path / "clip.json", tmp_path / "vgg.safetensors", narrow_lpips()
     vgg.write_bytes(b"weights")
@@ -111,7 +91,7 @@ def test_finished_runs_are_measured(folder, clip, tmp_path, capsys, monkeypatch)
 
     seen, lpips_of, distance_of = jax.jit(network), jax.jit(lpips.lpips), jax.jit(perceptual.distance)
     for run, one, other, last, prompt in zip(
-        runs, found["runs"], with_lpips["runs"], ("views_round2", "views"), (PROMPT, None), strict=True
+        runs, found["runs"], with_lpips["runs"], ("views_round2", "views"), (clips.PROMPT, None), strict=True
     ):
         views = read_images([run / f"{last}/{index:02d}.png" for index in (1, 2, 3)])
         renders = render_views(load_ply(run / "asset.ply"), load_capture(run).cameras)[1:]

@@ -11,6 +11,7 @@ from im3d_jax.foreign import recipes
 from im3d_jax.output.images import read_image
 from im3d_jax.reconstruction import fitting
 from tests.cli.runs import results
+from tests.tiny import narrow_lpips
 
 
 @pytest.fixture(autouse=True)
@@ -87,13 +88,7 @@ def test_both_layouts_and_memory_presets_draw_the_same(checkpoints, picture, tmp
 def test_lpips_weights_make_the_loss(checkpoints, picture, tmp_path, monkeypatch, capsys):
     from im3d_jax.models import lpips
 
-    rng, params, width = np.random.default_rng(0), {}, 3
-    for level, (convolutions, _) in enumerate(lpips.LEVELS):
-        for number in convolutions:
-            params[f"features.{number}.weight"] = rng.normal(size=(3, 3, width, 4)).astype(np.float32) / 5
-            params[f"features.{number}.bias"], width = np.zeros(4, np.float32), 4
-        params[f"lin{level}.weight"] = np.ones(4, np.float32)
-    monkeypatch.setattr(lpips, "load", lambda path: params)
+    monkeypatch.setattr(lpips, "load", lambda path: narrow_lpips())
     (tmp_path / "vgg.safetensors").write_bytes(b"weights")
     flags = [
         f"--image={picture}",
