@@ -26,9 +26,7 @@ _SPLIT = flags.DEFINE_enum("split", "train", ["train", "test"], "Split to draw f
 _COUNT = flags.DEFINE_integer("count", 64, "Number of objects.", lower_bound=1)
 _START = flags.DEFINE_integer("start", 0, "First index.", lower_bound=0)
 _NOUN = flags.DEFINE_string("noun", None, "Only objects of this noun.")
-_FRONTS = flags.DEFINE_bool(
-    "fronts", False, "One object of every noun, front and three-quarter back, instead."
-)
+_FRONTS = flags.DEFINE_bool("fronts", False, "One object of every noun, front and three-quarter back, instead.")
 _VIEWS = flags.DEFINE_integer("views", 1, "Views an object, evenly spaced in azimuth.", lower_bound=1)
 _SIZE = flags.DEFINE_integer("size", 128, "Side of a tile in pixels.", lower_bound=8)
 

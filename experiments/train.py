@@ -50,22 +50,16 @@ from im3d_jax.weights import (
 from im3d_jax.weights.bundle import example_inputs
 
 
-_CONFIG = flags.DEFINE_string(
-    "config", None, "A module of experiments/configs, e.g. tiny_video.", required=True
-)
+_CONFIG = flags.DEFINE_string("config", None, "A module of experiments/configs, e.g. tiny_video.", required=True)
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run.", required=True)
-_INIT = flags.DEFINE_string(
-    "init", None, "Bundle to start from when WORKDIR/bundle is absent: 'tiny' or a folder."
-)
+_INIT = flags.DEFINE_string("init", None, "Bundle to start from when WORKDIR/bundle is absent: 'tiny' or a folder.")
 _SEED = flags.DEFINE_integer("seed", 0, "Seed of the run.")
 _SET = flags.DEFINE_multi_string("set", [], "Typed override, e.g. --set batch=64 (repeatable).")
 _MAX_SECONDS = flags.DEFINE_float("max_seconds", math.inf, "Stop after so long; a rerun continues.")
 _FIT_SECONDS = flags.DEFINE_float(
     "fit_seconds", None, "As many steps as fit into so long, in place of the configuration's `steps`."
 )
-_COMPILE_ONLY = flags.DEFINE_bool(
-    "compile_only", False, "Compile the step into JAX_COMPILATION_CACHE_DIR and stop."
-)
+_COMPILE_ONLY = flags.DEFINE_bool("compile_only", False, "Compile the step into JAX_COMPILATION_CACHE_DIR and stop.")
 _FSDP = flags.DEFINE_integer("fsdp", 1, "Devices over which parameters are split.")
 
 
@@ -80,8 +74,7 @@ def open_bundle(folder: pathlib.Path, config: TrainConfig, init: str | None, see
     tokenizer = WordTokenizer(build_tokenizer(VOCABULARY, ALIASES), config.model.text.length)
     if len(tokenizer.words()) + 3 > config.model.text.vocabulary:
         raise ValueError(
-            f"{len(tokenizer.words())} words do not fit into "
-            f"model.text.vocabulary={config.model.text.vocabulary}"
+            f"{len(tokenizer.words())} words do not fit into model.text.vocabulary={config.model.text.vocabulary}"
         )
     inputs, params = example_inputs(config.model), {}
     for i, (part, module) in enumerate(networks(config.model).items()):
@@ -148,9 +141,7 @@ def data_shapes(config: TrainConfig, model: BundleConfig) -> dict[str, jax.Shape
     """Shapes and dtypes of what `make_data` returns for the training split."""
     count, frames, side = config.objects, len(config.frames), model.latent_size
     if config.stage == "autoencoder":
-        return {
-            "rgba": jax.ShapeDtypeStruct((count * frames, model.image_size, model.image_size, 4), jnp.uint8)
-        }
+        return {"rgba": jax.ShapeDtypeStruct((count * frames, model.image_size, model.image_size, 4), jnp.uint8)}
     lead = (count,) if config.stage == "images" else (count, frames)
     latents = jax.ShapeDtypeStruct((*lead, side, side, model.autoencoder.latent_channels), jnp.bfloat16)
     if config.stage == "elevation":
@@ -173,9 +164,7 @@ def make_loss(config: TrainConfig, bundle: Bundle):
 
     process = bundle.config.process
     if config.stage == "autoencoder":
-        return losses.autoencoder_loss(nets["autoencoder"], unpack("autoencoder"), config.kl_weight), (
-            "autoencoder",
-        )
+        return losses.autoencoder_loss(nets["autoencoder"], unpack("autoencoder"), config.kl_weight), ("autoencoder",)
     if config.stage == "elevation":
         return losses.elevation_loss(nets["elevation"], unpack("elevation")), ("elevation",)
     both = lambda flat: (unpack("unet")(flat), unpack("text_encoder")(flat))  # noqa: E731
@@ -208,14 +197,10 @@ def measure_set(bundle: Bundle, params: dict, data: dict):
     model = networks(bundle.config)["autoencoder"]
     moments = jax.jit(lambda rgba: model.apply({"params": params["autoencoder"]}, rgba, method="moments")[0])
     rows = data["rgba"][:: max(1, len(data["rgba"]) // 4096)][:4096].astype(jnp.float32) / 255.0
-    means = jnp.concatenate(
-        [moments(composite_on_white(rows[i : i + 256])) for i in range(0, len(rows), 256)]
-    )
+    means = jnp.concatenate([moments(composite_on_white(rows[i : i + 256])) for i in range(0, len(rows), 256)])
     spread = {"latent_mean": means.mean((0, 1, 2)), "latent_std": means.std((0, 1, 2))}
     fractions = [orbits.box_fraction(picture) for picture in np.asarray(data["rgba"][:2048]) / 255.0]
-    bundle_config = dataclasses.replace(
-        bundle.config, target_fraction=round(float(np.nanmedian(fractions)), 4)
-    )
+    bundle_config = dataclasses.replace(bundle.config, target_fraction=round(float(np.nanmedian(fractions)), 4))
     return {**params, "autoencoder": {**params["autoencoder"], **spread}}, bundle_config
 
 
@@ -276,9 +261,7 @@ def main(argv):
             fit_seconds=_FIT_SECONDS.value, on_checkpoint=write_bundle,
         )  # fmt: skip
     (workdir / config.stage / "config.json").write_text(json.dumps(settings, indent=1) + "\n")
-    logging.info(
-        "%s at step %d; wrote %s", "finished" if done else "stopped", int(state.step), workdir / "bundle"
-    )
+    logging.info("%s at step %d; wrote %s", "finished" if done else "stopped", int(state.step), workdir / "bundle")
 
 
 if __name__ == "__main__":

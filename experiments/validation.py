@@ -27,9 +27,7 @@ def validate(config: TrainConfig, bundle: Bundle, test: dict) -> dict[str, float
         head = networks(bundle.config)["elevation"]
         estimate = head.apply({"params": bundle.params["elevation"]}, test["latents"].astype(jnp.float32))
         return {"test_degrees": float(jnp.rad2deg(jnp.abs(estimate - test["elevation"]).mean()))}
-    pipe = pipeline.Pipeline(
-        bundle, jnp.dtype(config.dtype) if config.stage != "autoencoder" else jnp.float32
-    )
+    pipe = pipeline.Pipeline(bundle, jnp.dtype(config.dtype) if config.stage != "autoencoder" else jnp.float32)
     if config.stage == "autoencoder":
         rgba = test["rgba"][:256].astype(jnp.float32) / 255.0
         return {"test_psnr": float(white_psnr(pipe.decode(pipe.encode(rgba)), rgba))}

@@ -138,9 +138,7 @@ def denoiser(
             condition, has_image = jnp.zeros_like(x[:, 0]), jnp.zeros(x.shape[:1])
         else:
             condition, has_image = picture
-        return unet.apply(
-            {"params": params}, x, time, context, mask, condition=condition, has_image=has_image
-        )
+        return unet.apply({"params": params}, x, time, context, mask, condition=condition, has_image=has_image)
 
     return guided_denoiser(network, guidance, process, "v")
 
@@ -208,9 +206,7 @@ class Pipeline:
         """The end of a prompt that is longer than what the model reads, or nothing."""
         return self.bundle.tokenizer.lost_text(prompt)
 
-    def draw_image(
-        self, prompt: str, *, seed: int, quality: str = "standard", progress: Progress | None = None
-    ):
+    def draw_image(self, prompt: str, *, seed: int, quality: str = "standard", progress: Progress | None = None):
         """Draws the first picture from a prompt.
 
         Returns:
@@ -281,9 +277,7 @@ class Pipeline:
         key = jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), REFINE_STREAM), round)
         clean = self.encode(jnp.asarray(renders))[None]
         x = add_noise(clean, jax.random.normal(key, clean.shape), sampling.start, self.config.process)
-        latents, count = self._sample(
-            x, sampling, given, True, prompt is not None, progress, f"refine {round}"
-        )
+        latents, count = self._sample(x, sampling, given, True, prompt is not None, progress, f"refine {round}")
         return self._views(latents, image), count
 
     def estimate_elevation(self, views) -> float:
@@ -346,9 +340,7 @@ class Pipeline:
         denoise = denoiser(self._unet, self.config.process, params, guidance, given, temporal)
         return sample_scan(denoise, x, time_grid(sampling.steps, start=sampling.start), self.config.process)
 
-    def _sample(
-        self, x, sampling: Sampling, given: Conditions, temporal: bool, prompt: bool, progress, note: str
-    ):
+    def _sample(self, x, sampling: Sampling, given: Conditions, temporal: bool, prompt: bool, progress, note: str):
         guidance = sampling.guidance(temporal and given.picture is not None, prompt)
 
         def step(state, levels):

@@ -1,4 +1,5 @@
 """Gaussian splatting in JAX: cameras, gaussians, a differentiable rasterizer and file formats."""
+
 from splat.cameras import Cameras, from_opengl, look_at, orbit_cameras, pinhole_intrinsics, to_opengl
 from splat.gaussians import Gaussians
 from splat.io import load, load_ply, save, save_ply

@@ -3,6 +3,7 @@
 Two sorts with 32-bit keys instead of one with 64 bits: depth order inside each view, pairs emitted in that
 order, then one stable sort by tile.
 """
+
 import flax.struct
 import jax
 import jax.numpy as jnp

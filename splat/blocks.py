@@ -9,6 +9,7 @@ Shapes: B blocks, K splats in each, P pixels of a tile, C features. `rows` [B, K
 conic xx, xy, yy, opacity and the features; `x`, `y` [B, P] are pixel centres. `unroll` is the number of
 splats that the scan form evaluates in one step.
 """
+
 import math
 
 import jax
@@ -66,9 +67,7 @@ def light_matrix(rows: jax.Array, x: jax.Array, y: jax.Array, log_start: jax.Arr
     return jnp.concatenate([light, jnp.stack(ends, axis=1)], axis=1)
 
 
-def light_scan(
-    rows: jax.Array, x: jax.Array, y: jax.Array, log_start: jax.Array, unroll: int = 1
-) -> jax.Array:
+def light_scan(rows: jax.Array, x: jax.Array, y: jax.Array, log_start: jax.Array, unroll: int = 1) -> jax.Array:
     """The same as `light_matrix`, splat by splat."""
     first = jnp.exp(log_start)
     limit = STOP / first

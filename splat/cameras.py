@@ -3,6 +3,7 @@
 Cameras follow OpenCV (x right, y down, z forward); pixel (column i, row j) has its centre at (i + 0.5, j +
 0.5).
 """
+
 import math
 
 import flax.struct
@@ -79,11 +80,13 @@ def pinhole_intrinsics(fov: float | jax.Array, width: int, height: int) -> jax.A
     """Intrinsics [3, 3]: square pixels, centred principal point, horizontal field of view `fov` (radians)."""
     focal = 0.5 * width / jnp.tan(0.5 * jnp.asarray(fov, jnp.float32))
     zero, one = jnp.zeros_like(focal), jnp.ones_like(focal)
-    return jnp.stack([
-        jnp.stack([focal, zero, jnp.full_like(focal, 0.5 * width)]),
-        jnp.stack([zero, focal, jnp.full_like(focal, 0.5 * height)]),
-        jnp.stack([zero, zero, one]),
-    ])
+    return jnp.stack(
+        [
+            jnp.stack([focal, zero, jnp.full_like(focal, 0.5 * width)]),
+            jnp.stack([zero, focal, jnp.full_like(focal, 0.5 * height)]),
+            jnp.stack([zero, zero, one]),
+        ]
+    )
 
 
 def orbit_cameras(
@@ -115,11 +118,14 @@ def orbit_cameras(
     """
     azimuth = azimuth_offset + jnp.arange(views, dtype=jnp.float32) * (2.0 * math.pi / views)
     elevation = jnp.broadcast_to(jnp.asarray(elevation, jnp.float32), (views,))
-    eye = distance * jnp.stack([
-        jnp.cos(elevation) * jnp.cos(azimuth),
-        jnp.cos(elevation) * jnp.sin(azimuth),
-        jnp.sin(elevation),
-    ], axis=-1)
+    eye = distance * jnp.stack(
+        [
+            jnp.cos(elevation) * jnp.cos(azimuth),
+            jnp.cos(elevation) * jnp.sin(azimuth),
+            jnp.sin(elevation),
+        ],
+        axis=-1,
+    )
     intrinsics = jnp.broadcast_to(pinhole_intrinsics(fov, width, height)[None], (views, 3, 3))
     return Cameras(look_at(eye), intrinsics, width, height)
 

@@ -1,4 +1,5 @@
 """Shapes of what `render` is given, checked before anything is traced; errors name what was expected."""
+
 import jax
 import jax.numpy as jnp
 
@@ -65,9 +66,7 @@ def _check_gaussians(gaussians: Gaussians) -> tuple[int, ...]:
         _expect(f"gaussians.{name}", getattr(gaussians, name), [(*rows, *width)])
     sh = gaussians.sh.shape
     if sh[:-2] != rows or sh[-1] != 3 or sh[-2] not in (1, 4, 9, 16, 25):
-        raise ValueError(
-            f"gaussians.sh has shape {sh}; expected {(*rows, 'K', 3)} with K of 1, 4, 9, 16 or 25"
-        )
+        raise ValueError(f"gaussians.sh has shape {sh}; expected {(*rows, 'K', 3)} with K of 1, 4, 9, 16 or 25")
     return rows[:-1]
 
 

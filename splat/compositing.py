@@ -6,6 +6,7 @@ Rules (gsplat 1.5.3): alpha = min(0.999, o exp(-sigma)); alpha < 1/255 counts fo
 sums of log(1 - alpha) give the transmittance at each block's start, then colours are summed over what lies
 before the stop. Blocks that no pixel reaches are dropped. The gradient recomputes alpha with the same masks.
 """
+
 from functools import partial
 
 import flax.struct
@@ -79,9 +80,7 @@ def _forward(means, conics, opacities, features, bins, grid):
     return outputs, Passes(live, live_place, log_start, light, transmittance)
 
 
-def find_live(
-    table: jax.Array, bins: Bins, grid: TileGrid
-) -> tuple[BlockList, jax.Array, jax.Array]:
+def find_live(table: jax.Array, bins: Bins, grid: TileGrid) -> tuple[BlockList, jax.Array, jax.Array]:
     """First pass: the blocks that some pixel reaches before its stop.
 
     Args:
@@ -98,9 +97,7 @@ def find_live(
     return live, live_place, log_start[source]
 
 
-def sum_light(
-    table: jax.Array, bins: Bins, live: BlockList, log_start: jax.Array, grid: TileGrid
-) -> jax.Array:
+def sum_light(table: jax.Array, bins: Bins, live: BlockList, log_start: jax.Array, grid: TileGrid) -> jax.Array:
     """Second pass: [blocks, C + 3, P] what each live block adds, see `splat.blocks.light_matrix`."""
     kernel = partial(kernels.light_scan, unroll=grid.unroll) if grid.unroll else kernels.light_matrix
 
@@ -184,9 +181,7 @@ def sum_pairs(rows: jax.Array, bins: Bins, live_place: jax.Array, grid: TileGrid
 composite.defvjp(_composite_fwd, _composite_bwd)
 
 
-def median_splats(
-    means: jax.Array, conics: jax.Array, opacities: jax.Array, bins: Bins, grid: TileGrid
-) -> jax.Array:
+def median_splats(means: jax.Array, conics: jax.Array, opacities: jax.Array, bins: Bins, grid: TileGrid) -> jax.Array:
     """For each pixel the splat that takes its transmittance to one half or below.
 
     Args:

@@ -1,4 +1,5 @@
 """Which tiles an ellipse touches: fewer than the rectangle around it, and none too few."""
+
 import flax.struct
 import jax
 import jax.numpy as jnp

@@ -1,4 +1,5 @@
 """The gaussians of a scene."""
+
 import flax.struct
 import jax
 import jax.numpy as jnp

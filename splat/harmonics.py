@@ -3,6 +3,7 @@
 The constants are those of Sloan, "Efficient Spherical Harmonic Evaluation" (JCGT 2013), with the
 Condon-Shortley phase, as every splat file uses them.
 """
+
 import jax
 import jax.numpy as jnp
 

@@ -6,6 +6,7 @@ tangential distortion, and for the equidistant fisheye with OpenCV's polynomial 
 Beyond the radius where a polynomial turns back, points would appear inside the image again: they count as
 unseen.
 """
+
 from typing import NamedTuple
 
 import jax
@@ -42,8 +43,7 @@ def image_points(cameras: Cameras, x: jax.Array, y: jax.Array, z: jax.Array) -> 
         u, v, row_u, row_v, seen = _fisheye(x, y, z, _coefficients(cameras, 4))
     else:
         u, v, row_u, row_v, seen = _opencv(x, y, z, _coefficients(cameras, 8), cameras)
-    return ImagePoints(fx * u + cx, fy * v + cy, tuple(fx * d for d in row_u), tuple(fy * d for d in row_v),
-                       seen)
+    return ImagePoints(fx * u + cx, fy * v + cy, tuple(fx * d for d in row_u), tuple(fy * d for d in row_v), seen)
 
 
 def clamp_slope(
@@ -133,8 +133,7 @@ def _fisheye(x, y, z, k):
     ratio, slope = bend(theta)
     length = r * r + z * z
     scale = jnp.where(near, (1.0 + (k[0] - 1.0 / 3.0) * squared / (z * z)) / z, theta * ratio / r)
-    twist = jnp.where(near, 2.0 * (k[0] - 1.0 / 3.0) / (z * z * z),
-                      (slope * z / length - theta * ratio / r) / (r * r))
+    twist = jnp.where(near, 2.0 * (k[0] - 1.0 / 3.0) / (z * z * z), (slope * z / length - theta * ratio / r) / (r * r))
     inward = jnp.where(near, (1.0 + 3.0 * k[0] * squared / (z * z)) / (squared + z * z), slope / length)
     row_u = scale + x * x * twist, x * y * twist, -x * inward
     row_v = x * y * twist, scale + y * y * twist, -y * inward

@@ -1,4 +1,5 @@
 """Small numerical helpers whose values and gradients stay finite."""
+
 import jax
 import jax.numpy as jnp
 

@@ -142,9 +142,7 @@ def _copy(
     floor = math.log(config.min_opacity / (1.0 - config.min_opacity))
     shared = dataclasses.replace(
         gaussians,
-        opacity_logits=jnp.where(
-            gives, jnp.maximum(shares.opacity_logits, floor), gaussians.opacity_logits
-        ),
+        opacity_logits=jnp.where(gives, jnp.maximum(shares.opacity_logits, floor), gaussians.opacity_logits),
         log_scales=gaussians.log_scales + shares.log_scale_shift[:, None],
     )
     return jax.tree.map(lambda leaf: leaf[drawn], shared), gives | receives
@@ -203,9 +201,7 @@ def refine(key: jax.Array, gaussians: Gaussians, active: jax.Array, config: Mcmc
     return Densified(grown.gaussians, grown.active, moved.fresh | grown.fresh)
 
 
-def perturb(
-    key: jax.Array, gaussians: Gaussians, learning_rate: float | jax.Array, config: McmcConfig
-) -> jax.Array:
+def perturb(key: jax.Array, gaussians: Gaussians, learning_rate: float | jax.Array, config: McmcConfig) -> jax.Array:
     """Means after one step of exploration: Sigma eta, as strong as the gaussian is transparent (paper, section 3.1).
 
     mean + learning_rate * noise * sigmoid(k ((1 - o) - t)) * Sigma eta with eta ~ N(0, I) and Sigma the gaussian's
@@ -246,6 +242,4 @@ def mean_scale(gaussians: Gaussians, active: jax.Array) -> jax.Array:
 
 def regularizer(gaussians: Gaussians, active: jax.Array, config: McmcConfig) -> jax.Array:
     """Weighted `mean_opacity` and `mean_scale`, to be added to the loss: what is not needed fades and shrinks."""
-    return config.opacity_weight * mean_opacity(gaussians, active) + config.scale_weight * mean_scale(
-        gaussians, active
-    )
+    return config.opacity_weight * mean_opacity(gaussians, active) + config.scale_weight * mean_scale(gaussians, active)

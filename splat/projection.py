@@ -3,6 +3,7 @@
 Every rule is gsplat 1.5.3's "classic" mode: near plane 0.01, low-pass of 0.3 square pixels, x/z and y/z
 clamped inside the Jacobian only.
 """
+
 import flax.struct
 import jax
 import jax.numpy as jnp

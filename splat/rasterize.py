@@ -1,4 +1,5 @@
 """From projected gaussians to images: what `render` and `render_sharded` have in common."""
+
 import dataclasses
 import math
 
@@ -113,8 +114,17 @@ def select_used(gaussians: Gaussians, active: jax.Array | None) -> tuple[jax.Arr
 def make_grid(lead: tuple[int, ...], cameras: Cameras, options: Options) -> TileGrid:
     """Sizes of one rasterization of all scenes' views."""
     views = math.prod(lead) * len(cameras)
-    return TileGrid(views, cameras.width, cameras.height, options.tile, options.block, options.slab,
-                    options.capacity, options.unroll, options.exact_tiles)
+    return TileGrid(
+        views,
+        cameras.width,
+        cameras.height,
+        options.tile,
+        options.block,
+        options.slab,
+        options.capacity,
+        options.unroll,
+        options.exact_tiles,
+    )
 
 
 def project_views(gaussians, cameras, used, offset, lead, options):
@@ -166,14 +176,16 @@ def rasterize(
     bins = build_bins(jax.lax.stop_gradient(projected), grid)
     table = [projected.colors, projected.depths[..., None]]
     table += [part for part in (features, axes) if part is not None]
-    parts = composite(projected.means, projected.conics, projected.opacities,
-                      jnp.concatenate(table, axis=-1), absolute, bins, grid)
+    parts = composite(
+        projected.means, projected.conics, projected.opacities, jnp.concatenate(table, axis=-1), absolute, bins, grid
+    )
     light, transmittance, alpha = (_untile(p.reshape(len(p), -1, p.shape[-1]), grid) for p in parts)
     alpha = alpha[..., 0]
     median = None
     if options.median_depth:
-        rows = median_splats(*jax.lax.stop_gradient((projected.means, projected.conics, projected.opacities)),
-                             bins, grid)
+        rows = median_splats(
+            *jax.lax.stop_gradient((projected.means, projected.conics, projected.opacities)), bins, grid
+        )
         values = take_rows(projected.depths.reshape(-1), rows.reshape(-1))
         median = _untile(values.reshape(len(rows), 1, -1), grid)[..., 0]
     return Rendering(

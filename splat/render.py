@@ -1,4 +1,5 @@
 """Rendering gaussians: the public entry."""
+
 import dataclasses
 import warnings
 from functools import partial
@@ -84,12 +85,21 @@ def render(
                 "render got no capacity inside jit or grad; expected an integer: measure it outside with "
                 "splat.count_pairs(gaussians, cameras), pad it, and check Rendering.pairs against it"
             )
-        pairs = count_pairs(gaussians, cameras, active=active, tile_size=tile_size, antialiased=antialiased,
-                            exact_tiles=exact_tiles)
+        pairs = count_pairs(
+            gaussians, cameras, active=active, tile_size=tile_size, antialiased=antialiased, exact_tiles=exact_tiles
+        )
         capacity = round_capacity(pairs)
-    options = make_options(capacity, median_depth=median_depth, normals=normals, antialiased=antialiased,
-                           exact_tiles=exact_tiles, tile_size=tile_size, block_size=block_size, slab=slab,
-                           unroll=unroll)
+    options = make_options(
+        capacity,
+        median_depth=median_depth,
+        normals=normals,
+        antialiased=antialiased,
+        exact_tiles=exact_tiles,
+        tile_size=tile_size,
+        block_size=block_size,
+        slab=slab,
+        unroll=unroll,
+    )
     out = _render(*inputs, options)
     if not traced:
         _warn(out)
@@ -157,8 +167,13 @@ def _render(gaussians, cameras, background, active, features, offsets, options):
     if count == 0 or 0 in size:
         blank = jnp.zeros(size, jnp.float32)
         out = Rendering(
-            rgb=jnp.broadcast_to(background, (*size, 3)), alpha=blank, depth=blank, pairs=jnp.int32(0),
-            invalid=invalid, radii=jnp.zeros((grid.views, count, 2), jnp.float32), capacity=options.capacity,
+            rgb=jnp.broadcast_to(background, (*size, 3)),
+            alpha=blank,
+            depth=blank,
+            pairs=jnp.int32(0),
+            invalid=invalid,
+            radii=jnp.zeros((grid.views, count, 2), jnp.float32),
+            capacity=options.capacity,
             features=None if features is None else jnp.zeros((*size, channels), jnp.float32),
             median_depth=blank if options.median_depth else None,
             normals=jnp.zeros((*size, 3), jnp.float32) if options.normals else None,

@@ -2,6 +2,7 @@
 
 `lead` are the axes of scenes that gaussians and cameras share, () for one scene; V' counts all their views.
 """
+
 import math
 from typing import Any
 
@@ -60,6 +61,7 @@ def flat_features(
         finite = jnp.all(finite, axis=-2 if scenes else tuple(range(finite.ndim - 1)))
         return features.reshape(views, count, channels), finite
     number = math.prod(scenes)
-    each = jnp.broadcast_to(features.reshape(number, 1, count, channels),
-                            (number, views // max(number, 1), count, channels))
+    each = jnp.broadcast_to(
+        features.reshape(number, 1, count, channels), (number, views // max(number, 1), count, channels)
+    )
     return each.reshape(views, count, channels), finite

@@ -1,4 +1,5 @@
 """Rendering over a mesh of devices: the views split, the gaussians replicated or split as well."""
+
 import dataclasses
 import math
 from functools import partial
@@ -143,8 +144,18 @@ def _render_sharded(inputs, mesh, axis, split_gaussians, options):
         own = cameras.world_to_camera.ndim - 3
         specs |= {"gaussians": P(), "cameras": P(*[None] * own, axis), "active": P(), "offsets": views}
         specs["features"] = views if features_of_views else P()
-    out_specs = Rendering(rgb=views, alpha=views, depth=views, pairs=P(), invalid=P(), radii=views,
-                          capacity=options.capacity, features=views, median_depth=views, normals=views)
+    out_specs = Rendering(
+        rgb=views,
+        alpha=views,
+        depth=views,
+        pairs=P(),
+        invalid=P(),
+        radii=views,
+        capacity=options.capacity,
+        features=views,
+        median_depth=views,
+        normals=views,
+    )
     body = partial(_exchange_and_render if split_gaussians else _render_views, axis=axis, options=options)
     # Loops in the rasterizer start from constants, which the check would want marked as varying.
     return jax.shard_map(body, mesh=mesh, in_specs=(specs,), out_specs=out_specs, check_vma=False)(inputs)

@@ -1,4 +1,5 @@
 """Sums over contiguous ranges: deterministic, without atomics and without differences of long prefix sums."""
+
 import jax
 import jax.numpy as jnp
 
@@ -7,9 +8,7 @@ CHUNK = 32
 GROUP = 16
 
 
-def segmented_scan(
-    values: jax.Array, place: jax.Array, *, exclusive: bool, reverse: bool = False
-) -> jax.Array:
+def segmented_scan(values: jax.Array, place: jax.Array, *, exclusive: bool, reverse: bool = False) -> jax.Array:
     """Prefix sums along axis 0 that restart at each segment.
 
     Two levels: inside groups of 16 rows by a triangular product that restarts at each segment, then over the

@@ -1,4 +1,5 @@
 """Tiles of images: their grid, the rectangle of them under a gaussian, and runs of consecutive slots."""
+
 from dataclasses import dataclass
 
 import jax

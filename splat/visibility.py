@@ -1,4 +1,5 @@
 """How much each gaussian adds to each image: what is hidden, and what may go."""
+
 import jax
 import jax.numpy as jnp
 

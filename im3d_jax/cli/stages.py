@@ -1,15 +1,15 @@
 """The stages of a run, from top to bottom. Each reads the files of those before it and nothing else.
 
-    input     the picture, prepared or drawn          input.png
-    views     the orbit                               views/00.png ...
-    cameras   its elevation, given or estimated       cameras.json
-    preview                                           views.mp4, sheet.png
-    fit0      gaussians, up to the first refinement   state/fit0.npz
-    refine1   their renders, drawn anew               views_round1/00.png ...
-    fit1 ...  the fit goes on with these as targets
-    asset                                             asset.ply
-    pictures                                          turntable.mp4, asset_sheet.png
-    metrics                                           metrics.json
+input     the picture, prepared or drawn          input.png
+views     the orbit                               views/00.png ...
+cameras   its elevation, given or estimated       cameras.json
+preview                                           views.mp4, sheet.png
+fit0      gaussians, up to the first refinement   state/fit0.npz
+refine1   their renders, drawn anew               views_round1/00.png ...
+fit1 ...  the fit goes on with these as targets
+asset                                             asset.ply
+pictures                                          turntable.mp4, asset_sheet.png
+metrics                                           metrics.json
 """
 
 import dataclasses

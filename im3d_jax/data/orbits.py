@@ -55,9 +55,7 @@ def default_workers(objects: int) -> int:
     return 0 if objects < 4000 else max(0, min(28, (os.cpu_count() or 1) - 2))
 
 
-def render_orbit(
-    toy: ToyObject, size: int, frames: Sequence[int] = range(ORBIT_FRAMES), azimuth_offset: float = 0.0
-):
+def render_orbit(toy: ToyObject, size: int, frames: Sequence[int] = range(ORBIT_FRAMES), azimuth_offset: float = 0.0):
     """Frames of one object's turntable: [F, size, size, 4] float32, straight alpha.
 
     Args:
@@ -66,14 +64,10 @@ def render_orbit(
         frames: Frame numbers; frame i is seen from azimuth i * 22.5 degrees + `azimuth_offset` (radians).
         azimuth_offset: Turns the whole rig, for in-between views.
     """
-    cameras = orbit_cameras(
-        toy.elevation, views=ORBIT_FRAMES, width=size, height=size, azimuth_offset=azimuth_offset
-    )
+    cameras = orbit_cameras(toy.elevation, views=ORBIT_FRAMES, width=size, height=size, azimuth_offset=azimuth_offset)
     if list(frames) != list(range(ORBIT_FRAMES)):
         keep = np.asarray(list(frames))
-        cameras = cameras.replace(
-            world_to_camera=cameras.world_to_camera[keep], intrinsics=cameras.intrinsics[keep]
-        )
+        cameras = cameras.replace(world_to_camera=cameras.world_to_camera[keep], intrinsics=cameras.intrinsics[keep])
     return render_object(toy, cameras)
 
 
@@ -113,9 +107,7 @@ def map_orbits(
     for objects, words in build_objects(split, indices, chunk, default_workers(len(indices))):
         count = len(words)
         if count < chunk:
-            objects = jax.tree.map(
-                lambda a: np.concatenate([a, np.repeat(a[-1:], chunk - len(a), 0)]), objects
-            )
+            objects = jax.tree.map(lambda a: np.concatenate([a, np.repeat(a[-1:], chunk - len(a), 0)]), objects)
         results.append(run(objects)[:count])
         captions += words
         elevations.append(objects.elevation[:count])

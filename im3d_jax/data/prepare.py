@@ -169,9 +169,7 @@ def cut_out(image: np.ndarray) -> np.ndarray:
         raise ImageError(f"image of shape {image.shape}: expected [height, width, 3 or 4]")
     height, width = image.shape[:2]
     if min(height, width) < MINIMUM_SIDE:
-        raise ImageError(
-            f"the picture has {width}x{height} pixels: expected {MINIMUM_SIDE}x{MINIMUM_SIDE} or more"
-        )
+        raise ImageError(f"the picture has {width}x{height} pixels: expected {MINIMUM_SIDE}x{MINIMUM_SIDE} or more")
     rgb = image[..., :3]
     if image.shape[-1] == 4 and image[..., 3].min() < 1.0:
         alpha = image[..., 3]

@@ -23,9 +23,7 @@ from im3d_jax.diffusion.process import NoiseProcess, expand
 Prediction = Literal["x0", "eps", "v", "edm_v"]
 
 
-def prediction_target(
-    x0: jax.Array, noise: jax.Array, t, process: NoiseProcess, target: Prediction
-) -> jax.Array:
+def prediction_target(x0: jax.Array, noise: jax.Array, t, process: NoiseProcess, target: Prediction) -> jax.Array:
     """The quantity a network is trained to predict, from clean sample and noise; regular at every t.
 
     Args:
@@ -122,6 +120,5 @@ def _check_level(t, process: NoiseProcess, source: Prediction) -> None:
         )
     if source == "x0" and no_noise:
         raise ValueError(
-            f"cannot convert a prediction of x0 at t={t}: sigma is 0 there, "
-            "so the sample holds no noise to recover"
+            f"cannot convert a prediction of x0 at t={t}: sigma is 0 there, so the sample holds no noise to recover"
         )

@@ -101,9 +101,7 @@ def lpips(params: Params, a: jax.Array, b: jax.Array, dtype: jnp.dtype = jnp.flo
     Returns:
         Distances [B]; exactly 0 for equal images.
     """
-    return perceptual.distance(
-        vgg_features(params, a, dtype), vgg_features(params, b, dtype), head_weights(params)
-    )
+    return perceptual.distance(vgg_features(params, a, dtype), vgg_features(params, b, dtype), head_weights(params))
 
 
 def _float32_features(params: Params, images: jax.Array) -> list[jax.Array]:
@@ -143,13 +141,10 @@ def load(*paths: str | Path) -> Params:
     for name, shape in expected_shapes().items():
         if name not in found:
             raise ValueError(
-                f"no {name} in {where}; expected the VGG16 backbone and the five LPIPS heads: "
-                "name the files of both"
+                f"no {name} in {where}; expected the VGG16 backbone and the five LPIPS heads: name the files of both"
             )
         if found[name].shape != shape:
-            raise ValueError(
-                f"{name} in {where} has shape {found[name].shape}; expected {shape}: is this file VGG16?"
-            )
+            raise ValueError(f"{name} in {where} has shape {found[name].shape}; expected {shape}: is this file VGG16?")
         params[name] = jnp.asarray(found[name])
     return params
 

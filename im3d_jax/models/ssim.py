@@ -52,9 +52,7 @@ def _ssim_terms(a: jax.Array, b: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Per image and channel [B, C]: full SSIM and its contrast-structure factor."""
     channels = a.shape[-1]
     stacked = _blur(jnp.concatenate([a, b, a * a, b * b, a * b], axis=-1))
-    mean_a, mean_b, square_a, square_b, product = (
-        stacked[..., i * channels : (i + 1) * channels] for i in range(5)
-    )
+    mean_a, mean_b, square_a, square_b, product = (stacked[..., i * channels : (i + 1) * channels] for i in range(5))
     variance_a = square_a - mean_a * mean_a
     variance_b = square_b - mean_b * mean_b
     covariance = product - mean_a * mean_b
@@ -71,8 +69,7 @@ def _check_pair(a: jax.Array, b: jax.Array) -> None:
         )
     if min(a.shape[1:3]) < WINDOW:
         raise ValueError(
-            f"got images of {a.shape[1]}x{a.shape[2]} pixels; SSIM needs at least {WINDOW}x{WINDOW}: "
-            "resize them"
+            f"got images of {a.shape[1]}x{a.shape[2]} pixels; SSIM needs at least {WINDOW}x{WINDOW}: resize them"
         )
 
 
@@ -111,9 +108,7 @@ def _halve(images: jax.Array) -> jax.Array:
     images = jnp.pad(images, ((0, 0), (odd_rows, odd_rows), (odd_columns, odd_columns), (0, 0)))
     rows, columns = images.shape[1] // 2 * 2, images.shape[2] // 2 * 2
     images = images[:, :rows, :columns]
-    return 0.25 * (
-        images[:, 0::2, 0::2] + images[:, 1::2, 0::2] + images[:, 0::2, 1::2] + images[:, 1::2, 1::2]
-    )
+    return 0.25 * (images[:, 0::2, 0::2] + images[:, 1::2, 0::2] + images[:, 0::2, 1::2] + images[:, 1::2, 1::2])
 
 
 def _power(value: jax.Array, exponent: float) -> jax.Array:

@@ -100,9 +100,7 @@ class RunFolder:
         if not overwrite:
             self._check_settings()
 
-    def start(
-        self, versions: Mapping[str, str] | None = None, facts: Mapping[str, Any] | None = None
-    ) -> None:
+    def start(self, versions: Mapping[str, str] | None = None, facts: Mapping[str, Any] | None = None) -> None:
         """Begins or resumes the run.
 
         Args:
@@ -139,9 +137,7 @@ class RunFolder:
         """Seconds that the finished stages took, each in the run that finished it."""
         return sum(self._timings.get(name, 0.0) for name in self._stages)
 
-    def finished(
-        self, name: str, inputs: Iterable[str] = (), settings: Mapping[str, Any] | None = None
-    ) -> bool:
+    def finished(self, name: str, inputs: Iterable[str] = (), settings: Mapping[str, Any] | None = None) -> bool:
         """Whether the stage ran on these inputs and settings, and what it wrote is still there unchanged."""
         record = self._stages.get(name)
         if record is None or record["key"] != self._key(name, inputs, settings or {}):
@@ -181,8 +177,7 @@ class RunFolder:
         self._stages[name] = {
             "key": key,
             "outputs": {
-                file: None if file in files.volatile else file_hash(self.path / file)
-                for file in files.written
+                file: None if file in files.volatile else file_hash(self.path / file) for file in files.written
             },
             "network_evaluations": int(evaluations),
         }

@@ -32,9 +32,7 @@ class Checkpoints:
         if step not in self._manager.all_steps():
             self._manager.save(
                 step,
-                args=ocp.args.Composite(
-                    state=ocp.args.StandardSave(state), settings=ocp.args.JsonSave(settings)
-                ),
+                args=ocp.args.Composite(state=ocp.args.StandardSave(state), settings=ocp.args.JsonSave(settings)),
             )
 
     def restore(self, like: TrainState, settings: dict) -> TrainState | None:
@@ -49,14 +47,10 @@ class Checkpoints:
         abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
         found = self._manager.restore(
             step,
-            args=ocp.args.Composite(
-                state=ocp.args.StandardRestore(abstract), settings=ocp.args.JsonRestore()
-            ),
+            args=ocp.args.Composite(state=ocp.args.StandardRestore(abstract), settings=ocp.args.JsonRestore()),
         )
         if found["settings"] != settings:
-            changed = sorted(
-                k for k in {*settings, *found["settings"]} if settings.get(k) != found["settings"].get(k)
-            )
+            changed = sorted(k for k in {*settings, *found["settings"]} if settings.get(k) != found["settings"].get(k))
             raise ValueError(
                 f"the checkpoint of step {step} was made with other settings ({', '.join(changed)}): "
                 "use a new --workdir"

@@ -71,9 +71,7 @@ def train(
             metrics = {name: float(value) for name, value in jax.device_get(metrics).items()}
             step, pieces = step + count, pieces + 1
             if not math.isfinite(metrics["loss"]):
-                raise FloatingPointError(
-                    f"the loss is {metrics['loss']} at step {step}: lower the learning rate"
-                )
+                raise FloatingPointError(f"the loss is {metrics['loss']} at step {step}: lower the learning rate")
             if evaluate is not None and evaluate_every and (step % evaluate_every == 0 or step == total):
                 metrics |= evaluate(state)
             metrics |= {

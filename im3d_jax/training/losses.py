@@ -43,9 +43,7 @@ def autoencoder_loss(model: Autoencoder, unpack: Callable[[dict], dict], kl_weig
 def _velocity_error(unet, process, params, latents, time, context, mask, noise_key, **condition):
     noise = jax.random.normal(noise_key, latents.shape)
     target = prediction_target(latents, noise, time, process, "v")
-    value = unet.apply(
-        {"params": params}, add_noise(latents, noise, time, process), time, context, mask, **condition
-    )
+    value = unet.apply({"params": params}, add_noise(latents, noise, time, process), time, context, mask, **condition)
     return jnp.square(value - target).mean((1, 2, 3, 4))
 
 
@@ -55,9 +53,7 @@ def _drop_prompt(tokens: jax.Array, drop: jax.Array) -> jax.Array:
     return jnp.where(drop[:, None] & ~start[None], 0, tokens)
 
 
-def image_loss(
-    unet: VideoUNet, text: TextEncoder, unpack: Callable, process: NoiseProcess, drop: float = 0.1
-):
+def image_loss(unet: VideoUNet, text: TextEncoder, unpack: Callable, process: NoiseProcess, drop: float = 0.1):
     """Text-to-image: the UNet with its temporal layers skipped, on single frames; both networks are trained.
 
     Batch: {"latents": [B, h, w, z], "tokens": [B, L] int32}. `unpack(flat) -> (unet, text)` nested trees.
@@ -70,9 +66,7 @@ def image_loss(
         time = jax.random.uniform(time_key, latents.shape[:1])
         dropped = jax.random.bernoulli(drop_key, drop, latents.shape[:1])
         context, mask = text.apply({"params": text_params}, _drop_prompt(batch["tokens"], dropped))
-        errors = _velocity_error(
-            unet, process, unet_params, latents, time, context, mask, noise_key, temporal=False
-        )
+        errors = _velocity_error(unet, process, unet_params, latents, time, context, mask, noise_key, temporal=False)
         return errors.mean(), {}
 
     return loss
@@ -122,7 +116,6 @@ def video_loss(
         value = errors.mean()
         metrics = {"video": value}
         if image_weight:
-
             # Checkpointed, so that a step without it keeps nothing for its backward pass.
             @jax.checkpoint
             def image_error(unet_params, context):

@@ -50,9 +50,7 @@ def merge(*parts: dict[str, jax.Array]) -> dict[str, jax.Array]:
     return merged
 
 
-def create_state(
-    key: jax.Array, params: dict[str, jax.Array], optimizer: optax.GradientTransformation
-) -> TrainState:
+def create_state(key: jax.Array, params: dict[str, jax.Array], optimizer: optax.GradientTransformation) -> TrainState:
     """A fresh state; `params` are copied, because a train step donates its state."""
     params = {name: jnp.array(value, jnp.float32) for name, value in params.items()}
     ema = {name: jnp.array(value) for name, value in params.items()}

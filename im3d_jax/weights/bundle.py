@@ -89,9 +89,7 @@ def config_from_json(data: dict) -> BundleConfig:
         known = {field.name: field for field in dataclasses.fields(kind)}
         if not isinstance(values, dict) or set(values) != set(known):
             got = sorted(values) if isinstance(values, dict) else values
-            raise WeightsError(
-                f"{where} of config.json must have the fields {sorted(known)}, found {str(got)[:200]}"
-            )
+            raise WeightsError(f"{where} of config.json must have the fields {sorted(known)}, found {str(got)[:200]}")
         made = {}
         for name, value in values.items():
             default = getattr(kind(), name)
@@ -112,9 +110,7 @@ def _like(value, default, where: str):
         return float(value)
     if type(value) is not type(default):
         kind = "list" if isinstance(default, tuple) else type(default).__name__
-        raise WeightsError(
-            f"{where} of config.json must be a {kind} such as {default}, found {str(value)[:40]!r}"
-        )
+        raise WeightsError(f"{where} of config.json must be a {kind} such as {default}, found {str(value)[:40]!r}")
     return value
 
 
@@ -156,9 +152,7 @@ def parameter_shapes(config: BundleConfig) -> dict:
     }
 
 
-def save_bundle(
-    folder, config: BundleConfig, tokenizer: WordTokenizer, params: dict, dtype=jnp.bfloat16
-) -> None:
+def save_bundle(folder, config: BundleConfig, tokenizer: WordTokenizer, params: dict, dtype=jnp.bfloat16) -> None:
     """Writes a bundle; tensors are rounded to `dtype`."""
     folder = pathlib.Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -187,9 +181,7 @@ def load_bundle(model: str = "tiny") -> Bundle:
         try:
             text[name] = (folder / name).read_text(encoding="utf-8")
         except (UnicodeDecodeError, OSError) as error:
-            raise WeightsError(
-                f"{folder / name} is not readable as UTF-8 text ({error}): copy it again"
-            ) from error
+            raise WeightsError(f"{folder / name} is not readable as UTF-8 text ({error}): copy it again") from error
     try:
         config = config_from_json(json.loads(text["config.json"]))
         tokenizer = WordTokenizer(text["tokenizer.json"], config.text.length)

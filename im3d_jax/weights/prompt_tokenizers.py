@@ -61,9 +61,7 @@ class PromptTokenizer:
         return self._tokenizer.encode(prompt, add_special_tokens=False)
 
 
-def load_clip_tokenizer(
-    path: str | pathlib.Path, length: int = 77, padding: str = "<|endoftext|>"
-) -> PromptTokenizer:
+def load_clip_tokenizer(path: str | pathlib.Path, length: int = 77, padding: str = "<|endoftext|>") -> PromptTokenizer:
     """Reads CLIP's byte-pair tokenizer.
 
     Args:

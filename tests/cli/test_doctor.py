@@ -49,9 +49,7 @@ def test_vocabulary(by_hand, capsys):
 
 def test_absent_platform_is_one_line(tmp_path):
     environment = os.environ | {"JAX_PLATFORMS": "tpu", "IM3D_COMPILATION_CACHE_DIR": str(tmp_path)}
-    done = subprocess.run(
-        [sys.executable, "-m", "im3d_jax", "doctor"], capture_output=True, text=True, env=environment
-    )
+    done = subprocess.run([sys.executable, "-m", "im3d_jax", "doctor"], capture_output=True, text=True, env=environment)
     assert done.returncode == 2
     lines = [line for line in done.stderr.splitlines() if line.startswith("im3d:")]
     assert len(lines) == 1 and "JAX_PLATFORMS" in lines[0] and "Traceback" not in done.stderr

@@ -25,9 +25,7 @@ def test_same_index_gives_the_same_object():
     for index in (0, 17, 999_999):
         second.sample(index + 1 if index < 999_999 else 0)
         assert first.caption(index) == second.caption(index)
-        for a, b in zip(
-            jax.tree.leaves(first.sample(index)), jax.tree.leaves(second.sample(index)), strict=True
-        ):
+        for a, b in zip(jax.tree.leaves(first.sample(index)), jax.tree.leaves(second.sample(index)), strict=True):
             np.testing.assert_array_equal(a, b)
     assert first.caption(0) == first.item(0)[0]
 
@@ -106,11 +104,7 @@ def inside_points(toy, rng):
 
 def test_all_objects_stay_inside_the_sphere():
     rng = np.random.default_rng(0)
-    toys = [
-        toybox.describe(noun=noun, colour="red", size="large", seed=s)[1]
-        for noun in toybox.NOUNS
-        for s in (0, 1)
-    ]
+    toys = [toybox.describe(noun=noun, colour="red", size="large", seed=s)[1] for noun in toybox.NOUNS for s in (0, 1)]
     toys += [toybox.Toybox("test").sample(index) for index in range(100)]
     for number, toy in enumerate(toys):
         reach = max(np.linalg.norm(p, axis=-1).max() for p in inside_points(toy, rng))
@@ -142,9 +136,7 @@ def test_two_part_caption_and_positions():
         noun="teapot", colour="blue", pattern="stripes", pattern_colour="white", support=("wooden", "table")
     )
     assert caption == "a blue teapot with white stripes on a wooden table"
-    centres = -np.einsum(
-        "nij,nj->ni", np.linalg.inv(toy.local_from_world[:, :, :3]), toy.local_from_world[..., 3]
-    )
+    centres = -np.einsum("nij,nj->ni", np.linalg.inv(toy.local_from_world[:, :, :3]), toy.local_from_world[..., 3])
     pot = toy.colour[:, 2] > toy.colour[:, 0]
     table = (toy.kind != prim.INACTIVE) & (toy.colour[:, 0] > toy.colour[:, 2])
     assert centres[pot, 2].min() > centres[table, 2].max()

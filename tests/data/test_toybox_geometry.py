@@ -77,9 +77,7 @@ def rays():
     origin = rng.normal(size=(160, 3))
     origin *= 5.0 / np.linalg.norm(origin, axis=-1, keepdims=True)
     direction = rng.uniform(-1.2, 1.2, (160, 3)) - origin
-    return origin, direction / np.linalg.norm(direction, axis=-1, keepdims=True) * rng.uniform(
-        0.7, 1.4, (160, 1)
-    )
+    return origin, direction / np.linalg.norm(direction, axis=-1, keepdims=True) * rng.uniform(0.7, 1.4, (160, 1))
 
 
 @pytest.fixture(scope="module")
@@ -150,9 +148,7 @@ def surface_points(shape, rng, count=4000):
     return points[inside] @ np.array(shape.linear).T + np.array(shape.offset)
 
 
-@pytest.mark.parametrize(
-    "name", ["sphere", "open dome", "closed bowl", "cylinder", "mug", "cone", "roof", "box"]
-)
+@pytest.mark.parametrize("name", ["sphere", "open dome", "closed bowl", "cylinder", "mug", "cone", "roof", "box"])
 def test_support_bounds_all_points_tightly(name):
     rng = np.random.default_rng(1)
     linear = rng.normal(size=(3, 3))

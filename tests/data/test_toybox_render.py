@@ -34,18 +34,14 @@ def render_many():
     @jax.jit
     def draw(toys):
         return jax.vmap(
-            lambda toy: toybox.render_object(
-                toy, orbit_cameras(toy.elevation, views=2, width=SIZE, height=SIZE)
-            )
+            lambda toy: toybox.render_object(toy, orbit_cameras(toy.elevation, views=2, width=SIZE, height=SIZE))
         )(toys)
 
     return lambda toys: np.asarray(draw(toybox.stack(toys)))
 
 
 def make(items, *, yaw=0.0, elevation=0.0, radius=0.9, coat=None):
-    return assemble(
-        [(items, coat or Coat("white"), np.zeros(3), 1.0)], radius=radius, yaw=yaw, elevation=elevation
-    )
+    return assemble([(items, coat or Coat("white"), np.zeros(3), 1.0)], radius=radius, yaw=yaw, elevation=elevation)
 
 
 @pytest.fixture(scope="module")

@@ -39,9 +39,7 @@ def test_weights_per_frame(parts):
     curve = jnp.linspace(1.0, 3.0, 4)
     found = guide(parts[:2], (curve[None, :, None],))
     for frame in range(4):
-        np.testing.assert_allclose(
-            found[:, frame], guide(parts[:2, :, frame], (float(curve[frame]),)), atol=1e-6
-        )
+        np.testing.assert_allclose(found[:, frame], guide(parts[:2, :, frame], (float(curve[frame]),)), atol=1e-6)
 
 
 def test_rescale(parts):
@@ -49,9 +47,7 @@ def test_rescale(parts):
     full = rescale_guidance(guided, conditional, 1.0)
     np.testing.assert_allclose(np.std(full, axis=(1, 2)), np.std(conditional, axis=(1, 2)), rtol=1e-5)
     np.testing.assert_allclose(rescale_guidance(guided, conditional, 0.0), guided, rtol=1e-6)
-    np.testing.assert_allclose(
-        rescale_guidance(guided, conditional, 0.7), 0.7 * full + 0.3 * guided, atol=1e-5
-    )
+    np.testing.assert_allclose(rescale_guidance(guided, conditional, 0.7), 0.7 * full + 0.3 * guided, atol=1e-5)
     flat = jnp.ones((2, 4, 5))
     np.testing.assert_array_equal(rescale_guidance(flat, conditional, 0.7), flat)
 

@@ -60,9 +60,7 @@ def test_latents_are_normalised_per_channel(params, images):
     np.testing.assert_allclose(latents, wanted, atol=1e-5)
     made = MODULE.apply({"params": params}, latents, method="decode")
     assert made.shape == images.shape and made.dtype == jnp.float32
-    direct, found_mean, _ = MODULE.apply(
-        {"params": params}, images, jnp.zeros_like(mean), method="reconstruct"
-    )
+    direct, found_mean, _ = MODULE.apply({"params": params}, images, jnp.zeros_like(mean), method="reconstruct")
     np.testing.assert_allclose(made, direct, atol=1e-4)
     np.testing.assert_array_equal(found_mean, mean)
     noise = jnp.ones_like(mean)

@@ -96,9 +96,7 @@ def start(cameras):
 @pytest.fixture(scope="module")
 def fitted(start, targets, cameras, features):
     calls = []
-    state, info = fit(
-        start, targets, cameras, CONFIG, features=features, progress=lambda *call: calls.append(call)
-    )
+    state, info = fit(start, targets, cameras, CONFIG, features=features, progress=lambda *call: calls.append(call))
     return state, info, calls
 
 

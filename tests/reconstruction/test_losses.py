@@ -71,8 +71,6 @@ def test_perceptual_term_uses_kept_targets():
 def test_gradient_is_finite_on_an_empty_render():
     target = views()
     config = FitConfig(ssim_weight=0.2)
-    slope = jax.grad(
-        lambda rgb, alpha: losses.view_loss(rgb, alpha, target, jnp.zeros(3), config)[0], argnums=(0, 1)
-    )
+    slope = jax.grad(lambda rgb, alpha: losses.view_loss(rgb, alpha, target, jnp.zeros(3), config)[0], argnums=(0, 1))
     gradient = jax.jit(slope)(jnp.ones((2, 16, 16, 3)), jnp.zeros((2, 16, 16)))
     assert all(np.isfinite(leaf).all() and np.abs(leaf).max() > 0 for leaf in gradient)

@@ -2,6 +2,7 @@
 
 Gradients come from autodiff of this dense form. Use inside `jax.enable_x64(True)`.
 """
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -37,15 +38,23 @@ def harmonics(d, degree):
     if degree >= 1:
         out += [-0.4886025119029199 * y, 0.4886025119029199 * z, -0.4886025119029199 * x]
     if degree >= 2:
-        out += [1.0925484305920792 * x * y, -1.0925484305920792 * y * z,
-                0.31539156525252005 * (2 * zz - xx - yy),
-                -1.0925484305920792 * x * z, 0.5462742152960396 * (xx - yy)]
+        out += [
+            1.0925484305920792 * x * y,
+            -1.0925484305920792 * y * z,
+            0.31539156525252005 * (2 * zz - xx - yy),
+            -1.0925484305920792 * x * z,
+            0.5462742152960396 * (xx - yy),
+        ]
     if degree >= 3:
-        out += [-0.5900435899266435 * y * (3 * xx - yy), 2.890611442640554 * x * y * z,
-                -0.4570457994644658 * y * (4 * zz - xx - yy),
-                0.3731763325901154 * z * (2 * zz - 3 * xx - 3 * yy),
-                -0.4570457994644658 * x * (4 * zz - xx - yy), 1.445305721320277 * z * (xx - yy),
-                -0.5900435899266435 * x * (xx - 3 * yy)]
+        out += [
+            -0.5900435899266435 * y * (3 * xx - yy),
+            2.890611442640554 * x * y * z,
+            -0.4570457994644658 * y * (4 * zz - xx - yy),
+            0.3731763325901154 * z * (2 * zz - 3 * xx - 3 * yy),
+            -0.4570457994644658 * x * (4 * zz - xx - yy),
+            1.445305721320277 * z * (xx - yy),
+            -0.5900435899266435 * x * (xx - 3 * yy),
+        ]
     return jnp.stack(out)
 
 
@@ -58,10 +67,12 @@ def _one_splat(mean, quat, log_scale, logit, sh, w2c, k, width, height):
     tx = z * jnp.clip(x / z, -(cx / fx + 0.15 * width / fx), (width - cx) / fx + 0.15 * width / fx)
     ty = z * jnp.clip(y / z, -(cy / fy + 0.15 * height / fy), (height - cy) / fy + 0.15 * height / fy)
     zero = jnp.zeros_like(z)
-    jacobian = jnp.stack([
-        jnp.stack([fx / z, zero, -fx * tx / z**2]),
-        jnp.stack([zero, fy / z, -fy * ty / z**2]),
-    ])
+    jacobian = jnp.stack(
+        [
+            jnp.stack([fx / z, zero, -fx * tx / z**2]),
+            jnp.stack([zero, fy / z, -fy * ty / z**2]),
+        ]
+    )
     turned = rotation_of(quat) * jnp.exp(log_scale)[None, :]
     world = turned @ turned.T
     covariance = jacobian @ rotation @ world @ rotation.T @ jacobian.T + 0.3 * jnp.eye(2, dtype=z.dtype)

@@ -1,4 +1,5 @@
 """Conventions of cameras and of the turntable, against closed forms."""
+
 import math
 
 import jax
@@ -21,8 +22,14 @@ def test_orbit_stands_where_the_rig_says():
     elevation = 0.4
     cameras = splat.orbit_cameras(elevation)
     azimuth = np.arange(16) * math.radians(22.5)
-    eye = 3.44 * np.stack([math.cos(elevation) * np.cos(azimuth), math.cos(elevation) * np.sin(azimuth),
-                           np.full(16, math.sin(elevation))], -1)
+    eye = 3.44 * np.stack(
+        [
+            math.cos(elevation) * np.cos(azimuth),
+            math.cos(elevation) * np.sin(azimuth),
+            np.full(16, math.sin(elevation)),
+        ],
+        -1,
+    )
     np.testing.assert_allclose(cameras.positions, eye, atol=2e-6)
     assert (len(cameras), cameras.width, cameras.height) == (16, 128, 128)
 

@@ -49,9 +49,7 @@ def test_small_gaussians_are_cloned_into_free_rows(densify):
 
 def test_large_gaussians_are_split_inside_their_own_ellipsoid(densify):
     gaussians = scene(log_scale=0.0)
-    gaussians = gaussians.replace(
-        log_scales=gaussians.log_scales.at[3].set(jnp.log(jnp.array([1.0, 1e-4, 1e-4])))
-    )
+    gaussians = gaussians.replace(log_scales=gaussians.log_scales.at[3].set(jnp.log(jnp.array([1.0, 1e-4, 1e-4]))))
     gradients = np.zeros(N)
     gradients[3] = 1.0
     keys = [jax.random.key(i) for i in range(60)]

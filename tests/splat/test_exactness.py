@@ -1,4 +1,5 @@
 """Exactness that golden images cannot show: finite differences, and independence of the input's order."""
+
 import functools
 import importlib.util
 import pathlib
@@ -46,8 +47,9 @@ def ours(weights, params, world_to_camera, intrinsics):
 
 @jax.jit
 def truth(params, world_to_camera, intrinsics):
-    rgb, alpha, _, margin = reference.render_view(params, world_to_camera[0], intrinsics[0],
-                                                  jnp.full(3, 0.5, params[0].dtype), WIDTH, HEIGHT)
+    rgb, alpha, _, margin = reference.render_view(
+        params, world_to_camera[0], intrinsics[0], jnp.full(3, 0.5, params[0].dtype), WIDTH, HEIGHT
+    )
     return jnp.concatenate([rgb, alpha[..., None]], axis=-1), margin
 
 
@@ -113,8 +115,11 @@ def shapes(kind):
     """Gaussians of one kind, N of them: a surface, wide ones, or needles across the whole image."""
     params = scene()
     rng = np.random.default_rng(3)
-    log_scales = {"torus": params[2], "wide": rng.normal(-0.5, 0.8, (N, 3)),
-                  "needles": np.stack([rng.uniform(-1, 2, N), np.full(N, -7.0), np.full(N, -7.0)], -1)}[kind]
+    log_scales = {
+        "torus": params[2],
+        "wide": rng.normal(-0.5, 0.8, (N, 3)),
+        "needles": np.stack([rng.uniform(-1, 2, N), np.full(N, -7.0), np.full(N, -7.0)], -1),
+    }[kind]
     logits = rng.uniform(-6.0, 5.0, N) if kind != "torus" else params[3]
     means = rng.uniform(-1.2, 1.2, (N, 3)) if kind != "torus" else params[0]
     fields = means, params[1], log_scales, logits, params[4]
@@ -155,8 +160,9 @@ def test_exact_tiles_drop_only_pairs_that_add_nothing(kind):
     counts = np.bincount([row for _, row in pairs[1]], minlength=2 * N)
     np.testing.assert_array_equal(exact.run_count, counts)
     order = np.argsort(np.asarray(exact.run_start)[counts > 0])
-    np.testing.assert_array_equal(np.asarray(exact.run_start)[counts > 0][order],
-                                  np.concatenate([[0], np.cumsum(counts[counts > 0][order])[:-1]]))
+    np.testing.assert_array_equal(
+        np.asarray(exact.run_start)[counts > 0][order], np.concatenate([[0], np.cumsum(counts[counts > 0][order])[:-1]])
+    )
     dropped = np.array([pair for pair in pairs[0] if pair not in kept])
     mean, conic = (np.asarray(a).reshape(2 * N, -1)[dropped[:, 1]] for a in (projected.means, projected.conics))
     opacity = np.asarray(projected.opacities).reshape(-1)[dropped[:, 1]]

@@ -1,4 +1,5 @@
 """What `render` offers beside colour: each output and option against a dense float64 form or a plain call."""
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -14,8 +15,13 @@ N, WIDTH, HEIGHT, VIEWS, CAPACITY = 40, 21, 18, 2, 2048
 
 def scene(seed=0, spread=0.5, size=-1.9):
     rng = np.random.default_rng(seed)
-    fields = (rng.uniform(-spread, spread, (N, 3)), rng.normal(size=(N, 4)), rng.normal(size, 0.5, (N, 3)),
-              rng.normal(1.0, 1.5, N), rng.normal(0, 0.5, (N, 4, 3)))
+    fields = (
+        rng.uniform(-spread, spread, (N, 3)),
+        rng.normal(size=(N, 4)),
+        rng.normal(size, 0.5, (N, 3)),
+        rng.normal(1.0, 1.5, N),
+        rng.normal(0, 0.5, (N, 4, 3)),
+    )
     return splat.Gaussians(*(jnp.asarray(f, jnp.float32) for f in fields))
 
 
@@ -27,8 +33,9 @@ COTANGENT = jnp.asarray(np.random.default_rng(6).normal(size=(VIEWS, HEIGHT, WID
 def dense(gaussians, cameras, antialiased=False):
     """Blending weights [V, N, H, W], transmittance behind each splat and depths, of our projection, float64."""
     projected = project(gaussians, cameras, antialiased=antialiased)
-    means, conics, opacities, depths = (np.asarray(a, np.float64) for a in (
-        projected.means, projected.conics, projected.opacities, projected.depths))
+    means, conics, opacities, depths = (
+        np.asarray(a, np.float64) for a in (projected.means, projected.conics, projected.opacities, projected.depths)
+    )
     y, x = np.mgrid[: cameras.height, : cameras.width] + 0.5
     dx, dy = x - means[..., 0, None, None], y - means[..., 1, None, None]
     conic = conics[..., None, None]
@@ -52,8 +59,16 @@ def everything():
     @jax.jit
     def run(gaussians, cameras, features, offset, absolute):
         def loss(features, offset, absolute):
-            out = splat.render(gaussians, cameras, capacity=CAPACITY, features=features, mean2d_offset=offset,
-                               absolute_offset=absolute, median_depth=True, normals=True)
+            out = splat.render(
+                gaussians,
+                cameras,
+                capacity=CAPACITY,
+                features=features,
+                mean2d_offset=offset,
+                absolute_offset=absolute,
+                median_depth=True,
+                normals=True,
+            )
             return jnp.sum(COTANGENT * out.rgb), out
 
         return jax.grad(loss, argnums=(1, 2), has_aux=True)(features, offset, absolute)
@@ -189,16 +204,21 @@ def test_scenes_as_leading_axes(shared):
     background = jnp.asarray(np.random.default_rng(0).uniform(size=(2, 1, VIEWS, 3)), jnp.float32)
     features = FEATURES if shared == "gaussians" else jnp.stack([FEATURES, -FEATURES])[:, None]
     offset = jnp.asarray(np.random.default_rng(1).normal(size=(2, 1, VIEWS, N, 2)), jnp.float32)
-    out = splat.render(gaussians, cameras, background=background, features=features, mean2d_offset=offset,
-                       capacity=2 * CAPACITY)
+    out = splat.render(
+        gaussians, cameras, background=background, features=features, mean2d_offset=offset, capacity=2 * CAPACITY
+    )
     assert out.rgb.shape == (2, 1, VIEWS, HEIGHT, WIDTH, 3) and out.radii.shape == (2, 1, VIEWS, N, 2)
     assert out.pairs.shape == () and not bool(out.overflow)
     pairs = 0
     for i in range(2):
         alone = splat.render(
-            kinds[0 if shared == "gaussians" else i], poses[0 if shared == "cameras" else i], capacity=CAPACITY,
-            background=background[i, 0], features=features if shared == "gaussians" else features[i, 0],
-            mean2d_offset=offset[i, 0])
+            kinds[0 if shared == "gaussians" else i],
+            poses[0 if shared == "cameras" else i],
+            capacity=CAPACITY,
+            background=background[i, 0],
+            features=features if shared == "gaussians" else features[i, 0],
+            mean2d_offset=offset[i, 0],
+        )
         for name in ("rgb", "alpha", "depth", "features", "radii"):
             np.testing.assert_allclose(getattr(out, name)[i, 0], getattr(alone, name), atol=3e-6, err_msg=name)
         pairs += int(alone.pairs)
@@ -227,9 +247,18 @@ def test_extreme_scenes_stay_finite_with_every_option():
     @jax.jit
     def run(gaussians, lens):
         def loss(gaussians, lens, offset, absolute, features):
-            out = splat.render(gaussians, lens, capacity=CAPACITY, antialiased=True, exact_tiles=True, normals=True,
-                               median_depth=True, features=features, mean2d_offset=offset,
-                               absolute_offset=absolute)
+            out = splat.render(
+                gaussians,
+                lens,
+                capacity=CAPACITY,
+                antialiased=True,
+                exact_tiles=True,
+                normals=True,
+                median_depth=True,
+                features=features,
+                mean2d_offset=offset,
+                absolute_offset=absolute,
+            )
             images = out.rgb, out.alpha, out.depth, out.features, out.median_depth, out.normals
             return sum(jnp.sum(image) for image in images), out
 
@@ -240,9 +269,13 @@ def test_extreme_scenes_stay_finite_with_every_option():
     for _ in range(30):
         means = rng.normal(0, rng.choice([1e-3, 0.3, 1.0, 4.0, 1e4]), (N, 3))
         log_scales = rng.uniform(-120, 20) * rng.choice([0, 1]) + rng.uniform(0, 12) * rng.normal(size=(N, 3))
-        fields = {"means": means, "quats": rng.normal(size=(N, 4)), "log_scales": log_scales,
-                  "opacity_logits": rng.uniform(-110, 110) + rng.normal(size=N),
-                  "sh": rng.normal(size=(N, 4, 3))}
+        fields = {
+            "means": means,
+            "quats": rng.normal(size=(N, 4)),
+            "log_scales": log_scales,
+            "opacity_logits": rng.uniform(-110, 110) + rng.normal(size=N),
+            "sh": rng.normal(size=(N, 4, 3)),
+        }
         for name in rng.choice(["means", "quats", "log_scales"], 2):
             fields[name][rng.integers(N)] = rng.choice([-1e30, -1e9, -1e-9, 0.0, 1e-30, 30.0, 1e30])
         result = run(splat.Gaussians(**{k: jnp.asarray(v, jnp.float32) for k, v in fields.items()}), lens)

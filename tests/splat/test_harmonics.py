@@ -1,4 +1,5 @@
 """Spherical harmonics: orthonormal on the sphere, and the signs and order that splat files use."""
+
 import importlib.util
 import pathlib
 
@@ -26,8 +27,9 @@ def test_orthonormal_to_degree_four():
     z, weight = np.polynomial.legendre.leggauss(8)
     azimuth = np.arange(16) * 2 * np.pi / 16
     ring = np.sqrt(1 - z**2)
-    d = np.stack([ring[:, None] * np.cos(azimuth), ring[:, None] * np.sin(azimuth),
-                  np.broadcast_to(z[:, None], (8, 16))], -1)
+    d = np.stack(
+        [ring[:, None] * np.cos(azimuth), ring[:, None] * np.sin(azimuth), np.broadcast_to(z[:, None], (8, 16))], -1
+    )
     basis = np.asarray(sh_basis(jnp.asarray(d, jnp.float32), 4), np.float64).reshape(-1, 25)
     gram = basis.T @ (np.repeat(weight, 16)[:, None] * 2 * np.pi / 16 * basis)
     np.testing.assert_allclose(gram, np.eye(25), atol=3e-6)

@@ -1,4 +1,5 @@
 """Camera models: image points against OpenCV's published formulas, Jacobians against finite differences."""
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -76,8 +77,13 @@ def test_image_points_and_jacobians(name):
 
 def scene(n=12, seed=0):
     rng = np.random.default_rng(seed)
-    fields = (rng.uniform([-0.6, -0.6, 1.5], [0.6, 0.6, 3.0], (n, 3)), rng.normal(size=(n, 4)),
-              rng.normal(-2.5, 0.4, (n, 3)), rng.normal(1, 1, n), rng.normal(size=(n, 4, 3)))
+    fields = (
+        rng.uniform([-0.6, -0.6, 1.5], [0.6, 0.6, 3.0], (n, 3)),
+        rng.normal(size=(n, 4)),
+        rng.normal(-2.5, 0.4, (n, 3)),
+        rng.normal(1, 1, n),
+        rng.normal(size=(n, 4, 3)),
+    )
     return splat.Gaussians(*(jnp.asarray(f, jnp.float32) for f in fields))
 
 
@@ -112,9 +118,13 @@ def test_a_small_gaussian_is_the_image_of_its_ellipsoid(name):
     projected = project(gaussians, cameras(name))
     for i in range(6):
         w, x, y, z = np.asarray(gaussians.quats[i], np.float64) / np.linalg.norm(gaussians.quats[i])
-        turn = np.array([[1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y)],
-                         [2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x)],
-                         [2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y)]])
+        turn = np.array(
+            [
+                [1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y)],
+                [2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x)],
+                [2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y)],
+            ]
+        )
         samples = rng.normal(size=(4000, 3)) * np.exp(np.asarray(gaussians.log_scales[i]))
         samples = np.concatenate([samples, -samples]) @ turn.T + np.asarray(gaussians.means[i])
         pixels = pixel(name, *samples.T)
@@ -143,8 +153,7 @@ def test_gradients_to_distortion_pose_and_intrinsics_by_finite_differences():
             for field in ("world_to_camera", "intrinsics", "distortion"):
                 value, grad = getattr(lens, field), np.asarray(getattr(grads, field))
                 direction = rng.normal(size=value.shape)
-                ahead, behind = (float(total(lens.replace(**{field: value + s * 1e-6 * direction})))
-                                 for s in (1, -1))
+                ahead, behind = (float(total(lens.replace(**{field: value + s * 1e-6 * direction}))) for s in (1, -1))
                 slope = (ahead - behind) / 2e-6
                 assert np.sum(grad * direction) == pytest.approx(slope, rel=1e-4, abs=1e-4), (name, field)
 
@@ -155,13 +164,21 @@ def test_projection_is_gsplats(model):
     torch = pytest.importorskip("torch")
     gsplat = pytest.importorskip("gsplat.cuda._torch_impl")
     gaussians, lens = scene(), cameras(model)
-    means, quats, log_scales = (torch.tensor(np.asarray(a, np.float64))
-                                for a in (gaussians.means, gaussians.quats, gaussians.log_scales))
+    means, quats, log_scales = (
+        torch.tensor(np.asarray(a, np.float64)) for a in (gaussians.means, gaussians.quats, gaussians.log_scales)
+    )
     covariances = gsplat._quat_scale_to_covar_preci(quats, torch.exp(log_scales), compute_preci=False)[0]
     pose, intrinsics = (torch.tensor(np.asarray(a, np.float64)) for a in (lens.world_to_camera, lens.intrinsics))
     _, theirs, depths, conics, kept = gsplat._fully_fused_projection(
-        means, covariances, pose, intrinsics, 40, 36, calc_compensations=True,
-        camera_model={"orthographic": "ortho"}.get(model, model))
+        means,
+        covariances,
+        pose,
+        intrinsics,
+        40,
+        36,
+        calc_compensations=True,
+        camera_model={"orthographic": "ortho"}.get(model, model),
+    )
     plain, ours = project(gaussians, lens), project(gaussians, lens, antialiased=True)
     np.testing.assert_allclose(ours.means, theirs.numpy(), atol=3e-5)
     np.testing.assert_allclose(ours.depths, depths.numpy(), atol=1e-6)

@@ -1,4 +1,5 @@
 """What must never be silent and never NaN: overflow, broken numbers, empty scenes, inactive rows."""
+
 from functools import partial
 
 import jax
@@ -16,8 +17,13 @@ N, SIZE, CAPACITY = 24, 20, 512
 
 def scene(seed=0):
     rng = np.random.default_rng(seed)
-    fields = (rng.uniform(-0.5, 0.5, (N, 3)), rng.normal(size=(N, 4)), rng.normal(-2.0, 0.4, (N, 3)),
-              rng.normal(0.5, 1, N), rng.normal(size=(N, 1, 3)))
+    fields = (
+        rng.uniform(-0.5, 0.5, (N, 3)),
+        rng.normal(size=(N, 4)),
+        rng.normal(-2.0, 0.4, (N, 3)),
+        rng.normal(0.5, 1, N),
+        rng.normal(size=(N, 1, 3)),
+    )
     return splat.Gaussians(*(jnp.asarray(f, jnp.float32) for f in fields))
 
 
@@ -73,13 +79,28 @@ def test_zero_quaternions_are_invalid_and_those_too_short_for_float32_too(value)
     assert_finite((grads, out.rgb))
 
 
-@pytest.mark.parametrize("field, value", [
-    ("log_scales", 80.0), ("log_scales", 3e38), ("log_scales", jnp.array([10.0, -50.0, -50.0])),
-    ("log_scales", -200.0), ("log_scales", -3e38), ("log_scales", -95.0),  # the last is a denormal scale
-    ("means", 1e30), ("means", 3e38), ("means", 1e-42),
-    ("opacity_logits", 100.0), ("opacity_logits", -100.0), ("opacity_logits", -3e38),
-    ("quats", 1e-30), ("quats", 1e30), ("quats", 3e38), ("sh", 1e6), ("sh", -1e6),
-])
+@pytest.mark.parametrize(
+    "field, value",
+    [
+        ("log_scales", 80.0),
+        ("log_scales", 3e38),
+        ("log_scales", jnp.array([10.0, -50.0, -50.0])),
+        ("log_scales", -200.0),
+        ("log_scales", -3e38),
+        ("log_scales", -95.0),  # the last is a denormal scale
+        ("means", 1e30),
+        ("means", 3e38),
+        ("means", 1e-42),
+        ("opacity_logits", 100.0),
+        ("opacity_logits", -100.0),
+        ("opacity_logits", -3e38),
+        ("quats", 1e-30),
+        ("quats", 1e30),
+        ("quats", 3e38),
+        ("sh", 1e6),
+        ("sh", -1e6),
+    ],
+)
 def test_finite_extremes_stay_finite(field, value):
     grads, out = everything(spoil(scene(), field, value))
     assert int(out.invalid) == 0
@@ -192,8 +213,13 @@ def test_a_hundred_thousand_gaussians_in_one_tile():
     means = np.stack([(column - 3.5) * z / 800, (row - 3.5) * z / 800, z], -1)  # on the pixels' centres
     opacities = rng.uniform(0.004, 0.02, count)
     colors = rng.uniform(0, 1, (count, 3))
-    fields = (means, np.tile([1.0, 0, 0, 0], (count, 1)), np.full((count, 3), -30.0),
-              np.log(opacities / (1 - opacities)), (colors - 0.5)[:, None] / 0.28209479177)
+    fields = (
+        means,
+        np.tile([1.0, 0, 0, 0], (count, 1)),
+        np.full((count, 3), -30.0),
+        np.log(opacities / (1 - opacities)),
+        (colors - 0.5)[:, None] / 0.28209479177,
+    )
     gaussians = splat.Gaussians(*(jnp.asarray(f, jnp.float32) for f in fields))
     intrinsics = jnp.array([[[800.0, 0, 4], [0, 800, 4], [0, 0, 1]]])
     cameras = splat.Cameras(jnp.eye(4)[None], intrinsics, 8, 8)
@@ -233,15 +259,21 @@ VALUES = [-1e30, -1e9, -1.0, -1e-9, 0.0, 1e-30, 1e-9, 30.0, 1e9, 1e30]
     shrink=st.floats(-120.0, 20.0, **WIDE),
     stretch=st.floats(0.0, 12.0, **WIDE),
     solid=st.floats(-110.0, 110.0, **WIDE),
-    spoiled=st.lists(st.tuples(st.integers(0, N - 1), st.sampled_from(["means", "quats", "log_scales", "sh"]),
-                               st.sampled_from(VALUES)), max_size=4),
+    spoiled=st.lists(
+        st.tuples(
+            st.integers(0, N - 1), st.sampled_from(["means", "quats", "log_scales", "sh"]), st.sampled_from(VALUES)
+        ),
+        max_size=4,
+    ),
 )
 def test_random_scenes_stay_finite_and_in_range(seed, spread, shrink, stretch, solid, spoiled):
     rng = np.random.default_rng(seed)
     fields = {
-        "means": rng.normal(0, spread, (N, 3)), "quats": rng.normal(size=(N, 4)),
+        "means": rng.normal(0, spread, (N, 3)),
+        "quats": rng.normal(size=(N, 4)),
         "log_scales": shrink + stretch * rng.normal(size=(N, 3)),
-        "opacity_logits": solid + rng.normal(size=N), "sh": rng.normal(size=(N, 1, 3)),
+        "opacity_logits": solid + rng.normal(size=N),
+        "sh": rng.normal(size=(N, 1, 3)),
     }
     for place, field, value in spoiled:
         fields[field][place] = np.clip(value, -1e6, 1e6) if field == "sh" else value
@@ -289,11 +321,14 @@ def test_no_gaussians_and_no_pixels():
     assert out.rgb.shape == (2, 5, 0, 3) and int(out.pairs) == 0
 
 
-@pytest.mark.parametrize("change, message", [
-    ({"quats": jnp.zeros((N, 3))}, "quats"),
-    ({"sh": jnp.zeros((N, 5, 3))}, "sh"),
-    ({"means": jnp.zeros((N, 2))}, "means"),
-])
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"quats": jnp.zeros((N, 3))}, "quats"),
+        ({"sh": jnp.zeros((N, 5, 3))}, "sh"),
+        ({"means": jnp.zeros((N, 2))}, "means"),
+    ],
+)
 def test_wrong_shapes_are_named(change, message):
     with pytest.raises(ValueError, match=message):
         splat.render(scene().replace(**change), CAMERAS, capacity=CAPACITY)
@@ -347,8 +382,14 @@ def test_lowers_for_every_platform(monkeypatch, backend, options):
 
     more = {}
     if options:
-        more = {"antialiased": True, "exact_tiles": True, "median_depth": True, "normals": True,
-                "features": jnp.ones((N, 2)), "absolute_offset": jnp.zeros((1, N, 2))}
+        more = {
+            "antialiased": True,
+            "exact_tiles": True,
+            "median_depth": True,
+            "normals": True,
+            "features": jnp.ones((N, 2)),
+            "absolute_offset": jnp.zeros((1, N, 2)),
+        }
 
     def loss(gaussians, cameras, more):
         out = splat.render(gaussians, cameras, capacity=CAPACITY, **more)

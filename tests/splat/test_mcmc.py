@@ -1,4 +1,5 @@
 """The strategy as a Markov chain: shares of one gaussian, who moves where, counts, noise and regularisers."""
+
 import importlib.util
 import math
 import pathlib
@@ -179,8 +180,10 @@ def test_nothing_moves_where_nothing_lives(relocate, grow):
             np.testing.assert_array_equal(out.gaussians.means, before.means)
 
 
-@pytest.mark.parametrize(("cap", "start", "expected"), [(None, 40, 42), (None, 63, 64), (None, 19, 19), (41, 40, 41),
-                                                        (41, 60, 60), (None, 64, 64)])
+@pytest.mark.parametrize(
+    ("cap", "start", "expected"),
+    [(None, 40, 42), (None, 63, 64), (None, 19, 19), (41, 40, 41), (41, 60, 60), (None, 64, 64)],
+)
 def test_growth_by_a_share_up_to_cap_and_capacity(grow, cap, start, expected):
     active = jnp.asarray(np.random.default_rng(start).permutation(N) < start)
     before = scene()
@@ -202,8 +205,12 @@ def image_along_z(gaussians, active, size=32):
     for i in np.argsort(means[:, 2], kind="stable"):
         if active[i]:
             w, x, y, z = quats[i] / np.linalg.norm(quats[i])
-            rotation = np.array([[1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y)],
-                                 [2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x)]])
+            rotation = np.array(
+                [
+                    [1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y)],
+                    [2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x)],
+                ]
+            )
             offset = pixels - means[i, :2]
             weight = np.linalg.inv((rotation * np.exp(2 * log_scales[i])) @ rotation.T)
             falloff = np.exp(-0.5 * np.einsum("hwi,ij,hwj->hw", offset, weight, offset))
@@ -216,8 +223,18 @@ def image_along_z(gaussians, active, size=32):
 def test_relocation_and_growth_hardly_change_the_image():
     means, quats, scales, opacities, colors = reference.torus(N, seed=2)
     opacities[50:60] = 0.003  # dead; the last four rows are free
-    gaussians = Gaussians(*(jnp.asarray(a, jnp.float32) for a in (
-        means, quats, np.log(scales), np.log(opacities / (1 - opacities)), (colors[:, None] - 0.5) / 0.2820948)))
+    gaussians = Gaussians(
+        *(
+            jnp.asarray(a, jnp.float32)
+            for a in (
+                means,
+                quats,
+                np.log(scales),
+                np.log(opacities / (1 - opacities)),
+                (colors[:, None] - 0.5) / 0.2820948,
+            )
+        )
+    )
     active = jnp.arange(N) < 60
     out = mcmc.refine(jax.random.key(0), gaussians, active, RULES)
     assert int(out.active.sum()) == 63 and int(out.fresh.sum()) > 13

@@ -1,4 +1,5 @@
 """Morton codes against bits interleaved by hand, and the order's ties, empty rows and locality."""
+
 import jax
 import jax.numpy as jnp
 import numpy as np

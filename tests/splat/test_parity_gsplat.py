@@ -1,4 +1,5 @@
 """Parity with gsplat 1.5.3: its CPU torch functions in float64, composited densely where it needs CUDA."""
+
 import importlib.util
 import math
 import pathlib
@@ -47,8 +48,9 @@ def wide(array, grad=False):
 def project_by_gsplat(params, viewmats, intrinsics, model="pinhole", compensate=False):
     means, quats, log_scales = params[:3]
     covariances = gsplat._quat_scale_to_covar_preci(quats, torch.exp(log_scales), compute_preci=False)[0]
-    return gsplat._fully_fused_projection(means, covariances, viewmats, intrinsics, WIDTH, HEIGHT,
-                                          calc_compensations=compensate, camera_model=model)
+    return gsplat._fully_fused_projection(
+        means, covariances, viewmats, intrinsics, WIDTH, HEIGHT, calc_compensations=compensate, camera_model=model
+    )
 
 
 @pytest.mark.parametrize("kind", ["torus", "inside"])
@@ -113,8 +115,10 @@ def test_images_and_gradients(kind):
     directions = leaves[0][None] - centres[:, None]
     coefficients = leaves[4][None].expand(VIEWS, -1, -1, -1)
     colors = torch.clamp(gsplat._spherical_harmonics(3, directions, coefficients) + 0.5, min=0)
-    views = [composite_densely(means[v], conics[v], depths[v], torch.sigmoid(leaves[3]), colors[v], 0.3)
-             for v in range(VIEWS)]
+    views = [
+        composite_densely(means[v], conics[v], depths[v], torch.sigmoid(leaves[3]), colors[v], 0.3)
+        for v in range(VIEWS)
+    ]
     rgb, alpha, gaps = (torch.stack(images) for images in zip(*views, strict=True))
     clear = (gaps > 1e-6).numpy()
     assert clear.mean() > 0.98
@@ -122,8 +126,12 @@ def test_images_and_gradients(kind):
     weights = rng.normal(size=rgb.shape) * clear[..., None], rng.normal(size=alpha.shape) * clear
     ((rgb * wide(weights[0])).sum() + (alpha * wide(weights[1])).sum()).backward()
 
-    grads, out = our_gradients(tuple(jnp.asarray(w, jnp.float32) for w in weights),
-                               tuple(map(jnp.asarray, params)), cameras.world_to_camera, cameras.intrinsics)
+    grads, out = our_gradients(
+        tuple(jnp.asarray(w, jnp.float32) for w in weights),
+        tuple(map(jnp.asarray, params)),
+        cameras.world_to_camera,
+        cameras.intrinsics,
+    )
     assert not bool(out.overflow)
     np.testing.assert_allclose(np.asarray(out.rgb)[clear], rgb.detach().numpy()[clear], atol=3e-6)
     np.testing.assert_allclose(np.asarray(out.alpha)[clear], alpha.detach().numpy()[clear], atol=3e-6)
@@ -159,10 +167,8 @@ def test_tile_lists_are_a_subset_in_the_same_order(kind, tile):
     projected = project(splat.Gaussians(*map(jnp.asarray, params)), cameras)
     grid = TileGrid(VIEWS, WIDTH, HEIGHT, tile, block=4, slab=8, capacity=8192)
     ours = our_lists(projected, grid)
-    means, conics, depths = (torch.tensor(np.asarray(a)) for a in (projected.means, projected.conics,
-                                                                   projected.depths))
-    radii = project_by_gsplat(list(map(wide, params)), wide(cameras.world_to_camera),
-                              wide(cameras.intrinsics))[0]
+    means, conics, depths = (torch.tensor(np.asarray(a)) for a in (projected.means, projected.conics, projected.depths))
+    radii = project_by_gsplat(list(map(wide, params)), wide(cameras.world_to_camera), wide(cameras.intrinsics))[0]
     # gsplat's torch rectangle is of integer radii; the depth order is ours, bit for bit.
     _, keys, rows = gsplat._isect_tiles(means, radii, depths, tile, grid.columns, grid.rows)
     offsets = gsplat._isect_offset_encode(keys, VIEWS, grid.columns, grid.rows).flatten().tolist()
@@ -177,8 +183,7 @@ def test_tile_lists_are_a_subset_in_the_same_order(kind, tile):
         dropped = [row for row in all_of_them if row not in kept]
         if not dropped:
             continue
-        first_row, first_column = np.unravel_index(number % (grid.rows * grid.columns),
-                                                   (grid.rows, grid.columns))
+        first_row, first_column = np.unravel_index(number % (grid.rows * grid.columns), (grid.rows, grid.columns))
         y, x = np.mgrid[:tile, :tile] + 0.5
         dx = x.ravel()[None] + first_column * tile - flat[0][dropped, :1]
         dy = y.ravel()[None] + first_row * tile - flat[0][dropped, 1:]

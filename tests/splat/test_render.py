@@ -1,4 +1,5 @@
 """`render` against golden images of gsplat's CUDA kernels and a dense float64 reference, gradients too."""
+
 import importlib.util
 import math
 import pathlib
@@ -86,8 +87,9 @@ def our_gradients(weights, inputs):
     def loss(inputs):
         params, w2c, k, background, offset = inputs
         cameras = splat.Cameras(w2c, k, WIDTH, HEIGHT)
-        out = splat.render(splat.Gaussians(*params), cameras, background=background, mean2d_offset=offset,
-                           capacity=4096)
+        out = splat.render(
+            splat.Gaussians(*params), cameras, background=background, mean2d_offset=offset, capacity=4096
+        )
         images = (out.rgb, out.alpha, out.depth)
         return sum(jnp.sum(w * image) for w, image in zip(weights, images, strict=True)), out
 
@@ -98,8 +100,9 @@ def our_gradients(weights, inputs):
 def both(request):
     """Images and gradients of a fixed random loss, ours in float32 and the reference's in float64."""
     params, distance = scene(request.param)
-    cameras = splat.orbit_cameras(0.3, views=VIEWS, distance=distance, fov=0.7, width=WIDTH, height=HEIGHT,
-                                  azimuth_offset=0.1)
+    cameras = splat.orbit_cameras(
+        0.3, views=VIEWS, distance=distance, fov=0.7, width=WIDTH, height=HEIGHT, azimuth_offset=0.1
+    )
     background = np.array([[0.2, 0.5, 0.9], [1.0, 1.0, 0.3]], np.float32)
     offset = np.zeros((VIEWS, len(params[0]), 2), np.float32)
     inputs = (params, np.asarray(cameras.world_to_camera), np.asarray(cameras.intrinsics), background, offset)
@@ -127,8 +130,17 @@ def test_images_match_the_reference(both):
 
 def test_all_gradients_match_the_reference(both):
     _, _, expected, _, _, grads, _ = both
-    names = ["means", "quats", "log_scales", "opacity_logits", "sh", "world_to_camera", "intrinsics",
-             "background", "mean2d_offset"]
+    names = [
+        "means",
+        "quats",
+        "log_scales",
+        "opacity_logits",
+        "sh",
+        "world_to_camera",
+        "intrinsics",
+        "background",
+        "mean2d_offset",
+    ]
     for name, ours, truth in zip(names, jax.tree.leaves(grads), jax.tree.leaves(expected), strict=True):
         scale = np.abs(truth).max()
         assert scale > 0, name

@@ -1,4 +1,5 @@
 """Sharded rendering against one device; run as a script it is the part that needs eight fake devices."""
+
 import functools
 import os
 import pathlib
@@ -30,8 +31,13 @@ def scene():
     means[7, 1] = np.nan
     # In one view, hence on one device: the gaussian must be left out on all of them.
     features[5, 11, 0] = np.nan
-    gaussians = splat.Gaussians(means, normal(1.0, COUNT, 4), normal(0.4, COUNT, 3) - np.float32(1.8),
-                                normal(1.5, COUNT), normal(0.3, COUNT, 4, 3))
+    gaussians = splat.Gaussians(
+        means,
+        normal(1.0, COUNT, 4),
+        normal(0.4, COUNT, 3) - np.float32(1.8),
+        normal(1.5, COUNT),
+        normal(0.3, COUNT, 4, 3),
+    )
     rig = jax.jit(lambda elevation: splat.orbit_cameras(elevation, views=VIEWS, width=SIZE, height=SIZE))
     arrays = {
         "background": np.float32(rng.uniform(size=(VIEWS, 3))),
@@ -115,15 +121,18 @@ def test_eight_devices_equal_one():
     assert done.stdout.count("equal:") == 2
 
 
-@pytest.mark.parametrize(("change", "message"), [
-    ({"axis": "views"}, r"axis 'views'.*\('data', 'fsdp'\)"),
-    ({"axis": ()}, "expected one or several"),
-    ({"axis": ("data", "fsdp")}, "8 views do not split over 6 devices"),
-    ({"mesh": AbstractMesh((2,), ("fsdp",), axis_types=(AxisType.Explicit,))}, "expected Auto axes"),
-    ({"gaussians": 39}, "39 gaussians do not split over 2 devices.*pad them"),
-    ({"background": np.zeros((VIEWS // 2, 3))}, "background has shape"),
-    ({"scenes": True}, r"one scene.*\(1,\)"),
-])
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"axis": "views"}, r"axis 'views'.*\('data', 'fsdp'\)"),
+        ({"axis": ()}, "expected one or several"),
+        ({"axis": ("data", "fsdp")}, "8 views do not split over 6 devices"),
+        ({"mesh": AbstractMesh((2,), ("fsdp",), axis_types=(AxisType.Explicit,))}, "expected Auto axes"),
+        ({"gaussians": 39}, "39 gaussians do not split over 2 devices.*pad them"),
+        ({"background": np.zeros((VIEWS // 2, 3))}, "background has shape"),
+        ({"scenes": True}, r"one scene.*\(1,\)"),
+    ],
+)
 def test_what_does_not_split(change, message):
     gaussians, cameras, _, _ = scene()
     mesh = AbstractMesh((3, 2), ("data", "fsdp"))
@@ -156,7 +165,8 @@ def test_scenes_stay_in_front_of_the_split_views(alone):
     two = functools.partial(jax.tree.map, lambda leaf: np.stack([leaf, leaf]))
     arrays = two(arrays) | {"capacity": CAPACITY, "mesh": AbstractMesh((4,), ("data",))}
     gaussians, cameras = (
-        gaussians if alone == "gaussians" else two(gaussians), cameras if alone == "cameras" else two(cameras)
+        gaussians if alone == "gaussians" else two(gaussians),
+        cameras if alone == "cameras" else two(cameras),
     )
     out = jax.eval_shape(lambda g, c: splat.render_sharded(g, c, **arrays), gaussians, cameras)
     assert out.rgb.shape == (2, VIEWS, SIZE, SIZE, 3) and out.radii.shape == (2, VIEWS, COUNT, 2)

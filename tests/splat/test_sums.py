@@ -1,4 +1,5 @@
 """Contiguous sums against float64 loops."""
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -21,7 +22,8 @@ def test_segmented_scan(exclusive, reverse):
         place.append(np.arange(n)[::-1] if reverse else np.arange(n))
     place = jnp.asarray(np.concatenate(place), jnp.int32)
     ours = jax.jit(segmented_scan, static_argnames=("exclusive", "reverse"))(
-        jnp.asarray(values), place, exclusive=exclusive, reverse=reverse)
+        jnp.asarray(values), place, exclusive=exclusive, reverse=reverse
+    )
     np.testing.assert_allclose(ours, np.concatenate(expected), atol=2e-6)
 
 
@@ -37,8 +39,9 @@ def test_sum_runs(biggest):
     heavy = int(np.argmax(count))
     rows[order[start[heavy]]] = 1e8
     shuffled = rng.permutation(60)
-    ours = jax.jit(sum_runs)(*(jnp.asarray(a) for a in (rows, order, start[shuffled].astype(np.int32),
-                                                        count[shuffled].astype(np.int32))))
+    ours = jax.jit(sum_runs)(
+        *(jnp.asarray(a) for a in (rows, order, start[shuffled].astype(np.int32), count[shuffled].astype(np.int32)))
+    )
     places = [order[s : s + n] for s, n in zip(start, count, strict=True)]
     expected = np.stack([rows[p].astype(np.float64).sum(0) for p in places])
     others = shuffled != heavy

@@ -168,6 +168,4 @@ def test_the_bundled_model():
     assert (BUNDLED / "tokenizer.json").read_text() == build_tokenizer(VOCABULARY, ALIASES) + "\n"
     assert sum(path.stat().st_size for path in BUNDLED.iterdir()) < 30e6
     assert all(path.stat().st_mode & 0o044 == 0o044 for path in BUNDLED.iterdir())
-    assert (
-        dataclasses.asdict(bundle.config).keys() == json.loads((BUNDLED / "config.json").read_text()).keys()
-    )
+    assert dataclasses.asdict(bundle.config).keys() == json.loads((BUNDLED / "config.json").read_text()).keys()

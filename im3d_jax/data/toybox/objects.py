@@ -112,9 +112,7 @@ def assemble(
     parts = prim.as_arrays(members)
     grow = np.concatenate([np.full(len(items), scale) for items, _, _, scale in groups])
     shift = np.concatenate([np.broadcast_to(move, (len(items), 3)) for items, _, move, _ in groups])
-    parts = parts._replace(
-        linear=parts.linear * grow[:, None, None], offset=parts.offset * grow[:, None] + shift
-    )
+    parts = parts._replace(linear=parts.linear * grow[:, None, None], offset=parts.offset * grow[:, None] + shift)
     lowest, highest = prim.bounding_box(parts)
     centre = 0.5 * (lowest + highest)
     scale = radius / prim.bounding_radius(parts, centre)

@@ -121,9 +121,7 @@ def _shade(
 
     rotation = jnp.asarray(toy.object_from_world)
     point = tuple(o + jnp.minimum(distance, 100.0) * d for o, d in zip(origin, direction, strict=True))
-    p = tuple(
-        rotation[i, 0] * point[0] + rotation[i, 1] * point[1] + rotation[i, 2] * point[2] for i in range(3)
-    )
+    p = tuple(rotation[i, 0] * point[0] + rotation[i, 1] * point[1] + rotation[i, 2] * point[2] for i in range(3))
     n = tuple(rotation[i, 0] * nx + rotation[i, 1] * ny + rotation[i, 2] * nz for i in range(3))
     table = jnp.concatenate(
         [jnp.asarray(toy.colour), jnp.asarray(toy.colour2), jnp.asarray(toy.pattern, jnp.float32)[:, None]],

@@ -75,9 +75,7 @@ class Scene:
             _check("support material", self.support[0], (*COLOURS, WOODEN))
             _check("support", self.support[1], SUPPORTS)
         if (self.support is not None) + (self.neighbour is not None) + bool(self.size) > 1:
-            raise ValueError(
-                "a scene has at most one of: a size, a support, a neighbour; leave the others out"
-            )
+            raise ValueError("a scene has at most one of: a size, a support, a neighbour; leave the others out")
 
     @property
     def parts(self) -> tuple[Part, ...]:
@@ -115,10 +113,7 @@ def is_held_out(noun: str, colour: str, pattern: str) -> bool:
 @functools.cache
 def pairable() -> tuple[str, ...]:
     """Nouns simple enough that any two of them, or one and a support, share an object's slots."""
-    most = {
-        noun: max(len(build(np.random.default_rng(seed))) for seed in range(4))
-        for noun, build in NOUNS.items()
-    }
+    most = {noun: max(len(build(np.random.default_rng(seed))) for seed in range(4)) for noun, build in NOUNS.items()}
     return tuple(noun for noun, count in most.items() if count <= SLOTS // 2)
 
 

@@ -117,9 +117,7 @@ def make_table(
     return table
 
 
-def check_complete(
-    table: Table, found: Mapping[str, tuple[int, ...]], where: str, unused: Iterable[str] = ()
-) -> None:
+def check_complete(table: Table, found: Mapping[str, tuple[int, ...]], where: str, unused: Iterable[str] = ()) -> None:
     """Checks that the tensors found are exactly those of the table, besides some that nobody uses.
 
     Args:

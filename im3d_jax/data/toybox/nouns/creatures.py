@@ -100,9 +100,7 @@ def duck(rng: Random) -> list[Primitive]:
     ]
 
 
-def _quadruped(
-    length: float, girth: float, legs: float, head: float, at: Vector, thick: float
-) -> list[Primitive]:
+def _quadruped(length: float, girth: float, legs: float, head: float, at: Vector, thick: float) -> list[Primitive]:
     return [
         ellipsoid((0, 0, 0), (length, girth, girth)),
         ellipsoid(at, head, TRIM),
@@ -116,10 +114,7 @@ def cat(rng: Random) -> list[Primitive]:
     return [
         *_quadruped(0.56, rng.uniform(0.25, 0.29), 0.20, head, (x, 0, z), 0.075),
         rod((0.34, 0, 0.1), (x, 0, z - 0.1), 0.17, 0.16, TRIM),
-        *(
-            rod((x - 0.02, s * 0.15, z + 0.14), (x - 0.02, s * 0.20, z + 0.40), 0.11, 0.01, SHADE)
-            for s in (-1, 1)
-        ),
+        *(rod((x - 0.02, s * 0.15, z + 0.14), (x - 0.02, s * 0.20, z + 0.40), 0.11, 0.01, SHADE) for s in (-1, 1)),
         *_eyes(x + 0.20, 0.11, z + 0.08, 0.055),
         ellipsoid((x + head, 0, z - 0.06), (0.05, 0.06, 0.04), COLOURS["pink"]),
         ellipsoid((x + 0.88 * head, 0, z - 0.12), (0.05, 0.11, 0.06), CREAM),
@@ -137,10 +132,7 @@ def dog(rng: Random) -> list[Primitive]:
         rod((0.40, 0, 0.1), (x - 0.04, 0, z), 0.18, 0.15, TRIM),
         rod((x + 0.1, 0, z - 0.05), (x + 0.40, 0, z - 0.09), 0.15, 0.12, TRIM),
         ellipsoid((x + 0.42, 0, z - 0.04), 0.07, INK),
-        *(
-            ellipsoid((x - 0.04, s * 0.25, z - 0.02), (0.10, 0.05, ear), SHADE, turn=(s * 14, 0, 0))
-            for s in (-1, 1)
-        ),
+        *(ellipsoid((x - 0.04, s * 0.25, z - 0.02), (0.10, 0.05, ear), SHADE, turn=(s * 14, 0, 0)) for s in (-1, 1)),
         *_eyes(x + 0.19, 0.12, z + 0.10, 0.05),
         rod((-0.52, 0, 0.10), (-0.84, 0, 0.44), 0.07, 0.03, TRIM),
         frustum((0.48, 0, 0.20), 0.20, 0.19, 0.04, (0.75, 0.14, 0.12), turn=(0, 35, 0)),
@@ -187,10 +179,7 @@ def elephant(rng: Random) -> list[Primitive]:
         ellipsoid((-0.14, 0, 0.02), (0.54, 0.38, 0.40)),
         *_legs((0.18, -0.44), 0.20, -0.1, -0.66, 0.13),
         ellipsoid((0.46, 0, 0.22), (0.28, 0.27, 0.29), TRIM),
-        *(
-            ellipsoid((0.34, s * 0.34, 0.24), (0.06, ear, ear), SHADE, turn=(0, 0, s * -25.0))
-            for s in (-1, 1)
-        ),
+        *(ellipsoid((0.34, s * 0.34, 0.24), (0.06, ear, ear), SHADE, turn=(0, 0, s * -25.0)) for s in (-1, 1)),
         rod((0.64, 0, 0.14), (0.84, 0, -0.14), 0.12, 0.09, TRIM),
         rod((0.84, 0, -0.13), (0.86, 0, -0.46), 0.09, 0.07, TRIM),
         rod((0.86, 0, -0.45), (1.00, 0, -0.54), 0.07, 0.06, TRIM),
@@ -209,10 +198,7 @@ def penguin(rng: Random) -> list[Primitive]:
         *(ellipsoid((0.20, s * 0.12, 0.48), (0.09, 0.10, 0.12), PAPER) for s in (-1, 1)),
         *_eyes(0.28, 0.12, 0.50, 0.045),
         rod((0.26, 0, 0.40), (0.50, 0, 0.36), 0.08, 0.01, BEAK),
-        *(
-            ellipsoid((0, s * (r + 0.04), -0.12), (0.14, 0.06, 0.36), SHADE, turn=(s * 16, 0, 0))
-            for s in (-1, 1)
-        ),
+        *(ellipsoid((0, s * (r + 0.04), -0.12), (0.14, 0.06, 0.36), SHADE, turn=(s * 16, 0, 0)) for s in (-1, 1)),
         *(ellipsoid((0.16, s * 0.18, -0.70), (0.22, 0.13, 0.06), BEAK) for s in (-1, 1)),
     ]
 
@@ -226,10 +212,7 @@ def fish(rng: Random) -> list[Primitive]:
         box((0.0, 0, -h - 0.02), (0.14, 0.03, 0.10), SHADE, turn=(180, 0, 0), taper=(0.5, 0.0)),
         *(ellipsoid((0.44, s * 0.80 * w, 0.10), (0.10, 0.05, 0.10), PAPER) for s in (-1, 1)),
         *(ellipsoid((0.46, s * (0.80 * w + 0.04), 0.10), (0.05, 0.03, 0.05), INK) for s in (-1, 1)),
-        *(
-            ellipsoid((0.08, s * (w + 0.03), -0.08), (0.16, 0.03, 0.10), TRIM, turn=(s * 25, 20, 0))
-            for s in (-1, 1)
-        ),
+        *(ellipsoid((0.08, s * (w + 0.03), -0.08), (0.16, 0.03, 0.10), TRIM, turn=(s * 25, 20, 0)) for s in (-1, 1)),
         ellipsoid((0.68, 0, -0.05), (0.06, 0.10, 0.07), COLOURS["pink"]),
     ]
 
@@ -275,10 +258,7 @@ def bee(rng: Random) -> list[Primitive]:
         ellipsoid((0.46, 0, 0.04), 0.25, TRIM),
         *_eyes(0.62, 0.14, 0.12, 0.08),
         *(rod((0.56, s * 0.08, 0.24), (0.74, s * 0.18, 0.46), 0.03, 0.03, INK) for s in (-1, 1)),
-        *(
-            ellipsoid((-0.10, s * 0.34, 0.42), (0.20, 0.38, 0.03), GLASS, turn=(s * 35, 0, s * -20.0))
-            for s in (-1, 1)
-        ),
+        *(ellipsoid((-0.10, s * 0.34, 0.42), (0.20, 0.38, 0.03), GLASS, turn=(s * 35, 0, s * -20.0)) for s in (-1, 1)),
     ]
 
 

@@ -93,9 +93,7 @@ def cake(rng: Random) -> list[Primitive]:
         frustum((0, 0, -0.45 + 3.55 * h), 0.65 * r, 0.65 * r, 0.04, CREAM),
         rod((0.05, tilt * r, -0.45 + 3.5 * h), (0.05, tilt * r, 3.5 * h - 0.10), 0.04, 0.04, COLOURS["cyan"]),
         ellipsoid((0.05, tilt * r, 3.5 * h - 0.04), (0.045, 0.045, 0.08), BEAK),
-        rod(
-            (-0.1, -0.2 * r, -0.45 + 3.5 * h), (-0.1, -0.2 * r, 3.5 * h - 0.10), 0.04, 0.04, COLOURS["yellow"]
-        ),
+        rod((-0.1, -0.2 * r, -0.45 + 3.5 * h), (-0.1, -0.2 * r, 3.5 * h - 0.10), 0.04, 0.04, COLOURS["yellow"]),
         ellipsoid((-0.1, -0.2 * r, 3.5 * h - 0.04), (0.045, 0.045, 0.08), BEAK),
         ellipsoid((0.82 * r, 0, -0.42 + 2 * h), 0.10, COLOURS["red"]),
         ellipsoid((0.58 * r, -0.58 * r, -0.42 + 2 * h), 0.10, COLOURS["red"]),
@@ -158,19 +156,14 @@ def apple(rng: Random) -> list[Primitive]:
 def pumpkin(rng: Random) -> list[Primitive]:
     r, ribs = rng.uniform(0.40, 0.46), 7
     body = [
-        ellipsoid(
-            (0.28 * np.cos(a), 0.28 * np.sin(a), 0), (r, 0.6 * r, 0.50), turn=(0, 0, float(np.degrees(a)))
-        )
+        ellipsoid((0.28 * np.cos(a), 0.28 * np.sin(a), 0), (r, 0.6 * r, 0.50), turn=(0, 0, float(np.degrees(a))))
         for a in 2 * np.pi * np.arange(ribs) / ribs
     ]
     front = 0.28 + 0.88 * r
     return [
         *body,
         rod((0, 0, 0.36), (0.10, 0, 0.72), 0.10, 0.07, LEAF),
-        *(
-            box((front, s * 0.20, 0.13), (0.09, 0.09, 0.09), INK, taper=(0, 1), turn=(0, 0, s * 16))
-            for s in (-1, 1)
-        ),
+        *(box((front, s * 0.20, 0.13), (0.09, 0.09, 0.09), INK, taper=(0, 1), turn=(0, 0, s * 16)) for s in (-1, 1)),
         box((front + 0.03, 0, -0.02), (0.08, 0.05, 0.05), INK, taper=(0, 1)),
         box((front, 0, -0.18), (0.09, 0.24, 0.05), INK),
         *(box((front - 0.02, s * 0.23, -0.13), (0.09, 0.05, 0.06), INK) for s in (-1, 1)),
@@ -221,8 +214,7 @@ def flower(rng: Random) -> list[Primitive]:
 def carrot(rng: Random) -> list[Primitive]:
     r = rng.uniform(0.26, 0.32)
     leaves = [
-        rod((0, 0, 0.36), (0.24 * np.cos(a), 0.24 * np.sin(a), 0.92), 0.03, 0.09, LEAF)
-        for a in (0.3, 1.6, 2.9, 4.2)
+        rod((0, 0, 0.36), (0.24 * np.cos(a), 0.24 * np.sin(a), 0.92), 0.03, 0.09, LEAF) for a in (0.3, 1.6, 2.9, 4.2)
     ]
     return [
         frustum((0, 0, -0.26), 0.03, r, 0.58),

@@ -248,9 +248,7 @@ def clock(rng: Random) -> list[Primitive]:
         box((front, 0.80 * r * c, 0.80 * r * s), (0.02, 0.045, 0.045), INK)
         for c, s in ((1, 0), (-1, 0), (0, 1), (0, -1))
     ]
-    bells = [
-        ellipsoid((0, s * 0.36, r + 0.06), (0.17, 0.20, 0.15), METAL, turn=(s * -35.0, 0, 0)) for s in (-1, 1)
-    ]
+    bells = [ellipsoid((0, s * 0.36, r + 0.06), (0.17, 0.20, 0.15), METAL, turn=(s * -35.0, 0, 0)) for s in (-1, 1)]
     feet = [rod((0, s * 0.30, -0.6 * r), (0, s * 0.44, -r - 0.16), 0.06, 0.05, DARK_METAL) for s in (-1, 1)]
     return [
         rod((-0.18, 0, 0), (0.20, 0, 0), r),
@@ -281,8 +279,7 @@ def telescope(rng: Random) -> list[Primitive]:
     c, s = float(np.cos(tilt)), float(np.sin(tilt))
     at = lambda d: (d * c, 0.0, 0.22 + d * s)  # noqa: E731
     legs = [
-        rod((0, 0, 0.16), (0.48 * np.cos(a), 0.48 * np.sin(a), -0.85), 0.05, 0.04, WOOD)
-        for a in (0.0, 2.094, 4.189)
+        rod((0, 0, 0.16), (0.48 * np.cos(a), 0.48 * np.sin(a), -0.85), 0.05, 0.04, WOOD) for a in (0.0, 2.094, 4.189)
     ]
     return [
         rod(at(-0.35), at(0.62), r),
@@ -347,9 +344,7 @@ def hat(rng: Random) -> list[Primitive]:
         frustum((0, 0, -h - 0.02), brim, brim, 0.03, TRIM),
         frustum((0, 0, 0), r, 0.92 * r, h),
         frustum((0, 0, -0.72 * h), 1.03 * r, 1.02 * r, 0.08, INK),
-        ellipsoid(
-            (0.55 * r, -0.86 * r, -0.45 * h + 0.20), (0.06, 0.16, 0.36), (0.80, 0.24, 0.20), turn=(28, 0, -30)
-        ),
+        ellipsoid((0.55 * r, -0.86 * r, -0.45 * h + 0.20), (0.06, 0.16, 0.36), (0.80, 0.24, 0.20), turn=(28, 0, -30)),
         ellipsoid((1.02 * r, 0, -0.72 * h), (0.06, 0.10, 0.10), GOLD),
     ]
 

@@ -35,9 +35,7 @@ Random = np.random.Generator
 
 def _wheels(xs: tuple[float, ...], y: float, z: float, radius: float, width: float = 0.1) -> list[Primitive]:
     wheels = [
-        rod((x, s * (y - width), z), (x, s * (y + width), z), radius, radius, RUBBER)
-        for x in xs
-        for s in (-1, 1)
+        rod((x, s * (y - width), z), (x, s * (y + width), z), radius, radius, RUBBER) for x in xs for s in (-1, 1)
     ]
     return wheels
 

@@ -15,8 +15,7 @@ def table() -> list[Primitive]:
 
 def stool() -> list[Primitive]:
     legs = [
-        frustum((0.30 * x, 0.30 * y, -0.34), 0.06, 0.05, 0.26, SHADE)
-        for x, y in ((1, 0), (-0.5, 0.87), (-0.5, -0.87))
+        frustum((0.30 * x, 0.30 * y, -0.34), 0.06, 0.05, 0.26, SHADE) for x, y in ((1, 0), (-0.5, 0.87), (-0.5, -0.87))
     ]
     return [frustum((0, 0, -0.06), 0.50, 0.52, 0.06, TRIM), *legs]
 
