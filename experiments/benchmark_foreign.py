@@ -44,13 +44,13 @@ from im3d_jax.foreign import features, memory, recipes
 from im3d_jax.foreign.networks import unet_of, working_dtype
 from im3d_jax.foreign.video import OrbitPipeline
 from im3d_jax.models.kl_autoencoder import KLAutoencoder
-from im3d_jax.models.spatio_temporal_unet import SpatioTemporalUNet
+from im3d_jax.models.stable_unet import StableUNet
 from im3d_jax.output.images import encode_png
 from im3d_jax.output.renders import render_views
 from im3d_jax.output.run_folder import RunFolder
-from im3d_jax.reconstruction.orbits import rig_cameras
+from im3d_jax.reconstruction.orbit_search import rig_cameras
 from im3d_jax.weights.encoders import encoder_shapes
-from im3d_jax.weights.names.families import autoencoder_shapes, unet_shapes
+from im3d_jax.weights.names.networks import autoencoder_shapes, unet_shapes
 from im3d_jax.weights.presets import PRESETS, Preset
 
 
@@ -136,7 +136,7 @@ def unet_case(preset: Preset, chosen: recipes.Memory, values: flags.FlagValues) 
     def apply(network, params, *inputs):
         return network.apply({"params": params}, *inputs)
 
-    plain = SpatioTemporalUNet(dataclasses.replace(config, attention_implementation="xla"), dtype)
+    plain = StableUNet(dataclasses.replace(config, attention_implementation="xla"), dtype)
     shape = {"rows": rows, "frames": preset.frames, "latent": list(side), "dtype": jnp.dtype(dtype).name}
     functions = functools.partial(apply, network), functools.partial(apply, plain)
     return shape | timed_program(*functions, arguments, values)

@@ -47,8 +47,8 @@ from experiments.shards import parse_shard
 from im3d_jax import pipeline
 from im3d_jax.cli import common, stages
 from im3d_jax.cli.errors import UserError, user_errors
-from im3d_jax.data.orbits import ORBIT_FRAMES
 from im3d_jax.data.toybox import Toybox
+from im3d_jax.data.turntables import ORBIT_FRAMES
 from im3d_jax.foreign import features
 from im3d_jax.foreign.layouts import is_foreign
 from im3d_jax.models import lpips

@@ -17,7 +17,7 @@ import numpy as np
 from experiments.clip_metrics import Clip
 from im3d_jax.cli import stages
 from im3d_jax.cli.errors import UserError, user_errors
-from im3d_jax.data import orbits
+from im3d_jax.data import turntables
 from im3d_jax.data.captures import CaptureError, load_capture
 from im3d_jax.data.prepare import ImageError
 from im3d_jax.data.toybox import ToyObject
@@ -31,7 +31,7 @@ from splat import Cameras, Gaussians, orbit_cameras
 from splat.io import load_ply
 
 
-HALF_A_FRAME = math.pi / orbits.ORBIT_FRAMES
+HALF_A_FRAME = math.pi / turntables.ORBIT_FRAMES
 
 
 @dataclasses.dataclass(frozen=True)
@@ -157,7 +157,7 @@ def compare(
     return {name: float(np.mean(np.asarray(values)[skip:], dtype=np.float64)) for name, values in figures.items()}
 
 
-_render_orbit = jax.jit(orbits.render_orbit, static_argnames=("size",))
+_render_orbit = jax.jit(turntables.render_orbit, static_argnames=("size",))
 
 
 def evaluate_object(

@@ -29,9 +29,9 @@ from experiments.configs.training import TrainConfig
 from experiments.overrides import apply_overrides
 from experiments.validation import validate
 from im3d_jax import parallel
-from im3d_jax.data import orbits
+from im3d_jax.data import turntables
 from im3d_jax.data.toybox import ALIASES, VOCABULARY
-from im3d_jax.models import composite_on_white, is_temporal
+from im3d_jax.models import composite_on_white, is_temporal_parameter
 from im3d_jax.training import create_state, losses, make_train_steps, optimizers, train
 from im3d_jax.training.stacks import plan_stacks
 from im3d_jax.training.state import merge, split
@@ -100,7 +100,7 @@ def make_optimizer(config: TrainConfig, optimized: dict):
     stacks = plan_stacks(optimized, functools.partial(optimizers.is_matrix, config.optimizer))
 
     def rate(name: str) -> float:
-        share = 1.0 if is_temporal(name) or config.stage != "video" else config.spatial_rate
+        share = 1.0 if is_temporal_parameter(name) or config.stage != "video" else config.spatial_rate
         return config.learning_rate * share
 
     return stacks, optimizers.make(config.optimizer, stacks, rate, config.weight_decay)
@@ -122,8 +122,8 @@ def make_data(config: TrainConfig, bundle: Bundle, split_name: str, count: int) 
         if done == total:
             logging.info("%s: %d of %d objects, %.1f s", split_name, done, total, time.monotonic() - started)
 
-    transform = orbits.to_bytes if config.stage == "autoencoder" else encode
-    values, captions, elevation = orbits.map_orbits(
+    transform = turntables.to_bytes if config.stage == "autoencoder" else encode
+    values, captions, elevation = turntables.map_orbits(
         split_name, range(count), size=bundle.config.image_size, frames=config.frames, transform=transform,
         chunk=max(1, 512 // len(config.frames)), progress=progress,
     )  # fmt: skip
@@ -186,9 +186,9 @@ def make_loss(config: TrainConfig, bundle: Bundle):
 def trained(config: TrainConfig, name: str) -> bool:
     """Whether the stage trains a parameter, by its name ``part.dotted.name``."""
     if config.stage == "images":
-        return not is_temporal(name)
+        return not is_temporal_parameter(name)
     if config.stage == "video":
-        return is_temporal(name) or (config.spatial_rate > 0 and name.startswith("unet."))
+        return is_temporal_parameter(name) or (config.spatial_rate > 0 and name.startswith("unet."))
     return not name.endswith(("latent_mean", "latent_std"))
 
 
@@ -199,7 +199,7 @@ def measure_set(bundle: Bundle, params: dict, data: dict):
     rows = data["rgba"][:: max(1, len(data["rgba"]) // 4096)][:4096].astype(jnp.float32) / 255.0
     means = jnp.concatenate([moments(composite_on_white(rows[i : i + 256])) for i in range(0, len(rows), 256)])
     spread = {"latent_mean": means.mean((0, 1, 2)), "latent_std": means.std((0, 1, 2))}
-    fractions = [orbits.box_fraction(picture) for picture in np.asarray(data["rgba"][:2048]) / 255.0]
+    fractions = [turntables.box_fraction(picture) for picture in np.asarray(data["rgba"][:2048]) / 255.0]
     bundle_config = dataclasses.replace(bundle.config, target_fraction=round(float(np.nanmedian(fractions)), 4))
     return {**params, "autoencoder": {**params["autoencoder"], **spread}}, bundle_config
 

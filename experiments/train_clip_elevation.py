@@ -22,7 +22,7 @@ from absl import app, flags
 from experiments.programs import flags_parser, run_program
 from im3d_jax.cli import common
 from im3d_jax.cli.errors import UserError, user_errors
-from im3d_jax.data.orbits import ORBIT_FRAMES, build_objects, default_workers, render_orbit
+from im3d_jax.data.turntables import ORBIT_FRAMES, build_objects, default_workers, render_orbit
 from im3d_jax.foreign.elevation import FRAMES, Head, fit_ridge, pooled_features, save_head
 from im3d_jax.foreign.layouts import head_file
 from im3d_jax.foreign.networks import working_dtype
@@ -51,7 +51,7 @@ def define_flags(values: flags.FlagValues) -> None:
 @functools.partial(jax.jit, static_argnums=(0, 3))
 def _features(encoder: CLIPVision, params: dict, toys, side: int) -> jax.Array:
     frames = range(0, ORBIT_FRAMES, ORBIT_FRAMES // FRAMES)
-    # As in `data.orbits`: one after the other skips empty slots on CPUs, side by side fills an accelerator.
+    # As in `data.turntables`: one after the other skips empty slots on CPUs, side by side fills an accelerator.
     each = jax.lax.map if jax.default_backend() == "cpu" else lambda draw, toys: jax.vmap(draw)(toys)
     views = each(lambda toy: render_orbit(toy, side, frames), toys)
     return jax.lax.map(lambda one: pooled_features(encoder, params, one), views)

@@ -33,7 +33,7 @@ from im3d_jax.diffusion import (
 from im3d_jax.foreign.layouts import is_foreign
 from im3d_jax.foreign.pictures import PicturePipeline, open_pictures
 from im3d_jax.foreign.video import OrbitPipeline, open_orbits
-from im3d_jax.models import VideoUNet, composite_on_white, straight_alpha
+from im3d_jax.models import TinyUNet, composite_on_white, straight_alpha
 from im3d_jax.reconstruction import FitConfig
 from im3d_jax.weights import Bundle, load_bundle, networks
 
@@ -109,7 +109,7 @@ jax.tree_util.register_dataclass(Conditions, ["context", "mask", "no_context", "
 
 
 def denoiser(
-    unet: VideoUNet,
+    unet: TinyUNet,
     process: NoiseProcess,
     params: dict,
     guidance: Guidance,

@@ -5,13 +5,13 @@ import math
 import jax
 import numpy as np
 
-from im3d_jax.models import AutoencoderConfig, TextConfig, VideoUNetConfig, lpips
+from im3d_jax.models import RgbaAutoencoderConfig, TextConfig, TinyUNetConfig, lpips
 from im3d_jax.models.elevation import ElevationConfig
 from im3d_jax.weights import BundleConfig, WordTokenizer, build_tokenizer, parameter_shapes, save_bundle
 
 
 FRAMES, SIDE = 4, 32
-UNET = VideoUNetConfig(
+UNET = TinyUNetConfig(
     latent_channels=4,
     condition_channels=5,
     channels=(8, 16),
@@ -29,7 +29,7 @@ UNET = VideoUNetConfig(
 BUNDLE = BundleConfig(
     image_size=SIDE,
     target_fraction=0.55,
-    autoencoder=AutoencoderConfig(
+    autoencoder=RgbaAutoencoderConfig(
         latent_channels=4,
         encoder_channels=(8, 8, 8),
         decoder_channels=(8, 8, 8),

@@ -150,7 +150,7 @@ def _resolved(model: str, quality: str) -> dict[str, Any]:
     from im3d_jax.foreign import recipes
     from im3d_jax.reconstruction import PRESETS
     from im3d_jax.weights import WeightsError
-    from im3d_jax.weights.foreign import open_checkpoint
+    from im3d_jax.weights.checkpoints import open_checkpoint
 
     if model != "tiny" and is_foreign(model):
         settings = {"fit": dataclasses.asdict(recipes.fit_config(quality))}

@@ -41,8 +41,8 @@ def run(values: flags.FlagValues) -> None:
     for name, example in (("model", "svd.safetensors"), ("to", "diffusers"), ("out", "weights/svd")):
         if not values[name].value:
             raise UserError(f"--{name} is missing; give for instance --{name}={example}")
-    from im3d_jax.weights.conversion import convert
-    from im3d_jax.weights.foreign import encoder_folder, open_checkpoint, with_frames
+    from im3d_jax.weights.checkpoints import encoder_folder, open_checkpoint, with_frames
+    from im3d_jax.weights.conversion import convert_checkpoint
     from im3d_jax.weights.hub import find_model
     from im3d_jax.weights.trees import WeightsError
 
@@ -51,7 +51,7 @@ def run(values: flags.FlagValues) -> None:
             checkpoint = open_checkpoint(find_model(values.model), values.family)
             if values.frames is not None:
                 checkpoint = with_frames(checkpoint, values.frames)
-            counts = convert(checkpoint, values.to, pathlib.Path(values.out))
+            counts = convert_checkpoint(checkpoint, values.to, pathlib.Path(values.out))
     except KeyboardInterrupt:
         raise Stopped(f"stopped; nothing was written to {values.out}, the same command starts anew") from None
     preset = checkpoint.preset

@@ -20,7 +20,7 @@ from im3d_jax.output.cameras import encode_cameras
 from im3d_jax.output.progress import Report
 from im3d_jax.output.run_folder import StageFiles, to_json
 from im3d_jax.reconstruction import PRESETS, FitConfig
-from im3d_jax.reconstruction.orbits import rig_cameras
+from im3d_jax.reconstruction.orbit_search import rig_cameras
 
 
 ORBIT_FILE = "state/orbit.json"

@@ -3,11 +3,10 @@
 The diffrax form of the solver is in ``im3d_jax.diffusion.diffrax_solver``, imported only where it is wanted.
 """
 
-from im3d_jax.diffusion.discrete import DiscreteScaledLinear, timestep_grid
-from im3d_jax.diffusion.euler import euler_step, initial_sample
-from im3d_jax.diffusion.frame_guidance import frame_guided_denoiser, frame_scales
 from im3d_jax.diffusion.guidance import (
     Guidance,
+    frame_guided_denoiser,
+    frame_scales,
     guide,
     guided_denoiser,
     network_evaluations,
@@ -15,8 +14,17 @@ from im3d_jax.diffusion.guidance import (
     stack_conditions,
 )
 from im3d_jax.diffusion.preconditioning import edm_scalings, network_input, network_time, precondition
-from im3d_jax.diffusion.prediction import Prediction, convert, prediction_target
-from im3d_jax.diffusion.process import Cosine, Karras, Level, NoiseProcess, ScaledLinear, add_noise
+from im3d_jax.diffusion.prediction import Prediction, convert_prediction, prediction_target
+from im3d_jax.diffusion.process import (
+    Cosine,
+    DiscreteScaledLinear,
+    Karras,
+    Level,
+    NoiseProcess,
+    ScaledLinear,
+    add_noise,
+    initial_sample,
+)
 from im3d_jax.diffusion.samplers import (
     Denoiser,
     SamplerState,
@@ -28,8 +36,9 @@ from im3d_jax.diffusion.samplers import (
     sampler_step,
     schedule,
     time_grid,
+    timestep_grid,
 )
-from im3d_jax.diffusion.solver import History, dpmpp_2m_step, no_history
+from im3d_jax.diffusion.steps import History, dpmpp_2m_step, euler_step, no_history
 
 
 __all__ = [
@@ -47,7 +56,7 @@ __all__ = [
     "SolverStep",
     "StepLevels",
     "add_noise",
-    "convert",
+    "convert_prediction",
     "dpmpp_2m_step",
     "edm_scalings",
     "euler_step",

@@ -18,7 +18,7 @@ import numpy as np
 
 from im3d_jax.diffusion.process import NoiseProcess
 from im3d_jax.diffusion.samplers import Denoiser, SamplerState, StepLevels, init_state, sampler_step, schedule
-from im3d_jax.diffusion.solver import History, dpmpp_2m_step, no_history
+from im3d_jax.diffusion.steps import History, dpmpp_2m_step, no_history
 
 
 class DPMSolverPlusPlus2M(diffrax.AbstractSolver):

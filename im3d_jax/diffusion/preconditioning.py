@@ -2,7 +2,7 @@
 
 Source: Karras et al. 2206.00364, table 1 and eq. 7: D(x; sigma) = c_skip x + c_out F(c_in x; c_noise). SVD and SV3D
 take the velocity form with unit data variance (Stability AI's ``VScalingWithEDMcNoise``); its output side is the kind
-``edm_v`` of ``prediction.convert``, so that a denoiser needs only the input side from here.
+``edm_v`` of ``convert_prediction``, so that a denoiser needs only the input side from here.
 """
 
 from collections.abc import Callable
@@ -12,9 +12,8 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 
-from im3d_jax.diffusion.discrete import DiscreteScaledLinear
 from im3d_jax.diffusion.guidance import Network
-from im3d_jax.diffusion.process import Karras, NoiseProcess, ScaledLinear, expand
+from im3d_jax.diffusion.process import DiscreteScaledLinear, Karras, NoiseProcess, ScaledLinear, expand
 
 
 @flax.struct.dataclass

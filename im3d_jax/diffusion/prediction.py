@@ -48,7 +48,7 @@ def prediction_target(x0: jax.Array, noise: jax.Array, t, process: NoiseProcess,
     return v.astype(x0.dtype)
 
 
-def convert(
+def convert_prediction(
     value: jax.Array, x_t: jax.Array, t, process: NoiseProcess, source: Prediction, target: Prediction
 ) -> jax.Array:
     """Turns one kind of prediction about ``x_t`` into another.

@@ -171,6 +171,61 @@ class ScaledLinear(VariancePreserving):
         return jnp.interp(jnp.arctan(jnp.exp(-log_snr)), jnp.asarray(noise_angle, log_snr.dtype), knots)
 
 
+@functools.cache
+def _noise_to_signal(beta0: float, beta1: float, steps: int) -> np.ndarray:
+    """sigma / alpha at timesteps -1 (clean data) to steps - 1, float64."""
+    betas = np.linspace(beta0**0.5, beta1**0.5, steps) ** 2
+    power = np.cumprod(1 - betas)
+    return np.append(0.0, np.sqrt((1 - power) / power))
+
+
+@jax.tree_util.register_static
+@dataclasses.dataclass(frozen=True)
+class DiscreteScaledLinear(VariancePreserving):
+    """Stable Diffusion's training schedule: sqrt(beta) linear in the timestep, without zero terminal SNR.
+
+    The network counts its noise levels by timesteps 0..N-1. Timestep i is time t = (i + 1) / N, so that t = 0 is clean
+    data, one step below timestep 0.
+
+    Between timesteps sigma / alpha is linear, as in k-diffusion and diffusers' ``EulerDiscreteScheduler``, whose
+    "linspace" spacing evaluates there (``ScaledLinear`` interpolates angles instead).
+
+    Attributes:
+        beta0: First beta.
+        beta1: Last beta.
+        steps: Number N of timesteps.
+    """
+
+    beta0: float = 8.5e-4
+    beta1: float = 1.2e-2
+    steps: int = 1000
+
+    def __post_init__(self):
+        if not (0 < self.beta0 <= self.beta1 < 1 and self.steps >= 2):
+            raise ValueError(
+                "a discrete schedule needs 0 < beta0 <= beta1 < 1 and steps >= 2, "
+                f"got beta0={self.beta0}, beta1={self.beta1}, steps={self.steps}"
+            )
+
+    def timestep(self, t) -> jax.Array:
+        """The network's timestep at time ``t``, -1 (clean) to N - 1; fractional between the levels."""
+        t = jnp.asarray(t)
+        return t.astype(jnp.promote_types(t.dtype, jnp.float32)) * self.steps - 1
+
+    def level(self, t) -> Level:
+        timestep = self.timestep(t)
+        table = jnp.asarray(_noise_to_signal(self.beta0, self.beta1, self.steps), timestep.dtype)
+        ratio = jnp.interp(timestep, jnp.arange(-1, self.steps, dtype=timestep.dtype), table)
+        norm = jnp.sqrt(1 + ratio**2)
+        return Level(1 / norm, ratio / norm, -jnp.log(ratio))
+
+    def t_of_lambda(self, log_snr) -> jax.Array:
+        ratio = jnp.exp(-jnp.asarray(log_snr))
+        ratio = ratio.astype(jnp.promote_types(ratio.dtype, jnp.float32))
+        table = jnp.asarray(_noise_to_signal(self.beta0, self.beta1, self.steps), ratio.dtype)
+        return jnp.interp(ratio, table, jnp.arange(self.steps + 1, dtype=ratio.dtype) / self.steps)
+
+
 @jax.tree_util.register_static
 @dataclasses.dataclass(frozen=True)
 class Karras(NoiseProcess):
@@ -243,3 +298,22 @@ def add_noise(x0: jax.Array, noise: jax.Array, t, process: NoiseProcess) -> jax.
     working = jnp.promote_types(x0.dtype, jnp.float32)
     mixed = expand(level.alpha, x0) * x0.astype(working) + expand(level.sigma, x0) * noise.astype(working)
     return mixed.astype(x0.dtype)
+
+
+def initial_sample(noise: jax.Array, t, process: NoiseProcess, *, unit_data: bool = True) -> jax.Array:
+    """Where sampling from pure noise starts.
+
+    Args:
+        noise: ``[B, …]`` standard normal.
+        t: Scalar time of the first evaluation.
+        process: The noise process.
+        unit_data: As if the data behind the noise had unit variance: noise · sqrt(alpha² + sigma²), which is the noise
+            itself for a variance-preserving process. So do Stability AI's samplers and diffusers' "leading" spacing
+            (700.0007 for SVD). Otherwise noise · sigma, diffusers' "linspace" and "trailing".
+
+    Returns:
+        ``[B, …]`` samples in the noise's dtype.
+    """
+    level = process.level(t)
+    scale = jnp.sqrt(level.alpha**2 + level.sigma**2) if unit_data else level.sigma
+    return (noise.astype(jnp.promote_types(noise.dtype, jnp.float32)) * scale).astype(noise.dtype)

@@ -10,17 +10,19 @@ Starting part-way (image to image) is the same call on ``add_noise(x0, noise, t0
 """
 
 from collections.abc import Callable
+from typing import Literal
 
 import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from im3d_jax.diffusion.process import Level, NoiseProcess
-from im3d_jax.diffusion.solver import History, dpmpp_2m_step, no_history
+from im3d_jax.diffusion.process import DiscreteScaledLinear, Level, NoiseProcess
+from im3d_jax.diffusion.steps import History, dpmpp_2m_step, no_history
 
 
 Denoiser = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
+Spacing = Literal["leading", "trailing", "linspace"]
 SolverStep = Callable[[jax.Array, jax.Array, History, Level, Level], tuple[jax.Array, History]]
 
 
@@ -68,6 +70,43 @@ def time_grid(steps: int, *, start: float = 1.0, last: float | None = None) -> n
     if steps > 1 and not 0 <= last < start:
         raise ValueError(f"the last evaluation must lie in [0, start={start}), got {last}")
     return np.append(np.linspace(start, last, steps), 0.0).astype(np.float32)
+
+
+def timestep_grid(
+    steps: int, process: DiscreteScaledLinear, *, spacing: Spacing = "leading", offset: int = 0
+) -> np.ndarray:
+    """Times at which diffusers' schedulers evaluate, ``[steps + 1]`` float32, decreasing, ending with 0.
+
+    Image-to-image starts part-way: take the tail of the grid from the wanted noise level on.
+
+    Args:
+        steps: Number of evaluations, 1..N.
+        process: The schedule.
+        spacing: ``leading``: multiples of N // steps from ``offset`` up (PNDM and DDIM as Stable Diffusion 1.5 and 2.1
+            are configured: offset 1); ``trailing``: from N - 1 down; ``linspace``: from N - 1 to 0, fractional (Euler
+            on those configurations, which name no spacing). Lin et al. 2305.08891, table 2.
+        offset: Added to every timestep of ``leading``.
+
+    Raises:
+        ValueError: For an unknown spacing, or timesteps that the network does not have.
+    """
+    count = process.steps
+    if not 1 <= steps <= count:
+        raise ValueError(f"a discrete schedule of {count} timesteps allows 1 to {count} evaluations, got steps={steps}")
+    if spacing == "leading":
+        timesteps = np.arange(steps)[::-1] * (count // steps) + offset
+    elif spacing == "trailing":
+        timesteps = np.round(count - np.arange(steps) * (count / steps)) - 1
+    elif spacing == "linspace":
+        timesteps = np.linspace(0, count - 1, steps)[::-1]
+    else:
+        raise ValueError(f"unknown spacing {spacing!r}: expected leading, trailing or linspace")
+    if timesteps[0] > count - 1 or timesteps[-1] < 0:
+        raise ValueError(
+            f"{steps} evaluations with offset={offset} reach timestep {timesteps[0]:.0f}, but the last is {count - 1}: "
+            "take fewer steps or a smaller offset"
+        )
+    return np.append((timesteps + 1) / count, 0.0).astype(np.float32)
 
 
 def schedule(grid, process: NoiseProcess, *, to_data: bool = True) -> StepLevels:

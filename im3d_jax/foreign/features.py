@@ -5,7 +5,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
-from im3d_jax.models import Autoencoder
+from im3d_jax.models import RgbaAutoencoder
 from im3d_jax.reconstruction.losses import block_means
 from im3d_jax.weights import load_bundle, networks
 
@@ -17,7 +17,7 @@ NAME = "encoder features of the bundled autoencoder"
 @jax.tree_util.register_static
 @dataclasses.dataclass(frozen=True)
 class _Network:
-    autoencoder: Autoencoder
+    autoencoder: RgbaAutoencoder
     factor: int
 
 

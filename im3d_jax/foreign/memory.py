@@ -10,7 +10,7 @@ import jax
 from im3d_jax.foreign.recipes import MEMORIES, Memory, frames_at_once
 from im3d_jax.reconstruction import FitConfig
 from im3d_jax.weights.encoders import encoder_shapes
-from im3d_jax.weights.names.families import autoencoder_shapes, unet_shapes
+from im3d_jax.weights.names.networks import autoencoder_shapes, unet_shapes
 from im3d_jax.weights.presets import Preset
 from im3d_jax.weights.trees import WeightsError
 

@@ -13,7 +13,7 @@ import numpy as np
 from im3d_jax.foreign.recipes import Memory, frames_at_once
 from im3d_jax.foreign.sources import Source
 from im3d_jax.models.kl_autoencoder import KLAutoencoder
-from im3d_jax.models.spatio_temporal_unet import SpatioTemporalUNet
+from im3d_jax.models.stable_unet import StableUNet
 from im3d_jax.weights.presets import Preset
 
 
@@ -28,11 +28,11 @@ def _has_flash_attention(device: jax.Device) -> bool:
     return device.platform in ("gpu", "cuda") and capability is not None and int(capability[1]) >= 8
 
 
-def unet_of(preset: Preset, dtype) -> SpatioTemporalUNet:
+def unet_of(preset: Preset, dtype) -> StableUNet:
     """The network of a preset, with flash attention where there is cuDNN and half precision."""
     flash = dtype == jnp.bfloat16 and _has_flash_attention(jax.devices()[0])
     config = dataclasses.replace(preset.unet, attention_implementation="cudnn" if flash else "xla")
-    return SpatioTemporalUNet(config, dtype)
+    return StableUNet(config, dtype)
 
 
 class Parameters:
@@ -61,7 +61,7 @@ class Parameters:
             self._held.pop(part, None)
 
 
-class Autoencoder:
+class ChunkedAutoencoder:
     """A preset's autoencoder on a few pictures or frames at a time.
 
     Encoding is in float32 as in the authors' code, decoding in the working dtype.

@@ -26,10 +26,10 @@ from im3d_jax.diffusion import (
 )
 from im3d_jax.foreign import recipes
 from im3d_jax.foreign.memory import choose as choose_memory
-from im3d_jax.foreign.networks import Autoencoder, Parameters, unet_of, working_dtype
+from im3d_jax.foreign.networks import ChunkedAutoencoder, Parameters, unet_of, working_dtype
 from im3d_jax.foreign.sources import Source, open_source
 from im3d_jax.models.clip import CLIPText
-from im3d_jax.models.spatio_temporal_unet import SpatioTemporalUNet
+from im3d_jax.models.stable_unet import StableUNet
 from im3d_jax.weights.encoders import encoder_network
 from im3d_jax.weights.prompt_tokenizers import PromptTokenizer, load_clip_tokenizer
 from im3d_jax.weights.trees import WeightsError
@@ -60,7 +60,7 @@ class PicturePipeline:
         self._tokenizer = tokenizer
         dtype = working_dtype()
         self._parameters = Parameters(source, dtype, keep=False)
-        self._autoencoder = Autoencoder(preset, self._parameters, memory, dtype)
+        self._autoencoder = ChunkedAutoencoder(preset, self._parameters, memory, dtype)
         self._unet = unet_of(preset, dtype)
         self._encoder = encoder_network(preset.text_encoders[0], dtype)
 
@@ -128,7 +128,7 @@ def _read(encoder: CLIPText, params: dict, tokens: jax.Array) -> jax.Array:
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2))
-def _step(network: SpatioTemporalUNet, guidance: Guidance, prediction: Prediction, params, state, levels, context):
+def _step(network: StableUNet, guidance: Guidance, prediction: Prediction, params, state, levels, context):
     """One sampler step; `context` [2, L, D] of the prompt and of none."""
     _, stacked = stack_conditions(guidance, prompt=context[:1], no_prompt=context[1:])
 

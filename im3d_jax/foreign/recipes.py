@@ -9,7 +9,7 @@ import dataclasses
 from typing import Literal
 
 from im3d_jax.reconstruction import PRESETS, FitConfig
-from im3d_jax.reconstruction.orbits import Search
+from im3d_jax.reconstruction.orbit_search import Search
 
 
 @dataclasses.dataclass(frozen=True)

@@ -6,8 +6,8 @@ from typing import Protocol
 
 import jax.numpy as jnp
 
+from im3d_jax.weights.checkpoints import Checkpoint, encoder_folder, load_network, network_table, open_checkpoint
 from im3d_jax.weights.encoders import EncoderConfig, encoder_fingerprint, load_encoder, match_encoder
-from im3d_jax.weights.foreign import Checkpoint, encoder_folder, load_network, network_table, open_checkpoint
 from im3d_jax.weights.hub import find_model
 from im3d_jax.weights.presets import Preset
 from im3d_jax.weights.tensor_files import arranged
@@ -36,7 +36,7 @@ class CheckpointSource:
     """The networks of a checkpoint; making it reads headers only and checks that every network is whole.
 
     Raises:
-        WeightsError: One line: see `weights.foreign.open_checkpoint`, or a network is missing or has other tensors.
+        WeightsError: One line: see `weights.checkpoints.open_checkpoint`, or a network is missing or has other tensors.
     """
 
     def __init__(self, checkpoint: Checkpoint):

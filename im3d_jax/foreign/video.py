@@ -38,13 +38,13 @@ from im3d_jax.foreign import recipes
 from im3d_jax.foreign.elevation import Head, find_head, pooled_features
 from im3d_jax.foreign.mattes import cut_out_views
 from im3d_jax.foreign.memory import choose as choose_memory
-from im3d_jax.foreign.networks import Autoencoder, Parameters, unet_of, working_dtype
+from im3d_jax.foreign.networks import ChunkedAutoencoder, Parameters, unet_of, working_dtype
 from im3d_jax.foreign.sources import Source, open_source
 from im3d_jax.models.clip import CLIPVision
 from im3d_jax.models.clip_images import condition_pixels
-from im3d_jax.models.spatio_temporal_unet import SpatioTemporalUNet
 from im3d_jax.models.ssim import composite
-from im3d_jax.reconstruction import FitConfig, orbits
+from im3d_jax.models.stable_unet import StableUNet
+from im3d_jax.reconstruction import FitConfig, orbit_search
 from im3d_jax.weights.encoders import encoder_network
 from im3d_jax.weights.trees import WeightsError
 
@@ -94,7 +94,7 @@ class OrbitPipeline:
         dtype = working_dtype()
         self._parameters = Parameters(source, dtype, memory.keep)
         self._unet = unet_of(preset, dtype)
-        self._autoencoder = Autoencoder(preset, self._parameters, memory, dtype)
+        self._autoencoder = ChunkedAutoencoder(preset, self._parameters, memory, dtype)
         self._encoder = encoder_network(preset.image_encoder, dtype)
         self._scales = frame_scales(preset.guidance, preset.frames, preset.guidance_low, preset.guidance_high)
 
@@ -185,7 +185,7 @@ class OrbitPipeline:
         elevation: float | None = None,
         direction: str = "auto",
         progress: Callable[[int, int, str], Any] | None = None,
-    ) -> orbits.Orbit:
+    ) -> orbit_search.Orbit:
         """Elevation and direction of drawn views [T, H, W, 4], those that are not given fitted; see `orbits`.
 
         With a head, the fit starts at its estimate and keeps within its reach; without, at the rig's elevation.
@@ -197,11 +197,11 @@ class OrbitPipeline:
             features = pooled_features(self._encoder, self._parameters("encoder"), jnp.asarray(views))
             start, reach = float(self._head(np.asarray(features))), self._head.reach
             self._parameters.release("encoder")
-        return orbits.find_orbit(
+        return orbit_search.find_orbit(
             np.asarray(views),
             elevation=start,
             reach=reach,
-            directions=orbits.DIRECTIONS if direction == "auto" else (direction,),
+            directions=orbit_search.DIRECTIONS if direction == "auto" else (direction,),
             distance=rig.distance,
             fov=math.radians(rig.fov_deg),
             key=jax.random.fold_in(jax.random.key(seed), ORBIT_STREAM),
@@ -312,7 +312,7 @@ def _read(encoder: CLIPVision, params: dict, images: jax.Array) -> jax.Array:
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2))
 def _step(
-    network: SpatioTemporalUNet,
+    network: StableUNet,
     solver: str,
     together: bool,
     params: dict,

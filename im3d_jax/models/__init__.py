@@ -1,29 +1,28 @@
 """Networks as Flax linen modules, and the image metrics that training needs as well."""
 
-from im3d_jax.models.autoencoder import Autoencoder, AutoencoderConfig, composite_on_white, straight_alpha
 from im3d_jax.models.kl_autoencoder import KLAutoencoder, KLAutoencoderConfig
-from im3d_jax.models.spatio_temporal_unet import (
-    SpatioTemporalUNet,
-    SpatioTemporalUNetConfig,
-    is_temporal_parameter,
+from im3d_jax.models.rgba_autoencoder import RgbaAutoencoder, RgbaAutoencoderConfig, composite_on_white, straight_alpha
+from im3d_jax.models.stable_unet import (
+    StableUNet,
+    StableUNetConfig,
 )
 from im3d_jax.models.text import TextConfig, TextEncoder
-from im3d_jax.models.video_unet import VideoUNet, VideoUNetConfig, is_temporal
+from im3d_jax.models.tiny_unet import TinyUNet, TinyUNetConfig
+from im3d_jax.models.unet_walk import is_temporal_parameter
 
 
 __all__ = [
-    "Autoencoder",
-    "AutoencoderConfig",
     "KLAutoencoder",
     "KLAutoencoderConfig",
-    "SpatioTemporalUNet",
-    "SpatioTemporalUNetConfig",
+    "RgbaAutoencoder",
+    "RgbaAutoencoderConfig",
+    "StableUNet",
+    "StableUNetConfig",
     "TextConfig",
     "TextEncoder",
-    "VideoUNet",
-    "VideoUNetConfig",
+    "TinyUNet",
+    "TinyUNetConfig",
     "composite_on_white",
-    "is_temporal",
     "is_temporal_parameter",
     "straight_alpha",
 ]

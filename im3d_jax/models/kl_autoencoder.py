@@ -19,7 +19,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from im3d_jax.models.layers import Conv, Dense, GroupNorm, attend
-from im3d_jax.models.spatio_temporal_blocks import (
+from im3d_jax.models.stable_blocks import (
     FrameConv,
     SpatialResBlock,
     UpsampledConv,

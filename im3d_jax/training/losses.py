@@ -12,11 +12,11 @@ import jax
 import jax.numpy as jnp
 
 from im3d_jax.diffusion import NoiseProcess, add_noise, prediction_target
-from im3d_jax.models import Autoencoder, TextEncoder, VideoUNet, composite_on_white
+from im3d_jax.models import RgbaAutoencoder, TextEncoder, TinyUNet, composite_on_white
 from im3d_jax.training.state import merge
 
 
-def autoencoder_loss(model: Autoencoder, unpack: Callable[[dict], dict], kl_weight: float):
+def autoencoder_loss(model: RgbaAutoencoder, unpack: Callable[[dict], dict], kl_weight: float):
     """L1 + squared error of the four channels, and the posterior's divergence from N(0, 1).
 
     Batch: {"rgba": [B, H, W, 4] uint8, straight alpha}. Half the pictures are mirrored.
@@ -53,7 +53,7 @@ def _drop_prompt(tokens: jax.Array, drop: jax.Array) -> jax.Array:
     return jnp.where(drop[:, None] & ~start[None], 0, tokens)
 
 
-def image_loss(unet: VideoUNet, text: TextEncoder, unpack: Callable, process: NoiseProcess, drop: float = 0.1):
+def image_loss(unet: TinyUNet, text: TextEncoder, unpack: Callable, process: NoiseProcess, drop: float = 0.1):
     """Text-to-image: the UNet with its temporal layers skipped, on single frames; both networks are trained.
 
     Batch: {"latents": [B, h, w, z], "tokens": [B, L] int32}. `unpack(flat) -> (unet, text)` nested trees.
@@ -73,7 +73,7 @@ def image_loss(unet: VideoUNet, text: TextEncoder, unpack: Callable, process: No
 
 
 def video_loss(
-    unet: VideoUNet,
+    unet: TinyUNet,
     text: TextEncoder,
     unpack: Callable,
     process: NoiseProcess,

@@ -9,8 +9,8 @@ from im3d_jax.weights.bundle import (
     parameter_shapes,
     save_bundle,
 )
-from im3d_jax.weights.conversion import convert
-from im3d_jax.weights.foreign import Checkpoint, load_network, open_checkpoint, save_network
+from im3d_jax.weights.checkpoints import Checkpoint, load_network, open_checkpoint, save_network
+from im3d_jax.weights.conversion import convert_checkpoint
 from im3d_jax.weights.hub import find_model
 from im3d_jax.weights.presets import PRESETS, Preset
 from im3d_jax.weights.starting import video_from_pictures
@@ -28,7 +28,7 @@ __all__ = [
     "WeightsError",
     "WordTokenizer",
     "build_tokenizer",
-    "convert",
+    "convert_checkpoint",
     "find_model",
     "flatten",
     "load_bundle",

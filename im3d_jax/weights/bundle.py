@@ -24,12 +24,12 @@ import numpy as np
 
 from im3d_jax.diffusion import Cosine
 from im3d_jax.models import (
-    Autoencoder,
-    AutoencoderConfig,
+    RgbaAutoencoder,
+    RgbaAutoencoderConfig,
     TextConfig,
     TextEncoder,
-    VideoUNet,
-    VideoUNetConfig,
+    TinyUNet,
+    TinyUNetConfig,
 )
 from im3d_jax.models.elevation import ElevationConfig, ElevationHead
 from im3d_jax.weights.tokenizer import WordTokenizer
@@ -54,9 +54,9 @@ class BundleConfig:
     image_size: int = 128
     target_fraction: float = 0.6
     log_snr_shift: float = 0.0
-    autoencoder: AutoencoderConfig = AutoencoderConfig()
+    autoencoder: RgbaAutoencoderConfig = RgbaAutoencoderConfig()
     text: TextConfig = TextConfig()
-    unet: VideoUNetConfig = VideoUNetConfig()
+    unet: TinyUNetConfig = TinyUNetConfig()
     elevation: ElevationConfig = ElevationConfig()
 
     @property
@@ -117,9 +117,9 @@ def _like(value, default, where: str):
 def networks(config: BundleConfig, dtype=jnp.float32) -> dict:
     """The linen modules of a bundle by part name."""
     return {
-        "autoencoder": Autoencoder(config.autoencoder, dtype),
+        "autoencoder": RgbaAutoencoder(config.autoencoder, dtype),
         "text_encoder": TextEncoder(config.text, dtype),
-        "unet": VideoUNet(config.unet, dtype),
+        "unet": TinyUNet(config.unet, dtype),
         "elevation": ElevationHead(config.elevation),
     }
 

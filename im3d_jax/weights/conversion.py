@@ -18,8 +18,7 @@ import numpy as np
 
 from im3d_jax.models.clip import CLIPTextConfig, CLIPVisionConfig
 from im3d_jax.models.t5 import T5Config
-from im3d_jax.weights.encoders import detect_layout, encoder_table
-from im3d_jax.weights.foreign import (
+from im3d_jax.weights.checkpoints import (
     ASIDE,
     RECORD,
     Checkpoint,
@@ -27,7 +26,8 @@ from im3d_jax.weights.foreign import (
     encoder_prefix,
     network_table,
 )
-from im3d_jax.weights.names.families import FileLayout, autoencoder_table, unet_table
+from im3d_jax.weights.encoders import detect_layout, encoder_table
+from im3d_jax.weights.names.networks import CheckpointLayout, autoencoder_table, unet_table
 from im3d_jax.weights.names.table import Table, check_complete
 from im3d_jax.weights.presets import Preset
 from im3d_jax.weights.tensor_files import (
@@ -46,7 +46,7 @@ OLD_ATTENTION = "decoder.mid_block.attentions.0.proj_attn.weight"  # a name of d
 FILES = {"unet": "diffusion_pytorch_model.safetensors", "vae": "diffusion_pytorch_model.safetensors"}
 
 
-def convert(checkpoint: Checkpoint, to: FileLayout, destination: str | pathlib.Path) -> dict[str, int]:
+def convert_checkpoint(checkpoint: Checkpoint, to: CheckpointLayout, destination: str | pathlib.Path) -> dict[str, int]:
     """Writes a checkpoint in the other layout; what is not finished, for whatever reason, leaves nothing behind.
 
     Args:
@@ -88,7 +88,7 @@ def convert(checkpoint: Checkpoint, to: FileLayout, destination: str | pathlib.P
     return {**_write_file(checkpoint, destination, networks, left), "aside": count}
 
 
-def _both(checkpoint: Checkpoint, network: str, to: FileLayout) -> tuple[Table, Table, list[str]]:
+def _both(checkpoint: Checkpoint, network: str, to: CheckpointLayout) -> tuple[Table, Table, list[str]]:
     """(our parameters in the source, in the target, names of the source that neither uses)."""
     preset, stored = checkpoint.preset, checkpoint.networks[network]
     if network in ("unet", "vae"):

@@ -37,7 +37,7 @@ from im3d_jax.weights.trees import WeightsError, flatten, unflatten
 
 
 EncoderConfig = CLIPTextConfig | CLIPVisionConfig | T5Config
-FileLayout = Literal["transformers", "open_clip"]
+EncoderLayout = Literal["transformers", "open_clip"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,7 +73,7 @@ def encoder_shapes(config: EncoderConfig) -> dict:
     return jax.eval_shape(encoder_network(config).init, jax.random.key(0), *inputs)["params"]
 
 
-def detect_layout(names: Iterable[str], config: EncoderConfig) -> tuple[FileLayout, str]:
+def detect_layout(names: Iterable[str], config: EncoderConfig) -> tuple[EncoderLayout, str]:
     """Layout and prefix, told by where the encoder's first embedding stands.
 
     Args:
@@ -106,7 +106,7 @@ def detect_layout(names: Iterable[str], config: EncoderConfig) -> tuple[FileLayo
     raise WeightsError(f"no {kind} among the {len(names)} tensors: none is called {wanted}")
 
 
-def encoder_table(config: EncoderConfig, layout: FileLayout = "transformers", prefix: str = "") -> EncoderTable:
+def encoder_table(config: EncoderConfig, layout: EncoderLayout = "transformers", prefix: str = "") -> EncoderTable:
     """The table of an encoder; layout and prefix as `detect_layout` gives them."""
     leaves = flatten(encoder_shapes(config))
     if layout == "open_clip":

@@ -17,7 +17,7 @@ from im3d_jax.models.clip import (
     CLIPVisionConfig,
 )
 from im3d_jax.models.kl_autoencoder import KLAutoencoderConfig
-from im3d_jax.models.spatio_temporal_unet import SpatioTemporalUNetConfig
+from im3d_jax.models.stable_unet import StableUNetConfig
 from im3d_jax.models.t5 import T5_XL, T5Config
 
 
@@ -49,7 +49,7 @@ class Preset:
     """
 
     name: str
-    unet: SpatioTemporalUNetConfig
+    unet: StableUNetConfig
     autoencoder: KLAutoencoderConfig
     image_encoder: CLIPVisionConfig | None = None
     text_encoders: tuple[CLIPTextConfig | T5Config, ...] = ()
@@ -89,7 +89,7 @@ def with_norm_eps(preset: Preset, norm_eps: NormEps) -> Preset:
 _SVD = with_norm_eps(
     Preset(
         "svd",
-        SpatioTemporalUNetConfig(),
+        StableUNetConfig(),
         KLAutoencoderConfig(temporal_decoder=True, post_quant_conv=False),
         image_encoder=CLIP_VISION_H14,
         frames=14,
@@ -116,7 +116,7 @@ _SV3D = dataclasses.replace(
 )
 _SD21 = Preset(
     "sd21",
-    SpatioTemporalUNetConfig(in_channels=4, vector_dims=(), temporal="none"),
+    StableUNetConfig(in_channels=4, vector_dims=(), temporal="none"),
     KLAutoencoderConfig(),
     text_encoders=(OPENCLIP_TEXT_H,),
     height=768,
@@ -130,7 +130,7 @@ _SD21 = Preset(
 # 4.20 billion parameters; the paper says 4.3 and does not publish how its temporal layers are built inside.
 _EMU = Preset(
     "emu_video",
-    SpatioTemporalUNetConfig(
+    StableUNetConfig(
         in_channels=8,
         out_channels=8,
         condition_channels=9,

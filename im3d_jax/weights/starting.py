@@ -10,8 +10,8 @@ import jax
 import jax.numpy as jnp
 
 from im3d_jax.models.layers import KERNEL_INIT
-from im3d_jax.models.spatio_temporal_unet import SpatioTemporalUNetConfig
-from im3d_jax.weights.names.families import unet_shapes
+from im3d_jax.models.stable_unet import StableUNetConfig
+from im3d_jax.weights.names.networks import unet_shapes
 from im3d_jax.weights.trees import WeightsError, flatten, unflatten
 
 
@@ -19,7 +19,7 @@ from im3d_jax.weights.trees import WeightsError, flatten, unflatten
 _LAST = (".conv2", ".conv", "to_out.0", "net.2", "linear_2", "conv_in_condition")
 
 
-def video_from_pictures(config: SpatioTemporalUNetConfig, pictures: dict, key: jax.Array) -> dict:
+def video_from_pictures(config: StableUNetConfig, pictures: dict, key: jax.Array) -> dict:
     """Parameters of a video UNet that equals a picture UNet on every frame.
 
     Args:

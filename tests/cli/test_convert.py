@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from im3d_jax.cli.main import main
-from im3d_jax.weights import conversion, foreign
-from im3d_jax.weights.names.families import autoencoder_shapes, autoencoder_table, unet_shapes, unet_table
+from im3d_jax.weights import conversion
+from im3d_jax.weights.names.networks import autoencoder_shapes, autoencoder_table, unet_shapes, unet_table
 from im3d_jax.weights.presets import PRESETS
 from im3d_jax.weights.tensor_files import write_tensors
 
@@ -25,7 +25,7 @@ TINY = dataclasses.replace(
 
 @pytest.fixture
 def weights(tmp_path, monkeypatch):
-    monkeypatch.setitem(foreign.PRESETS, "sd15", TINY)
+    monkeypatch.setitem(checkpoints.PRESETS, "sd15", TINY)
     tables = (
         unet_table(TINY, unet_shapes(TINY.unet), "sgm"),
         autoencoder_table(TINY, autoencoder_shapes(TINY.autoencoder), "sgm"),

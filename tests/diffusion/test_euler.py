@@ -13,7 +13,7 @@ from im3d_jax.diffusion import (
     Karras,
     Level,
     ScaledLinear,
-    convert,
+    convert_prediction,
     dpmpp_2m_step,
     edm_scalings,
     euler_step,
@@ -122,7 +122,7 @@ def test_edm_network_output_is_the_kind_edm_v():
     np.testing.assert_allclose(network_input(x, t, process), scalings.input * x, rtol=1e-6)
     np.testing.assert_allclose(network_time(t, process), scalings.noise, rtol=1e-5)
     expected = scalings.skip * x + scalings.out * output
-    np.testing.assert_allclose(convert(output, x, t, process, "edm_v", "x0"), expected, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(convert_prediction(output, x, t, process, "edm_v", "x0"), expected, rtol=1e-5, atol=1e-6)
 
 
 def test_preconditioned_networks_see_their_own_units():

@@ -8,7 +8,7 @@ import pytest
 from im3d_jax.diffusion import (
     Cosine,
     Guidance,
-    convert,
+    convert_prediction,
     guide,
     guided_denoiser,
     network_evaluations,
@@ -91,7 +91,7 @@ def test_guided_denoiser_equals_separate_calls(scales):
     denoise = guided_denoiser(network_of(*stacked), guidance, Cosine(), "v")
     branches = [network_of(i, p)(x, 0.6, 0) for i, p in [(none, none), (image, none), (image, prompt)]]
     v = branches[0] + scales[0] * (branches[1] - branches[0]) + scales[1] * (branches[2] - branches[1])
-    expected = convert(v, x, 0.6, Cosine(), "v", "x0")
+    expected = convert_prediction(v, x, 0.6, Cosine(), "v", "x0")
     np.testing.assert_allclose(denoise(x, 0.6, 0), expected, atol=2e-5)
 
 

@@ -1,8 +1,6 @@
 """Whole sampling loops against diffusers' pipelines, from picture or prompt on, with small random networks."""
 
-import importlib.util
 import json
-import pathlib
 
 import jax
 import numpy as np
@@ -27,7 +25,7 @@ from im3d_jax.diffusion import (
 from im3d_jax.diffusion import video_conditions as conditions
 from im3d_jax.models import clip, clip_images
 from im3d_jax.models.kl_autoencoder import KLAutoencoder, KLAutoencoderConfig
-from im3d_jax.models.spatio_temporal_unet import SpatioTemporalUNet, SpatioTemporalUNetConfig
+from im3d_jax.models.stable_unet import StableUNet, StableUNetConfig
 from im3d_jax.weights.encoders import encoder_network, load_encoder
 from im3d_jax.weights.prompt_tokenizers import load_clip_tokenizer
 
@@ -38,16 +36,14 @@ diffusers = pytest.importorskip("diffusers")
 transformers = pytest.importorskip("transformers")
 safetensors_torch = pytest.importorskip("safetensors.torch")
 
-_spec = importlib.util.spec_from_file_location("foreign", pathlib.Path(__file__).parents[1] / "models" / "foreign.py")
-foreign = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(foreign)
+torch_weights = pytest.importorskip("tests.models.torch_weights")
 
 FRAMES, HEIGHT, WIDTH = 3, 16, 24
 UNET = dict(channels=(32, 64), layers_per_block=(1, 1), attention=(True, False), context_dims=(24,))
 DDPM = dict(beta_schedule="scaled_linear", beta_start=8.5e-4, beta_end=1.2e-2)
 
 
-def video_unet(scalars):
+def tiny_unet(scalars):
     """SVD's network with any number of scalar conditions, theirs and ours."""
     theirs = diffusers.UNetSpatioTemporalConditionModel(
         block_out_channels=(32, 64), num_attention_heads=(2, 4), cross_attention_dim=24, num_frames=FRAMES,
@@ -55,15 +51,15 @@ def video_unet(scalars):
         down_block_types=("CrossAttnDownBlockSpatioTemporal", "DownBlockSpatioTemporal"),
         up_block_types=("UpBlockSpatioTemporal", "CrossAttnUpBlockSpatioTemporal"),
     )  # fmt: skip
-    config = SpatioTemporalUNetConfig(
+    config = StableUNetConfig(
         **UNET, heads=(2, 4), vector_dims=(16,) * scalars, down_eps=(1e-6, 1e-5), up_eps=(1e-6, 1e-6)
     )
-    return foreign.randomise(theirs), SpatioTemporalUNet(config)
+    return torch_weights.randomise(theirs), StableUNet(config)
 
 
 def parameters(model, network, *inputs, **arguments):
     template = jax.eval_shape(network.init, jax.random.key(0), *inputs)["params"]
-    return {"params": foreign.parameters_from(model, template, **arguments)}
+    return {"params": torch_weights.parameters_from(model, template, **arguments)}
 
 
 def loaded(model, config, folder):
@@ -87,9 +83,9 @@ def video_denoiser(network, params, context, latent, vector, scales):
 
 
 def test_stable_video_diffusion(tmp_path):
-    unet, our_unet = video_unet(3)
+    unet, our_unet = tiny_unet(3)
     types = ("DownEncoderBlock2D",) * 2
-    vae = foreign.randomise(
+    vae = torch_weights.randomise(
         diffusers.AutoencoderKLTemporalDecoder(block_out_channels=(32, 64), layers_per_block=2, down_block_types=types)
     )
     vision = clip.CLIPVisionConfig(patch=56, width=32, layers=2, heads=2, hidden=48, projection=24)
@@ -99,7 +95,7 @@ def test_stable_video_diffusion(tmp_path):
             intermediate_size=48, hidden_act="gelu", projection_dim=24,
         )
     )  # fmt: skip
-    foreign.randomise(image_encoder)
+    torch_weights.randomise(image_encoder)
     scheduler = diffusers.EulerDiscreteScheduler(
         **DDPM, prediction_type="v_prediction", timestep_type="continuous", use_karras_sigmas=True, sigma_min=0.002,
         sigma_max=700.0, timestep_spacing="leading", steps_offset=1,
@@ -144,13 +140,13 @@ def test_stable_video_diffusion(tmp_path):
 
     params = dict(encoder=encoder_params, vae=vae_params, unet=unet_params)
     latents, found = sample(params, image, augment.permute(0, 2, 3, 1).numpy(), noise)
-    assert foreign.relative(latents, expected.permute(0, 1, 3, 4, 2).numpy()) < 3e-5
-    assert foreign.relative(found, 0.5 * pictures + 0.5) < 3e-5
+    assert torch_weights.relative(latents, expected.permute(0, 1, 3, 4, 2).numpy()) < 3e-5
+    assert torch_weights.relative(found, 0.5 * pictures + 0.5) < 3e-5
 
 
 def test_sv3d_by_an_independent_reading():
     """Stability AI's loop (EulerEDMSampler, VScalingWithEDMcNoise, TrianglePredictionGuider) written out in PyTorch."""
-    unet, our_unet = video_unet(1)
+    unet, our_unet = tiny_unet(1)
     rng = np.random.default_rng(0)
     noise, latent = (rng.normal(size=(2, FRAMES, 8, 12, 4)).astype(np.float32) for _ in range(2))
     latent, context = latent[:, 0], rng.normal(size=(2, 1, 24)).astype(np.float32)
@@ -186,11 +182,11 @@ def test_sv3d_by_an_independent_reading():
         denoise = video_denoiser(our_unet, params, context, latent, vector, scales)
         return sample_scan(denoise, initial_sample(noise, grid[0], process), grid, process, solver=euler_step)
 
-    assert foreign.relative(sample(params, noise, context, latent), x.permute(0, 1, 3, 4, 2).numpy()) < 3e-5
+    assert torch_weights.relative(sample(params, noise, context, latent), x.permute(0, 1, 3, 4, 2).numpy()) < 3e-5
 
 
 def test_stable_diffusion(tmp_path):
-    unet = foreign.randomise(
+    unet = torch_weights.randomise(
         diffusers.UNet2DConditionModel(
             block_out_channels=(32, 64), cross_attention_dim=24, layers_per_block=1, attention_head_dim=(2, 2),
             down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
@@ -215,7 +211,7 @@ def test_stable_diffusion(tmp_path):
             max_position_embeddings=16, eos_token_id=text.end_token,
         )
     )  # fmt: skip
-    foreign.randomise(text_encoder)
+    torch_weights.randomise(text_encoder)
     scheduler = diffusers.EulerDiscreteScheduler(**DDPM, steps_offset=1)
     pipeline = diffusers.StableDiffusionPipeline(
         vae, text_encoder, transformers.CLIPTokenizer(vocab=vocabulary, merges=merges, model_max_length=16), unet,
@@ -229,8 +225,8 @@ def test_stable_diffusion(tmp_path):
             latents=torch.tensor(noise[:, 0].transpose(0, 3, 1, 2)),
         ).images  # fmt: skip
 
-    network = SpatioTemporalUNet(
-        SpatioTemporalUNetConfig(
+    network = StableUNet(
+        StableUNetConfig(
             **UNET,
             in_channels=4,
             heads=(2, 2),
@@ -264,4 +260,4 @@ def test_stable_diffusion(tmp_path):
         return sample_scan(denoise, x, grid, process, solver=euler_step)
 
     latents = sample(params, rows, noise)
-    assert foreign.relative(latents[:, 0], expected.permute(0, 2, 3, 1).numpy()) < 3e-5
+    assert torch_weights.relative(latents[:, 0], expected.permute(0, 2, 3, 1).numpy()) < 3e-5

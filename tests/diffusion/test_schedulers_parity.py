@@ -8,7 +8,7 @@ import pytest
 from im3d_jax.diffusion import (
     DiscreteScaledLinear,
     Karras,
-    convert,
+    convert_prediction,
     dpmpp_2m_step,
     edm_scalings,
     euler_step,
@@ -72,7 +72,7 @@ def follow(scheduler, process, grid, prediction, solver):
         if exploding:
             near(network_input(x, levels.t[i], process), scaled)
         output = rng.normal(size=SHAPE).astype(np.float32)
-        x0 = convert(output, x, grid[i], process, prediction, "x0")
+        x0 = convert_prediction(output, x, grid[i], process, prediction, "x0")
         stepped = scheduler.step(torch.from_numpy(output), timestep, theirs)
         if exploding:
             near(x0, stepped.pred_original_sample, 2e-5)
@@ -150,7 +150,7 @@ def test_ddim_which_ends_at_its_first_level():
     x = rng.normal(size=SHAPE).astype(np.float32)
     for i, timestep in enumerate(scheduler.timesteps):
         output = rng.normal(size=SHAPE).astype(np.float32)
-        x0 = convert(output, jnp.asarray(x), grid[i], process, "v", "x0")
+        x0 = convert_prediction(output, jnp.asarray(x), grid[i], process, "v", "x0")
         source, target = (jax.tree.map(lambda a, i=i: a[i], part) for part in (levels.source, levels.target))
         found, _ = euler_step(jnp.asarray(x), x0, no_history(x0), source, target)
         x = scheduler.step(torch.from_numpy(output), timestep, torch.from_numpy(x)).prev_sample.numpy()
@@ -186,7 +186,7 @@ def test_multistep_on_the_sigmas_of_svd():
     history = no_history(jnp.asarray(x))
     for i, timestep in enumerate(scheduler.timesteps):
         output = rng.normal(size=SHAPE).astype(np.float32)
-        x0 = convert(output, jnp.asarray(x), grid[i], process, "edm_v", "x0")
+        x0 = convert_prediction(output, jnp.asarray(x), grid[i], process, "edm_v", "x0")
         source, target = (jax.tree.map(lambda a, i=i: a[i], part) for part in (levels.source, levels.target))
         found, history = dpmpp_2m_step(jnp.asarray(x), x0, history, source, target)
         x = scheduler.step(torch.from_numpy(output), timestep, torch.from_numpy(x)).prev_sample.numpy()

@@ -7,7 +7,7 @@ import pytest
 from im3d_jax.diffusion import (
     Guidance,
     Karras,
-    convert,
+    convert_prediction,
     frame_guided_denoiser,
     frame_scales,
     guided_denoiser,
@@ -49,7 +49,7 @@ def test_guidance_by_frame():
     found = frame_guided_denoiser(network(stacked), scales, process, "edm_v")(x, t, 0)
     for frame, scale in enumerate(scales):
         output = 0.5 * x[:, frame] + scale * image[:, frame]
-        wanted = convert(output, x[:, frame], t, process, "edm_v", "x0")
+        wanted = convert_prediction(output, x[:, frame], t, process, "edm_v", "x0")
         np.testing.assert_allclose(found[:, frame], wanted, rtol=1e-5, atol=1e-6)
     with pytest.raises(ValueError, match="3 guidance scales do not match samples of 4 frames"):
         frame_guided_denoiser(network(stacked), scales[:3], process, "edm_v")(x, t, 0)

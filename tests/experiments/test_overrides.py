@@ -52,7 +52,7 @@ def test_several_leave_the_rest_alone():
     [
         ("batch", "expected name=value"),
         ("bach=3", "TrainConfig has no field bach; did you mean batch?"),
-        ("model.unet.chanels=(8,)", "VideoUNetConfig has no field chanels; did you mean channels?"),
+        ("model.unet.chanels=(8,)", "TinyUNetConfig has no field chanels; did you mean channels?"),
         ("zzz=3", "known: stage, objects"),
         ("batch.size=3", "batch is a int, it has no fields"),
         ("batch=many", "expected a int such as 32"),

@@ -11,7 +11,7 @@ from absl.testing import flagsaver
 
 from experiments import train
 from experiments.configs.training import TrainConfig
-from im3d_jax.models import is_temporal
+from im3d_jax.models import is_temporal_parameter
 from im3d_jax.weights import flatten, load_bundle
 
 
@@ -80,9 +80,9 @@ def test_each_stage_trains_its_part_alone(stages):
     made, _ = stages
     images = changed(made["autoencoder"], made["images"])
     assert {name.split(".")[0] for name in images} == {"unet", "text_encoder"}
-    assert not any(is_temporal(name) for name in images)
+    assert not any(is_temporal_parameter(name) for name in images)
     video = changed(made["images"], made["video"])
-    assert video and all(name.startswith("unet.") and is_temporal(name) for name in video)
+    assert video and all(name.startswith("unet.") and is_temporal_parameter(name) for name in video)
     assert any("conv_in_condition" in name for name in video)
     elevation = changed(made["video"], made["elevation"])
     assert elevation and all(name.startswith("elevation.") for name in elevation)

@@ -10,11 +10,11 @@ from PIL import Image
 from im3d_jax.foreign import memory, recipes
 from im3d_jax.models.clip import CLIPTextConfig, CLIPVisionConfig
 from im3d_jax.reconstruction import PRESETS as FITS
-from im3d_jax.reconstruction.orbits import Search
-from im3d_jax.weights.conversion import convert
+from im3d_jax.reconstruction.orbit_search import Search
+from im3d_jax.weights.checkpoints import open_checkpoint
+from im3d_jax.weights.conversion import convert_checkpoint
 from im3d_jax.weights.encoders import encoder_table
-from im3d_jax.weights.foreign import open_checkpoint
-from im3d_jax.weights.names.families import autoencoder_shapes, autoencoder_table, unet_shapes, unet_table
+from im3d_jax.weights.names.networks import autoencoder_shapes, autoencoder_table, unet_shapes, unet_table
 from im3d_jax.weights.presets import PRESETS
 from im3d_jax.weights.tensor_files import write_tensors
 
@@ -85,7 +85,7 @@ def checkpoints(tmp_path_factory):
     folder = tmp_path_factory.mktemp("checkpoints")
     made = {family: write_sgm(folder / f"{family}.safetensors", tiny(family)) for family in ("sv3d_u", "sv3d_p", "svd")}
     made["folder"] = folder / "sv3d"
-    convert(open_checkpoint(made["sv3d_u"], preset=tiny("sv3d_u")), "diffusers", made["folder"])
+    convert_checkpoint(open_checkpoint(made["sv3d_u"], preset=tiny("sv3d_u")), "diffusers", made["folder"])
     pictures = folder / "sd"
     pictures.mkdir()
     made["sd"] = write_sgm(pictures / "sd15.safetensors", tiny("sd15"))

@@ -7,8 +7,8 @@ import shutil
 import numpy as np
 import pytest
 
-from im3d_jax.weights.conversion import convert
-from im3d_jax.weights.foreign import open_checkpoint
+from im3d_jax.weights.checkpoints import open_checkpoint
+from im3d_jax.weights.conversion import convert_checkpoint
 from im3d_jax.weights.tensor_files import list_tensors, read_tensor, write_tensors
 from im3d_jax.weights.trees import WeightsError
 
@@ -47,7 +47,7 @@ def line(path, to, **options):
     """What opening and converting is refused with."""
     out = path.parent / "out"
     with pytest.raises(WeightsError) as error:
-        convert(open_checkpoint(path, **options), to, out)
+        convert_checkpoint(open_checkpoint(path, **options), to, out)
     assert list(path.parent.glob("out*")) == []
     assert "\n" not in str(error.value)
     return str(error.value)
@@ -119,7 +119,7 @@ def test_deep_configs(folder, checkpoints, tmp_path):
     (folder / "unet" / "config.json").write_text(DEEP)
     assert "config.json is not readable as JSON" in line(folder, "sgm")
     video = tmp_path / "video"
-    convert(open_checkpoint(checkpoints["svd"]), "diffusers", video)
+    convert_checkpoint(open_checkpoint(checkpoints["svd"]), "diffusers", video)
     (video / "unet" / "config.json").write_text(DEEP)
     with pytest.raises(WeightsError, match="config.json is not readable as JSON"):
         open_checkpoint(video)

@@ -11,7 +11,7 @@ import pytest
 from im3d_jax.cli import common
 from im3d_jax.cli.main import main
 from im3d_jax.foreign import memory
-from im3d_jax.weights.foreign import open_checkpoint
+from im3d_jax.weights.checkpoints import open_checkpoint
 from im3d_jax.weights.hub import find_model
 from im3d_jax.weights.tensor_files import list_tensors, write_tensors
 

@@ -16,10 +16,10 @@ from im3d_jax.foreign import mattes, networks, recipes, video
 from im3d_jax.foreign.sources import CheckpointSource
 from im3d_jax.models.clip_images import condition_pixels
 from im3d_jax.models.kl_autoencoder import KLAutoencoder
-from im3d_jax.models.spatio_temporal_unet import SpatioTemporalUNet
-from im3d_jax.weights.conversion import convert
+from im3d_jax.models.stable_unet import StableUNet
+from im3d_jax.weights.checkpoints import open_checkpoint
+from im3d_jax.weights.conversion import convert_checkpoint
 from im3d_jax.weights.encoders import encoder_network
-from im3d_jax.weights.foreign import open_checkpoint
 from im3d_jax.weights.presets import PRESETS
 from im3d_jax.weights.trees import WeightsError
 
@@ -42,7 +42,7 @@ def test_views_by_an_independent_reading(model, image):
     np.testing.assert_array_equal(made[0], image)
 
     preset, frames = model.preset, 5
-    unet, autoencoder = SpatioTemporalUNet(preset.unet), KLAutoencoder(preset.autoencoder)
+    unet, autoencoder = StableUNet(preset.unet), KLAutoencoder(preset.autoencoder)
     params = {part: {"params": model._parameters(part)} for part in ("unet", "vae", "encoder")}
     encoder = encoder_network(preset.image_encoder)
     context = jax.jit(encoder.apply)(params["encoder"], condition_pixels(image[None, ..., :3], 8)).pooled[:, None]
@@ -99,7 +99,7 @@ def test_svd_begins_with_the_given_view(small, checkpoints, image, tmp_path):
     assert np.abs(model.decode(latents) - swapped).max() > 1e-3, "the frames' order counts"
 
     checkpoint = open_checkpoint(checkpoints["svd"])
-    convert(checkpoint, "diffusers", tmp_path / "svd")
+    convert_checkpoint(checkpoint, "diffusers", tmp_path / "svd")
     flags = [f"--model={checkpoints['svd']}", "--to=diffusers", "--frames=7", f"--out={tmp_path}/7"]
     assert main(["convert", *flags]) == 0
     assert pipeline.load(f"{tmp_path}/7").num_views == 7

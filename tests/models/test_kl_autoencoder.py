@@ -1,8 +1,6 @@
 """Stable Diffusion's and SVD's autoencoders: against diffusers on random weights, decoding by frames, sizes."""
 
 import dataclasses
-import importlib.util
-import pathlib
 
 import jax
 import numpy as np
@@ -10,7 +8,7 @@ import pytest
 
 from im3d_jax.models.kl_autoencoder import KLAutoencoder, KLAutoencoderConfig, parts_of
 from im3d_jax.models.layers import Conv, upsample
-from im3d_jax.models.spatio_temporal_blocks import UpsampledConv
+from im3d_jax.models.stable_blocks import UpsampledConv
 
 
 IMAGE = KLAutoencoderConfig(channels=(32, 64))
@@ -26,19 +24,12 @@ def inputs():
     )
 
 
-def foreign():
-    spec = importlib.util.spec_from_file_location("foreign", pathlib.Path(__file__).with_name("foreign.py"))
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 @pytest.mark.parity
 @pytest.mark.parametrize("config", [IMAGE, VIDEO], ids=["image", "video"])
 def test_diffusers(inputs, config):
     torch = pytest.importorskip("torch")
     diffusers = pytest.importorskip("diffusers")
-    tools = foreign()
+    tools = pytest.importorskip("tests.models.torch_weights")
     images, latents = inputs
     network = KLAutoencoder(config)
     template = jax.eval_shape(network.init, jax.random.key(0), images)["params"]

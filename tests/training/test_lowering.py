@@ -5,15 +5,15 @@ import jax.numpy as jnp
 import optax
 
 from im3d_jax.diffusion import Cosine, sample_scan, time_grid
-from im3d_jax.models import TextConfig, TextEncoder, VideoUNet, VideoUNetConfig
-from im3d_jax.models.spatio_temporal_unet import SpatioTemporalUNet, SpatioTemporalUNetConfig
+from im3d_jax.models import TextConfig, TextEncoder, TinyUNet, TinyUNetConfig
+from im3d_jax.models.stable_unet import StableUNet, StableUNetConfig
 from im3d_jax.training import create_state, losses, make_train_steps
 from im3d_jax.weights import flatten, unflatten
 
 
 def test_train_step_and_sampler_lower_for_tpu():
-    config = VideoUNetConfig(channels=(32, 64), attention=(False, True), layers_per_block=0)
-    unet, text = VideoUNet(config, jnp.bfloat16), TextEncoder(TextConfig(layers=1), jnp.bfloat16)
+    config = TinyUNetConfig(channels=(32, 64), attention=(False, True), layers_per_block=0)
+    unet, text = TinyUNet(config, jnp.bfloat16), TextEncoder(TextConfig(layers=1), jnp.bfloat16)
     struct = jax.ShapeDtypeStruct
     latents, tokens = struct((8, 16, 8, 8, 8), jnp.bfloat16), struct((8, 24), jnp.int32)
     key = jax.eval_shape(lambda: jax.random.key(0))
@@ -47,11 +47,11 @@ def test_train_step_and_sampler_lower_for_tpu():
 
 def test_a_train_step_of_the_large_unet_lowers_for_tpu():
     """Fine-tuning an SVD-like network on its raw v in EDM's preconditioning."""
-    config = SpatioTemporalUNetConfig(
+    config = StableUNetConfig(
         channels=(32, 64), layers_per_block=(1, 1), attention=(True, False), heads=(1, 2), context_dims=(16,),
         vector_dims=(8,), down_eps=(1e-5,) * 2, up_eps=(1e-5,) * 2,
     )  # fmt: skip
-    network = SpatioTemporalUNet(config, jnp.bfloat16)
+    network = StableUNet(config, jnp.bfloat16)
     struct = jax.ShapeDtypeStruct
     data = {"latents": struct((8, 5, 8, 8, 4), jnp.float32), "context": struct((8, 1, 16), jnp.float32)}
     given = struct((1, 5, 8, 8, 8), jnp.float32), struct((1,), jnp.float32)

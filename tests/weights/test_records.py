@@ -9,12 +9,12 @@ import jax
 import numpy as np
 import pytest
 
-from im3d_jax.weights.conversion import convert
+from im3d_jax.weights.checkpoints import load_network, open_checkpoint
+from im3d_jax.weights.conversion import convert_checkpoint
 from im3d_jax.weights.encoders import load_encoder
-from im3d_jax.weights.foreign import load_network, open_checkpoint
 from im3d_jax.weights.tensor_files import list_tensors, read_tensor, write_tensors
-from tests.weights import test_foreign as files
-from tests.weights.test_foreign import FILE, TINY, names_of_full_size, refused
+from tests.weights import test_checkpoints as files
+from tests.weights.test_checkpoints import FILE, TINY, names_of_full_size, refused
 
 
 sgm_file, folder = files.sgm_file, files.folder
@@ -41,9 +41,9 @@ def test_a_folder_without_a_record_computes_the_same_after_two_conversions(folde
     first = open_checkpoint(tmp_path / "one", preset=TINY)
     # diffusers' eps because the family's preset says so, and the length of the folder's config.
     assert (first.preset.norm_eps, first.preset.unet.up_eps, first.preset.frames) == ("diffusers", (1e-6, 1e-6), 21)
-    convert(first, "sgm", tmp_path / "two.safetensors")
+    convert_checkpoint(first, "sgm", tmp_path / "two.safetensors")
     second = open_checkpoint(tmp_path / "two.safetensors", preset=TINY)
-    convert(second, "diffusers", tmp_path / "three")
+    convert_checkpoint(second, "diffusers", tmp_path / "three")
     third = open_checkpoint(tmp_path / "three", preset=TINY)
     assert first.preset == second.preset == third.preset
     assert json.loads((tmp_path / "three/unet/config.json").read_text())["num_frames"] == 21

@@ -7,13 +7,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from im3d_jax.models.spatio_temporal_unet import SpatioTemporalUNet, SpatioTemporalUNetConfig
-from im3d_jax.weights.names.families import unet_shapes
+from im3d_jax.models.stable_unet import StableUNet, StableUNetConfig
+from im3d_jax.weights.names.networks import unet_shapes
 from im3d_jax.weights.starting import video_from_pictures
 from im3d_jax.weights.trees import WeightsError, flatten
 
 
-PICTURES = SpatioTemporalUNetConfig(
+PICTURES = StableUNetConfig(
     in_channels=4, out_channels=4, channels=(8,), layers_per_block=(1,), attention=(True,), heads=(1,),
     context_dims=(6,), vector_dims=(), temporal="none", groups=4, down_eps=(1e-5,), up_eps=(1e-5,),
 )  # fmt: skip
@@ -27,7 +27,7 @@ def setting():
     rng = np.random.default_rng(0)
     pictures = jax.tree.map(lambda leaf: rng.normal(0, 0.3, leaf.shape).astype(np.float32), unet_shapes(PICTURES))
     x, context = (rng.normal(size=s).astype(np.float32) for s in ((1, 3, 4, 6, 4), (1, 2, 6)))
-    frames = jax.jit(SpatioTemporalUNet(PICTURES).apply)({"params": pictures}, x, np.float32([0.7]), context)
+    frames = jax.jit(StableUNet(PICTURES).apply)({"params": pictures}, x, np.float32([0.7]), context)
     return pictures, x, context, frames
 
 
@@ -42,7 +42,7 @@ def test_frames_are_the_pictures(setting, config):
     else:
         arguments = (x, np.float32([0.7]), (context, np.ones((1, 2, 3), np.float32)))
         named = dict(condition=np.ones((1, 4, 6, 5), np.float32))
-    run = jax.jit(SpatioTemporalUNet(config).apply)
+    run = jax.jit(StableUNet(config).apply)
     video = run({"params": params}, *arguments, **named)
     np.testing.assert_allclose(video, frames, rtol=1e-5, atol=1e-5 * np.abs(frames).max())
     if config is RESIDUAL:

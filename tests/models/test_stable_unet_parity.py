@@ -1,29 +1,25 @@
 """The large UNets against diffusers' on random weights, in float32."""
 
 import dataclasses
-import importlib.util
 import math
-import pathlib
 
 import jax
 import numpy as np
 import pytest
 
-from im3d_jax.models.spatio_temporal_unet import SpatioTemporalUNet, SpatioTemporalUNetConfig
+from im3d_jax.models.stable_unet import StableUNet, StableUNetConfig
 
 
 pytestmark = pytest.mark.parity
 torch = pytest.importorskip("torch")
 diffusers = pytest.importorskip("diffusers")
 
-_spec = importlib.util.spec_from_file_location("foreign", pathlib.Path(__file__).with_name("foreign.py"))
-foreign = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(foreign)
+torch_weights = pytest.importorskip("tests.models.torch_weights")
 
 FRAMES, HEIGHT, WIDTH = 3, 8, 12
 SMALL = dict(channels=(32, 64), layers_per_block=(1, 1), attention=(True, False), heads=(2, 4), context_dims=(24,))
 # diffusers has another eps in the blocks with attention and on the way up.
-SVD = SpatioTemporalUNetConfig(
+SVD = StableUNetConfig(
     **SMALL, vector_dims=(16, 16, 16), down_eps=(1e-6, 1e-5), up_eps=(1e-6, 1e-6), mid_eps=1e-5, out_eps=1e-5
 )
 # Its first level alone, which compiles in half the time.
@@ -41,7 +37,7 @@ def inputs():
 
 
 def svd_of_diffusers(levels, faint=1.0):
-    return foreign.randomise(
+    return torch_weights.randomise(
         diffusers.UNetSpatioTemporalConditionModel(
             block_out_channels=(32, 64)[:levels], num_attention_heads=(2, 4)[:levels], cross_attention_dim=24,
             num_frames=FRAMES, addition_time_embed_dim=16, projection_class_embeddings_input_dim=48, layers_per_block=1,
@@ -54,15 +50,15 @@ def svd_of_diffusers(levels, faint=1.0):
 
 def compare(config, models, x, time, context, vector):
     """The relative difference for each model, all by one compiled network."""
-    network = SpatioTemporalUNet(config)
+    network = StableUNet(config)
     template = jax.eval_shape(network.init, jax.random.key(0), x, time, context, vector)["params"]
     compiled = jax.jit(network.apply)
     differences = []
     for model in models:
-        ours = compiled({"params": foreign.parameters_from(model, template)}, x, time, context, vector)
+        ours = compiled({"params": torch_weights.parameters_from(model, template)}, x, time, context, vector)
         with torch.no_grad():
             theirs = model(*map(torch.tensor, (x.transpose(0, 1, 4, 2, 3), time[0], context, vector))).sample
-        differences.append(foreign.relative(ours, theirs.numpy().transpose(0, 1, 3, 4, 2)))
+        differences.append(torch_weights.relative(ours, theirs.numpy().transpose(0, 1, 3, 4, 2)))
     return differences
 
 
@@ -82,7 +78,7 @@ def test_svd_with_a_longer_context(inputs):
 def test_stable_diffusion(inputs, version):
     x, _, context, _ = inputs
     x, heads = x[:, :1, ..., :4], (2, 2) if version == "1.5" else (2, 4)
-    model = foreign.randomise(
+    model = torch_weights.randomise(
         diffusers.UNet2DConditionModel(
             block_out_channels=(32, 64), cross_attention_dim=24, layers_per_block=1, attention_head_dim=heads,
             use_linear_projection=version == "2.1",
@@ -90,7 +86,7 @@ def test_stable_diffusion(inputs, version):
             up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
         )
     )  # fmt: skip
-    config = SpatioTemporalUNetConfig(
+    config = StableUNetConfig(
         **{**SMALL, "heads": heads},
         in_channels=4,
         temporal="none",
@@ -98,14 +94,14 @@ def test_stable_diffusion(inputs, version):
         down_eps=(1e-5,) * 2,
         up_eps=(1e-5,) * 2,
     )
-    network, time = SpatioTemporalUNet(config), np.float32([981, 981])
+    network, time = StableUNet(config), np.float32([981, 981])
     template = jax.eval_shape(network.init, jax.random.key(0), x, time, context)["params"]
     pointwise = r"\.proj_(in|out)$" if version == "1.5" else None
-    parameters = foreign.parameters_from(model, template, pointwise=pointwise)
+    parameters = torch_weights.parameters_from(model, template, pointwise=pointwise)
     ours = jax.jit(network.apply)({"params": parameters}, x, time, context)
     with torch.no_grad():
         theirs = model(torch.tensor(x[:, 0].transpose(0, 3, 1, 2)), 981, torch.tensor(context)).sample
-    assert foreign.relative(ours[:, 0], theirs.numpy().transpose(0, 2, 3, 1)) < 2e-5
+    assert torch_weights.relative(ours[:, 0], theirs.numpy().transpose(0, 2, 3, 1)) < 2e-5
 
 
 def sinusoids(values, dim):
@@ -121,16 +117,16 @@ def test_sv3d_with_angles_of_each_frame(inputs):
     x, time, context, _ = inputs
     dims, context = (16, 32, 32), context[:, :1]
     vector = np.random.default_rng(1).uniform(0, 6, (2, FRAMES, 3)).astype(np.float32)
-    model = foreign.randomise(
+    model = torch_weights.randomise(
         diffusers.UNetSpatioTemporalConditionModel(
             block_out_channels=(32,), num_attention_heads=(2,), cross_attention_dim=24, num_frames=FRAMES,
             addition_time_embed_dim=16, projection_class_embeddings_input_dim=sum(dims), layers_per_block=1,
             down_block_types=("CrossAttnDownBlockSpatioTemporal",), up_block_types=("CrossAttnUpBlockSpatioTemporal",),
         )
     )  # fmt: skip
-    network = SpatioTemporalUNet(dataclasses.replace(ONE_LEVEL, vector_dims=dims))
+    network = StableUNet(dataclasses.replace(ONE_LEVEL, vector_dims=dims))
     template = jax.eval_shape(network.init, jax.random.key(0), x, time, context, vector)["params"]
-    parameters = foreign.parameters_from(model, template)
+    parameters = torch_weights.parameters_from(model, template)
     ours = jax.jit(network.apply)({"params": parameters}, x, time, context, vector)
     with torch.no_grad():
         scalars = torch.cat([sinusoids(vector[..., i], dim) for i, dim in enumerate(dims)], -1)
@@ -144,7 +140,7 @@ def test_sv3d_with_angles_of_each_frame(inputs):
         model.add_embedding.forward = lambda values: torch.zeros(2, 128)
         ids, frames = torch.zeros(2, 3), torch.tensor(x.transpose(0, 1, 4, 2, 3))
         theirs = model(frames, torch.tensor(time[0]), torch.tensor(context), ids).sample
-    assert foreign.relative(ours, theirs.numpy().transpose(0, 1, 3, 4, 2)) < 2e-5
+    assert torch_weights.relative(ours, theirs.numpy().transpose(0, 1, 3, 4, 2)) < 2e-5
 
 
 class FramesLinear(torch.nn.Module):
@@ -234,19 +230,19 @@ def test_emu_video(inputs):
         return y.flatten(0, 1)
 
     model.conv_in.register_forward_hook(widen)
-    foreign.randomise(model)
-    config = SpatioTemporalUNetConfig(
+    torch_weights.randomise(model)
+    config = StableUNetConfig(
         channels=(32, 64), layers_per_block=(1, 1), attention=(True, False), heads=(2, 4), context_dims=(24, 12),
         in_channels=4, condition_channels=5, transformer_depth=2, temporal="residual", vector_dims=(),
         down_eps=(1e-5,) * 2, up_eps=(1e-5,) * 2,
     )  # fmt: skip
-    network = SpatioTemporalUNet(config)
+    network = StableUNet(config)
     call = lambda variables: network.apply(variables, x, time, (first, second), condition=condition)  # noqa: E731
     template = jax.eval_shape(
         lambda key: network.init(key, x, time, (first, second), condition=condition), jax.random.key(0)
     )["params"]
-    ours = jax.jit(call)({"params": foreign.parameters_from(model, template)})
+    ours = jax.jit(call)({"params": torch_weights.parameters_from(model, template)})
     with torch.no_grad():
         pictures = torch.tensor(x.transpose(0, 1, 4, 2, 3)).flatten(0, 1)
         theirs = model(pictures, 501, every(first)).sample.unflatten(0, (2, FRAMES))
-    assert foreign.relative(ours, theirs.numpy().transpose(0, 1, 3, 4, 2)) < 2e-5
+    assert torch_weights.relative(ours, theirs.numpy().transpose(0, 1, 3, 4, 2)) < 2e-5

@@ -5,11 +5,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from im3d_jax.models import Autoencoder, AutoencoderConfig, composite_on_white, straight_alpha
+from im3d_jax.models import RgbaAutoencoder, RgbaAutoencoderConfig, composite_on_white, straight_alpha
 
 
-MODULE = Autoencoder(
-    AutoencoderConfig(
+MODULE = RgbaAutoencoder(
+    RgbaAutoencoderConfig(
         latent_channels=3, encoder_channels=(8, 8, 16), decoder_channels=(8, 8, 16), encoder_blocks=(1, 0, 2)
     )
 )

@@ -9,14 +9,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from im3d_jax.models import VideoUNet, is_temporal
-from im3d_jax.models.video_unet import orbit_position
+from im3d_jax.models import TinyUNet, is_temporal_parameter
+from im3d_jax.models.tiny_unet import orbit_position
 from im3d_jax.weights import flatten, unflatten
 from tests import tiny
 
 
 CONFIG = dataclasses.replace(tiny.UNET, first_frame_attention=(False, True), joint_attention=(False, True))
-MODULE = VideoUNet(CONFIG)
+MODULE = TinyUNet(CONFIG)
 # Compiling takes longer than anything else here.
 quick = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 
@@ -47,7 +47,7 @@ def fresh(moved):
     """Temporal layers as initialised, spatial ones as if trained."""
     given, condition = inputs()
     start = flatten(quick(MODULE.init)(jax.random.key(0), *given, **condition)["params"])
-    flat = {name: start[name] if is_temporal(name) else leaf for name, leaf in flatten(moved).items()}
+    flat = {name: start[name] if is_temporal_parameter(name) else leaf for name, leaf in flatten(moved).items()}
     return unflatten(flat, moved)
 
 
@@ -73,7 +73,7 @@ def test_names_of_temporal_parameters():
     given, condition = inputs()
     init = lambda **kw: jax.eval_shape(lambda: MODULE.init(jax.random.key(0), *given, **kw))["params"]  # noqa: E731
     whole, spatial = flatten(init(**condition)), flatten(init(temporal=False))
-    assert set(spatial) == {name for name in whole if not is_temporal(name)}
+    assert set(spatial) == {name for name in whole if not is_temporal_parameter(name)}
     assert any("conv_in_condition" in name for name in whole)
     assert sum("temporal_" in name for name in whole) > 20
 
@@ -90,7 +90,7 @@ def test_gradients_reach_the_right_parameters(moved, temporal):
     gradients = flatten(quick(jax.grad(loss))(moved))
     for name, gradient in gradients.items():
         largest = float(jnp.abs(gradient).max())
-        if is_temporal(name) and not temporal:
+        if is_temporal_parameter(name) and not temporal:
             assert largest == 0.0, name
         else:
             assert math.isfinite(largest) and largest > 0.0, name
@@ -134,7 +134,7 @@ def test_rolling_the_frames_of_a_ring(cyclic):
         temporal_position=False,
         cyclic=cyclic,
     )
-    module = VideoUNet(config)
+    module = TinyUNet(config)
     params = random_parameters(module)
     (x, *rest), condition = inputs(batch=1)
     apply = quick(lambda x: module.apply({"params": params}, x, *rest, **condition))

@@ -8,13 +8,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from im3d_jax.models import StableUNet, StableUNetConfig, is_temporal_parameter
 from im3d_jax.models.layers import TemporalConv
-from im3d_jax.models.spatio_temporal_attention import ContextAttention, ResidualTemporalBlock
-from im3d_jax.models.spatio_temporal_unet import SpatioTemporalUNet, SpatioTemporalUNetConfig, is_temporal_parameter
+from im3d_jax.models.stable_attention import ContextAttention, ResidualTemporalBlock
 from im3d_jax.weights.trees import flatten
 
 
-TINY = SpatioTemporalUNetConfig(
+TINY = StableUNetConfig(
     in_channels=4, out_channels=4, channels=(8, 16), layers_per_block=(1, 1), attention=(False, True), heads=(1, 2),
     context_dims=(6,), vector_dims=(4,), groups=4, down_eps=(1e-5,) * 2, up_eps=(1e-5,) * 2,
 )  # fmt: skip
@@ -35,7 +35,7 @@ def inputs():
 
 @pytest.fixture(scope="module")
 def blended(inputs):
-    network = SpatioTemporalUNet(TINY)
+    network = StableUNet(TINY)
     return network, {"params": random_parameters(network, *inputs)}
 
 
@@ -98,7 +98,7 @@ def test_scalar_conditions_of_each_frame():
     rng = np.random.default_rng(4)
     vector = rng.uniform(0, 6, (1, 3, 3))
     arguments = np.zeros((1, 3, 2, 2, 4)), np.float32([0.2]), np.zeros((1, 1, 6)), vector.astype(np.float32)
-    network = SpatioTemporalUNet(config)
+    network = StableUNet(config)
     parameters = random_parameters(network, *arguments)
     _, state = network.apply({"params": parameters}, *arguments, capture_intermediates=True)
     found = state["intermediates"]["add_embedding.linear_2"]["__call__"][0]
@@ -115,7 +115,7 @@ def test_scalar_conditions_of_each_frame():
 
 
 def test_recomputing_changes_no_parameter(inputs):
-    plain, recomputed = (SpatioTemporalUNet(TINY, remat=remat) for remat in (False, True))
+    plain, recomputed = (StableUNet(TINY, remat=remat) for remat in (False, True))
     shapes = [jax.eval_shape(n.init, jax.random.key(0), *inputs)["params"] for n in (plain, recomputed)]
     assert jax.tree.structure(shapes[0]) == jax.tree.structure(shapes[1])
     parameters = {"params": random_parameters(plain, *inputs)}
@@ -136,7 +136,7 @@ def test_recomputing_changes_no_parameter(inputs):
 def test_wrong_inputs(inputs, change, message):
     arguments = {**dict(zip(("x", "time", "context", "vector"), inputs, strict=True)), **change}
     with pytest.raises(ValueError, match=message):
-        jax.eval_shape(lambda: SpatioTemporalUNet(TINY).init(jax.random.key(0), **arguments))
+        jax.eval_shape(lambda: StableUNet(TINY).init(jax.random.key(0), **arguments))
 
 
 def test_wrong_configs():
@@ -147,7 +147,7 @@ def test_wrong_configs():
 
 
 def test_bfloat16_keeps_its_type_until_the_end(inputs):
-    network = SpatioTemporalUNet(TINY, jnp.bfloat16)
+    network = StableUNet(TINY, jnp.bfloat16)
     shapes = jax.eval_shape(network.init, jax.random.key(0), *inputs)["params"]
     half = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, jnp.bfloat16), shapes)
     text = jax.jit(network.apply).lower({"params": half}, *inputs).as_text()
@@ -161,7 +161,7 @@ def test_bfloat16_keeps_its_type_until_the_end(inputs):
 
 @pytest.mark.parametrize("platform", ["tpu", "cuda"])
 def test_lowers_for_accelerators(inputs, platform):
-    network = SpatioTemporalUNet(dataclasses.replace(TINY, channels=(32, 64)), jnp.bfloat16)
+    network = StableUNet(dataclasses.replace(TINY, channels=(32, 64)), jnp.bfloat16)
     shapes = jax.eval_shape(network.init, jax.random.key(0), *inputs)
     text = jax.jit(network.apply).trace(shapes, *inputs).lower(lowering_platforms=(platform,)).as_text()
     assert "stablehlo.convolution" in text

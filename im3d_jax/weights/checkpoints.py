@@ -18,8 +18,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from im3d_jax.weights.names.families import (
-    FileLayout,
+from im3d_jax.weights.names.networks import (
+    CheckpointLayout,
     autoencoder_shapes,
     autoencoder_table,
     conditioner_number,
@@ -79,7 +79,7 @@ class Checkpoint:
     """
 
     path: pathlib.Path
-    layout: FileLayout
+    layout: CheckpointLayout
     preset: Preset
     networks: dict[str, dict[str, StoredTensor]]
     aside: dict[str, StoredTensor]
@@ -374,7 +374,7 @@ def save_network(path: str | pathlib.Path, params: dict, table: Table, *, dtype=
     Args:
         path: The safetensors file.
         params: Nested parameters.
-        table: From `names.families`.
+        table: From `names.networks`.
         dtype: Of the file; the parameters' own by default.
         metadata: Free text fields of the header; ``format: pt`` is added, which PyTorch's readers ask for.
     """

@@ -17,13 +17,13 @@ import jax
 import jax.numpy as jnp
 
 from im3d_jax.models.kl_autoencoder import KLAutoencoder, KLAutoencoderConfig
-from im3d_jax.models.spatio_temporal_unet import SpatioTemporalUNet, SpatioTemporalUNetConfig
+from im3d_jax.models.stable_unet import StableUNet, StableUNetConfig
 from im3d_jax.weights.names.table import Table, make_table
 from im3d_jax.weights.presets import Preset
 from im3d_jax.weights.trees import flatten
 
 
-FileLayout = Literal["diffusers", "sgm"]
+CheckpointLayout = Literal["diffusers", "sgm"]
 
 _RES_BLOCK = [
     (r"\.norm1$", ".in_layers.0"),
@@ -73,7 +73,7 @@ _SGM_AUTOENCODER = [
 
 # Tracing a network of true size takes seconds; every look at a checkpoint asks again.
 @functools.lru_cache(maxsize=16)
-def unet_shapes(config: SpatioTemporalUNetConfig) -> dict:
+def unet_shapes(config: StableUNetConfig) -> dict:
     """Nested `jax.ShapeDtypeStruct`s of a UNet's parameters, without computing anything."""
     side = 2 ** (len(config.channels) - 1)
     arguments = (
@@ -83,7 +83,7 @@ def unet_shapes(config: SpatioTemporalUNetConfig) -> dict:
         jnp.zeros((1, len(config.vector_dims))) if config.vector_dims else None,
     )
     condition = jnp.zeros((1, side, side, config.condition_channels))
-    network = SpatioTemporalUNet(config)
+    network = StableUNet(config)
     return jax.eval_shape(lambda: network.init(jax.random.key(0), *arguments, condition=condition))["params"]
 
 
@@ -100,7 +100,7 @@ def count(shapes: dict) -> tuple[int, int]:
     return len(leaves), sum(math.prod(leaf.shape) for leaf in leaves)
 
 
-def unet_table(preset: Preset, shapes: dict, layout: FileLayout) -> Table:
+def unet_table(preset: Preset, shapes: dict, layout: CheckpointLayout) -> Table:
     """The UNet's table.
 
     Args:
@@ -123,7 +123,7 @@ def unet_table(preset: Preset, shapes: dict, layout: FileLayout) -> Table:
     return make_table(shapes, renames, pointwise, prefix="model.diffusion_model.")
 
 
-def _numbered_blocks(config: SpatioTemporalUNetConfig) -> list[tuple[str, str]]:
+def _numbered_blocks(config: StableUNetConfig) -> list[tuple[str, str]]:
     """Renames of down, middle and up blocks: sgm counts every block and every resampling on the way."""
     pairs, number, levels = [], 0, len(config.channels)
     for level in range(levels):
@@ -149,7 +149,7 @@ def _numbered_blocks(config: SpatioTemporalUNetConfig) -> list[tuple[str, str]]:
     return [(rf"^{re.escape(ours)}(?=\.|$)", theirs) for ours, theirs in pairs]
 
 
-def autoencoder_table(preset: Preset, shapes: dict, layout: FileLayout, found: Collection[str] = ()) -> Table:
+def autoencoder_table(preset: Preset, shapes: dict, layout: CheckpointLayout, found: Collection[str] = ()) -> Table:
     """The autoencoder's table.
 
     Args:

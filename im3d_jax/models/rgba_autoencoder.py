@@ -17,7 +17,7 @@ from im3d_jax.models.layers import Conv, GroupNorm, upsample
 
 
 @dataclasses.dataclass(frozen=True)
-class AutoencoderConfig:
+class RgbaAutoencoderConfig:
     """Sizes of the autoencoder; downsampling is 2 ** (len(channels) - 1)."""
 
     image_channels: int = 4
@@ -56,7 +56,7 @@ class ResnetBlock(nn.Module):
 class Encoder(nn.Module):
     """Images [B, H, W, 4] in [0, 1] to moments [B, h, w, 2 z], and the feature maps on the way."""
 
-    config: AutoencoderConfig
+    config: RgbaAutoencoderConfig
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
@@ -83,7 +83,7 @@ class Encoder(nn.Module):
 class Decoder(nn.Module):
     """Latents [B, h, w, z] to images [B, H, W, 4]; values may leave [0, 1] slightly."""
 
-    config: AutoencoderConfig
+    config: RgbaAutoencoderConfig
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
@@ -100,7 +100,7 @@ class Decoder(nn.Module):
         return 0.5 * Conv(c.image_channels, dtype=self.dtype, name="conv_out")(y).astype(jnp.float32) + 0.5
 
 
-class Autoencoder(nn.Module):
+class RgbaAutoencoder(nn.Module):
     """Variational autoencoder; latents are normalised per channel by constants found after training.
 
     Methods:
@@ -110,7 +110,7 @@ class Autoencoder(nn.Module):
         features: images -> list of feature maps, for perceptual losses.
     """
 
-    config: AutoencoderConfig
+    config: RgbaAutoencoderConfig
     dtype: jnp.dtype = jnp.float32
 
     def setup(self):

@@ -15,11 +15,11 @@ import pytest
 
 from im3d_jax.models.clip import CLIPTextConfig, CLIPVisionConfig
 from im3d_jax.parallel import fsdp_sharding, make_mesh
-from im3d_jax.weights import foreign
-from im3d_jax.weights.conversion import OLD_ATTENTION, convert, diffusers_configs
+from im3d_jax.weights import checkpoints
+from im3d_jax.weights.checkpoints import load_network, network_table, open_checkpoint, save_network
+from im3d_jax.weights.conversion import OLD_ATTENTION, convert_checkpoint, diffusers_configs
 from im3d_jax.weights.encoders import encoder_table, load_encoder
-from im3d_jax.weights.foreign import load_network, network_table, open_checkpoint, save_network
-from im3d_jax.weights.names.families import autoencoder_shapes, autoencoder_table, unet_shapes, unet_table
+from im3d_jax.weights.names.networks import autoencoder_shapes, autoencoder_table, unet_shapes, unet_table
 from im3d_jax.weights.presets import PRESETS
 from im3d_jax.weights.tensor_files import DTYPES, StoredTensor, arranged, list_tensors, read_tensor, write_tensors
 from im3d_jax.weights.trees import WeightsError, flatten
@@ -86,7 +86,7 @@ def sgm_file(tmp_path_factory):
 def folder(sgm_file, tmp_path_factory):
     """The same as a diffusers folder."""
     path = tmp_path_factory.mktemp("diffusers") / "svd"
-    counts = convert(open_checkpoint(sgm_file, preset=TINY), "diffusers", path)
+    counts = convert_checkpoint(open_checkpoint(sgm_file, preset=TINY), "diffusers", path)
     assert counts["aside"] == 3
     return path
 
@@ -94,7 +94,7 @@ def folder(sgm_file, tmp_path_factory):
 def test_sgm_file_and_back(sgm_file, folder, tmp_path):
     again = open_checkpoint(folder, preset=TINY)
     assert again.layout == "diffusers" and again.preset.norm_eps == "sgm" and again.preset.autoencoder.temporal_decoder
-    convert(again, "sgm", tmp_path / "again.safetensors")
+    convert_checkpoint(again, "sgm", tmp_path / "again.safetensors")
     assert contents(tmp_path / "again.safetensors") == contents(sgm_file)
 
 
@@ -121,11 +121,13 @@ def test_text_encoders_there_and_back(family, layout, prefix, tmp_path):
     # The last layer, which Stable Diffusion 2.1 does not use, and a buffer.
     shapes |= {prefix + "transformer.resblocks.2.ln_1.weight": (8,), "alphas_cumprod": (1000,)}
     write(tmp_path / "one.safetensors", shapes)
-    counts = convert(open_checkpoint(tmp_path / "one.safetensors", preset=preset), "diffusers", tmp_path / "two")
+    counts = convert_checkpoint(
+        open_checkpoint(tmp_path / "one.safetensors", preset=preset), "diffusers", tmp_path / "two"
+    )
     assert counts["aside"] == 2
     stored = contents(tmp_path / "two" / "text_encoder" / "model.safetensors")
     assert "text_model.encoder.layers.1.self_attn.q_proj.weight" in stored
-    convert(open_checkpoint(tmp_path / "two", preset=preset), "sgm", tmp_path / "three.safetensors")
+    convert_checkpoint(open_checkpoint(tmp_path / "two", preset=preset), "sgm", tmp_path / "three.safetensors")
     assert contents(tmp_path / "three.safetensors") == contents(tmp_path / "one.safetensors")
 
 
@@ -143,8 +145,8 @@ def test_diffusers_folder_and_back(folder, tmp_path):
     items.append(("vision_model.embeddings.position_ids", "I64", (1, 5), lambda: np.arange(5)[None]))
     write_tensors(source / "image_encoder" / "model.safetensors", items)
     assert len(contents(source / "image_encoder" / "model.safetensors")) == len(extra) + 1
-    convert(open_checkpoint(source, preset=TINY), "sgm", tmp_path / "one.safetensors")
-    convert(open_checkpoint(tmp_path / "one.safetensors", preset=TINY), "diffusers", tmp_path / "again")
+    convert_checkpoint(open_checkpoint(source, preset=TINY), "sgm", tmp_path / "one.safetensors")
+    convert_checkpoint(open_checkpoint(tmp_path / "one.safetensors", preset=TINY), "diffusers", tmp_path / "again")
     for file in source.rglob("*.safetensors"):
         assert contents(file) == contents(tmp_path / "again" / file.relative_to(source)), file.name
     for file in source.rglob("*.json"):
@@ -161,8 +163,8 @@ def test_old_attention_names_come_back(folder, tmp_path):
     (old / "unet" / FILE).write_bytes((folder / "unet" / FILE).read_bytes())
     save_network(old / "vae" / FILE, load_network(checkpoint, "vae"), table)
     assert OLD_ATTENTION in contents(old / "vae" / FILE) and OLD_ATTENTION not in vae
-    convert(open_checkpoint(old, preset=TINY), "sgm", tmp_path / "one.safetensors")
-    convert(open_checkpoint(tmp_path / "one.safetensors", preset=TINY), "diffusers", tmp_path / "again")
+    convert_checkpoint(open_checkpoint(old, preset=TINY), "sgm", tmp_path / "one.safetensors")
+    convert_checkpoint(open_checkpoint(tmp_path / "one.safetensors", preset=TINY), "diffusers", tmp_path / "again")
     assert contents(tmp_path / "again" / "vae" / FILE) == contents(old / "vae" / FILE)
 
 
@@ -214,10 +216,8 @@ def test_sharded_loading_equals_plain(folder):
     code = f"""
 import os
 os.environ.update(JAX_PLATFORMS="cpu", XLA_FLAGS="--xla_force_host_platform_device_count=8")
-import importlib.util, jax, numpy as np
-spec = importlib.util.spec_from_file_location("tests_foreign", {__file__!r})
-tests = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(tests)
+import jax, numpy as np
+from tests.weights import test_checkpoints as tests
 checkpoint = tests.open_checkpoint({str(folder)!r}, preset=tests.TINY)
 place = lambda shapes: tests.fsdp_sharding(tests.make_mesh(data=2, fsdp=4), shapes, 1)
 sharded = tests.load_network(checkpoint, "unet", sharding=place)
@@ -225,16 +225,17 @@ jax.tree.map(np.testing.assert_array_equal, sharded, tests.load_network(checkpoi
 split = [a for a in jax.tree.leaves(sharded) if not a.is_fully_replicated]
 assert len(split) > 100 and all(a.addressable_shards[0].data.size * 4 == a.size for a in split)
 """
-    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
+    root = pathlib.Path(__file__).resolve().parents[2]
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120, cwd=root)
 
 
 @pytest.mark.parametrize("family", ["svd", "sv3d_u", "sv3d_p", "sd15", "sd21"])
 def test_families_are_told_from_full_size_tensors(family):
     tensors = names_of_full_size(f"sgm_{family}")
-    preset = foreign._preset(None, tensors, {}, pathlib.Path("file"))
+    preset = checkpoints._preset(None, tensors, {}, pathlib.Path("file"))
     assert preset.name == {"svd": "svd_xt"}.get(family, family)
     buffer = {"alphas_cumprod": StoredTensor(pathlib.Path(), (1000,), "F32")}
-    opened = foreign._open_sgm(pathlib.Path("file"), {**tensors, **buffer}, {}, preset)
+    opened = checkpoints._open_sgm(pathlib.Path("file"), {**tensors, **buffer}, {}, preset)
     spare = {"svd": 246, "sv3d_u": 140, "sv3d_p": 140}.get(family, 0)
     assert len(opened.aside) == spare + 1
     assert sum(map(len, opened.networks.values())) == len(tensors) - spare
@@ -244,13 +245,13 @@ def test_families_are_told_from_full_size_tensors(family):
 
 def test_configs_say_which_of_two_alike(tmp_path):
     tensors = {n.removeprefix("unet/"): t for n, t in names_of_full_size("diffusers_svd").items()}
-    assert foreign._preset(None, tensors, {"num_frames": 14}, tmp_path).name == "svd"
-    assert foreign._preset(None, tensors, {"num_frames": 25}, tmp_path).name == "svd_xt"
+    assert checkpoints._preset(None, tensors, {"num_frames": 14}, tmp_path).name == "svd"
+    assert checkpoints._preset(None, tensors, {"num_frames": 25}, tmp_path).name == "svd_xt"
     tensors = {n.removeprefix("unet/"): t for n, t in names_of_full_size("diffusers_sd21").items()}
-    assert foreign._preset(None, tensors, {}, tmp_path).name == "sd21"
+    assert checkpoints._preset(None, tensors, {}, tmp_path).name == "sd21"
     (tmp_path / "scheduler").mkdir()
     (tmp_path / "scheduler" / "scheduler_config.json").write_text(json.dumps({"prediction_type": "epsilon"}))
-    assert foreign._preset(None, tensors, {}, tmp_path).name == "sd21_base"
+    assert checkpoints._preset(None, tensors, {}, tmp_path).name == "sd21_base"
 
 
 @pytest.mark.parity
@@ -302,7 +303,7 @@ def test_tensors_that_do_not_belong(sgm_file, tmp_path):
     last, query = OPEN_CLIP + "visual.ln_post.bias", OPEN_CLIP + "visual.transformer.resblocks.0.attn.in_proj_bias"
     write(target, {name: shape for name, shape in {**shapes, query: (3,)}.items() if name != last})
     with pytest.raises(WeightsError, match=f"1 tensors missing: {last}.*in_proj_bias .3. .expected"):
-        convert(open_checkpoint(target, preset=TINY), "diffusers", tmp_path / "converted")
+        convert_checkpoint(open_checkpoint(target, preset=TINY), "diffusers", tmp_path / "converted")
     assert not (tmp_path / "converted").exists()
     write(target, {**shapes, "first_stage_model.decoder.new": (1,)})
     refused(target, "1 tensors unknown: first_stage_model.decoder.new")
@@ -329,9 +330,9 @@ def test_shards(folder, tmp_path):
 def test_conversions_that_are_refused(sgm_file, folder, tmp_path):
     checkpoint = open_checkpoint(sgm_file, preset=TINY)
     with pytest.raises(WeightsError, match="has the sgm layout already"):
-        convert(checkpoint, "sgm", tmp_path / "new")
+        convert_checkpoint(checkpoint, "sgm", tmp_path / "new")
     with pytest.raises(WeightsError, match="exists: give a new folder"):
-        convert(checkpoint, "diffusers", tmp_path)
+        convert_checkpoint(checkpoint, "diffusers", tmp_path)
     assert list(tmp_path.iterdir()) == []
 
 

@@ -10,8 +10,8 @@ At 22.5 degrees a frame, points move further than a per-pixel temporal attention
 layers can be switched on per level (off for foreign presets): attention from every frame to the first frame,
 and joint attention over all frames and pixels.
 
-Parameter names follow diffusers' UNets (dots are part of a module's name); names of temporal parameters all
-contain one of `TEMPORAL_MARKS`.
+Parameter names follow diffusers' UNets (dots are part of a module's name); `unet_walk.is_temporal_parameter` tells
+those of temporal layers.
 """
 
 from __future__ import annotations
@@ -33,13 +33,11 @@ from im3d_jax.models.layers import (
     sinusoid,
     upsample,
 )
-
-
-TEMPORAL_MARKS = ("temporal_", "conv_in_condition")
+from im3d_jax.models.unet_walk import walk
 
 
 @dataclasses.dataclass(frozen=True)
-class VideoUNetConfig:
+class TinyUNetConfig:
     """Sizes and switches of the UNet; one entry per resolution level where a field is a tuple."""
 
     latent_channels: int = 8
@@ -61,11 +59,6 @@ class VideoUNetConfig:
     resnet_eps: float = 1e-5
     transformer_eps: float = 1e-6
     attention_implementation: str = "xla"
-
-
-def is_temporal(name: str) -> bool:
-    """Whether a parameter, named by its dotted path, is of the temporal part that video training adds."""
-    return any(mark in name for mark in TEMPORAL_MARKS)
 
 
 def orbit_position(frames: int, height: int, width: int, cyclic: bool) -> jax.Array:
@@ -91,7 +84,7 @@ class ResnetBlock(nn.Module):
     """Spatial residual block, the time embedding added between convolutions; a temporal one after each."""
 
     features: int
-    config: VideoUNetConfig
+    config: TinyUNetConfig
     dtype: jnp.dtype
 
     @nn.compact
@@ -117,7 +110,7 @@ class ResnetBlock(nn.Module):
 class SpatialTransformer(nn.Module):
     """Self-attention within a frame, attention to the text, feed-forward: diffusers' `Transformer2DModel`."""
 
-    config: VideoUNetConfig
+    config: TinyUNetConfig
     dtype: jnp.dtype
 
     @nn.compact
@@ -147,7 +140,7 @@ class TemporalTransformer(nn.Module):
     """
 
     level: int
-    config: VideoUNetConfig
+    config: TinyUNetConfig
     dtype: jnp.dtype
 
     @nn.compact
@@ -176,7 +169,7 @@ class TemporalTransformer(nn.Module):
         return (y + ff(LayerNorm(name="norm4")(y))).reshape(x.shape)
 
 
-class VideoUNet(nn.Module):
+class TinyUNet(nn.Module):
     """Predicts the velocity of a noised video (or of single frames).
 
     Call:
@@ -195,7 +188,7 @@ class VideoUNet(nn.Module):
         ValueError: If the latent's size cannot be halved `len(channels) - 1` times.
     """
 
-    config: VideoUNetConfig
+    config: TinyUNetConfig
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
@@ -231,44 +224,37 @@ class VideoUNet(nn.Module):
             )
             h = h.at[:, 0].add(first)
 
-        def block(h: jax.Array, prefix: str, level: int, index: int) -> jax.Array:
-            features = c.channels[level]
-            h = ResnetBlock(features, c, self.dtype, name=f"{prefix}resnets.{index}")(h, embedding, temporal)
-            return sites(h, prefix, level, index) if c.attention[level] else h
+        def residual(h: jax.Array, name: str, level: int) -> jax.Array:
+            return ResnetBlock(c.channels[level], c, self.dtype, name=name)(h, embedding, temporal)
 
-        def sites(h: jax.Array, prefix: str, level: int, index: int) -> jax.Array:
+        def attend(h: jax.Array, prefix: str, level: int, index: int) -> jax.Array:
             h = SpatialTransformer(c, self.dtype, name=f"{prefix}attentions.{index}")(h, context, context_mask)
             if temporal:
                 h = TemporalTransformer(level, c, self.dtype, name=f"{prefix}temporal_attentions.{index}")(h)
             return h
 
-        levels = len(c.channels)
-        skips = [h]
-        for level in range(levels):
-            for i in range(c.layers_per_block):
-                h = block(h, f"down_blocks.{level}.", level, i)
-                skips.append(h)
-            if level < levels - 1:
-                h = Conv(
-                    c.channels[level],
-                    stride=2,
-                    dtype=self.dtype,
-                    name=f"down_blocks.{level}.downsamplers.0.conv",
-                )(h)
-                skips.append(h)
+        def block(h: jax.Array, prefix: str, level: int, index: int) -> jax.Array:
+            h = residual(h, f"{prefix}resnets.{index}", level)
+            return attend(h, prefix, level, index) if c.attention[level] else h
 
-        last = levels - 1
-        h = ResnetBlock(c.channels[last], c, self.dtype, name="mid_block.resnets.0")(h, embedding, temporal)
-        h = sites(h, "mid_block.", last, 0)
-        h = ResnetBlock(c.channels[last], c, self.dtype, name="mid_block.resnets.1")(h, embedding, temporal)
+        def down(h: jax.Array, prefix: str, level: int) -> jax.Array:
+            name = prefix + "downsamplers.0.conv"
+            return Conv(c.channels[level], stride=2, dtype=self.dtype, name=name)(h)
 
-        for k, level in enumerate(reversed(range(levels))):
-            for i in range(c.layers_per_block + 1):
-                # Left to itself, XLA concatenates anew in each pass of the norm and then keeps float32 products of it.
-                h = jax.lax.optimization_barrier(jnp.concatenate([h, skips.pop()], axis=-1))
-                h = block(h, f"up_blocks.{k}.", level, i)
-            if level > 0:
-                h = Conv(c.channels[level], dtype=self.dtype, name=f"up_blocks.{k}.upsamplers.0.conv")(upsample(h))
+        def middle(h: jax.Array) -> jax.Array:
+            last = len(c.channels) - 1
+            h = residual(h, "mid_block.resnets.0", last)
+            h = attend(h, "mid_block.", last, 0)
+            return residual(h, "mid_block.resnets.1", last)
 
+        def up(h: jax.Array, prefix: str, level: int) -> jax.Array:
+            return Conv(c.channels[level], dtype=self.dtype, name=prefix + "upsamplers.0.conv")(upsample(h))
+
+        def join(h: jax.Array, skip: jax.Array) -> jax.Array:
+            # Left to itself, XLA concatenates anew in each pass of the norm and then keeps float32 products of it.
+            return jax.lax.optimization_barrier(jnp.concatenate([h, skip], axis=-1))
+
+        layers = (c.layers_per_block,) * len(c.channels)
+        h = walk(h, layers, block=block, down=down, middle=middle, up=up, join=join)
         h = GroupNorm(c.groups, c.resnet_eps, silu=True, name="conv_norm_out")(h)
         return Conv(c.latent_channels, dtype=self.dtype, zero_init=True, name="conv_out")(h).astype(jnp.float32)

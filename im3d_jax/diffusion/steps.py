@@ -1,16 +1,6 @@
-"""One step of DPM-Solver++(2M), as a pure function of the state and two noise levels.
+"""Solver steps as pure functions of the samples and two noise levels: DPM-Solver++(2M) and Euler.
 
-Source: Lu et al. 2211.01095, Proposition 4.1 (the probability-flow ODE in data prediction, exact up to an
-    integral over
-lambda) and Algorithm 2 (the multistep method of second order). From level s to level t, with h = lambda_t -
-lambda_s and the step before it h' = lambda_s - lambda_r:
-
-    D   = x̂_s + h / (2 h') (x̂_s - x̂_r)
-    x_t = sigma_t / sigma_s x_s - alpha_t (exp(-h) - 1) D
-
-The edges need no special caller: h is infinite when s has zero SNR or t is clean data, exp(-h) is then
-exactly 0, and the history is left out wherever h or h' is infinite. So the step out of pure noise is x_t =
-sigma_t x_s + alpha_t x̂_s, the step after it has no history, and the step into sigma = 0 returns x̂_s.
+Both go from level s to a cleaner level t. Samplers take either one.
 """
 
 import flax.struct
@@ -40,6 +30,17 @@ def dpmpp_2m_step(
 ) -> tuple[jax.Array, History]:
     """One DPM-Solver++(2M) update from level ``source`` to the cleaner level ``target``.
 
+    Source: Lu et al. 2211.01095, Proposition 4.1 (the probability-flow ODE in data prediction, exact up to an integral
+    over lambda) and Algorithm 2 (the multistep method of second order). With h = lambda_t - lambda_s and the step
+    before it h' = lambda_s - lambda_r,
+
+        D   = x̂_s + h / (2 h') (x̂_s - x̂_r)
+        x_t = sigma_t / sigma_s x_s - alpha_t (exp(-h) - 1) D
+
+    The edges need no special caller: h is infinite when s has zero SNR or t is clean data, exp(-h) is then exactly 0,
+    and the history is left out wherever h or h' is infinite. So the step out of pure noise is x_t = sigma_t x_s +
+    alpha_t x̂_s, the step after it has no history, and the step into sigma = 0 returns x̂_s.
+
     Args:
         x: ``[B, …]`` sample at ``source``.
         x0: ``[B, …]`` the denoiser's estimate of the clean sample at (x, source).
@@ -61,4 +62,26 @@ def dpmpp_2m_step(
     keep = (target.sigma / source.sigma).astype(working)
     gain = (-target.alpha * jnp.expm1(-step)).astype(working)
     x_next = keep * x.astype(working) + gain * slope
+    return x_next.astype(x.dtype), History(x0.astype(x.dtype), source.log_snr.astype(history.log_snr.dtype))
+
+
+def euler_step(
+    x: jax.Array, x0: jax.Array, history: History, source: Level, target: Level
+) -> tuple[jax.Array, History]:
+    """One Euler update of the probability-flow ODE in the variance-exploding form.
+
+    Source: Karras et al. 2206.00364, Algorithm 1 without churn. On x / alpha with the noise scale s = sigma / alpha,
+    from level s to level t: y_t = y_s + (s_t - s_s) (y_s - x̂_s) / s_s. Multiplied out for any process,
+
+        x_t = k x_s + (alpha_t - k alpha_s) x̂_s,    k = sigma_t / sigma_s,
+
+    which is regular at zero SNR (alpha_s = 0) and into clean data (sigma_t = 0, where it returns x̂_s). It is also DDIM
+    without noise (Song et al. 2010.02502, eq. 12), and DPM-Solver++(2M) with its history left out.
+
+    Arguments and results are those of ``dpmpp_2m_step``. The history is recorded and not used.
+    """
+    working = jnp.promote_types(x.dtype, jnp.float32)
+    keep = (target.sigma / source.sigma).astype(working)
+    gain = (target.alpha - keep * source.alpha).astype(working)
+    x_next = keep * x.astype(working) + gain * x0.astype(working)
     return x_next.astype(x.dtype), History(x0.astype(x.dtype), source.log_snr.astype(history.log_snr.dtype))

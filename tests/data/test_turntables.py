@@ -2,13 +2,13 @@
 
 import numpy as np
 
-from im3d_jax.data import orbits
+from im3d_jax.data import turntables
 from im3d_jax.data.toybox import Toybox
 
 
 def test_objects_and_captions_are_those_of_the_dataset_in_pieces():
     indices = [3, 0, 7]
-    pieces = list(orbits.build_objects("test", indices, chunk=2))
+    pieces = list(turntables.build_objects("test", indices, chunk=2))
     assert [len(captions) for _, captions in pieces] == [2, 1]
     toybox = Toybox("test")
     assert [c for _, captions in pieces for c in captions] == [toybox.caption(i) for i in indices]
@@ -19,5 +19,5 @@ def test_objects_and_captions_are_those_of_the_dataset_in_pieces():
 def test_box_fraction_is_the_longer_side():
     rgba = np.zeros((20, 20, 4))
     rgba[5:10, 2:12, 3] = 1.0
-    assert orbits.box_fraction(rgba) == 0.5
-    assert np.isnan(orbits.box_fraction(np.zeros((4, 4, 4))))
+    assert turntables.box_fraction(rgba) == 0.5
+    assert np.isnan(turntables.box_fraction(np.zeros((4, 4, 4))))

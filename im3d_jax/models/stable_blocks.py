@@ -6,7 +6,7 @@ its output, and a learned factor a = sigmoid(mix_factor) mixes the two, a of the
 identity at initialisation. Both skip all of it with `temporal=False`, which leaves a text-to-image network.
 
 Videos are [B, T, H, W, C]. Parameter names follow diffusers' `UNet2DConditionModel` and
-`UNetSpatioTemporalConditionModel`; attention is in `spatio_temporal_attention`.
+`UNetSpatioTemporalConditionModel`; attention is in `stable_attention`.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """One UNet for Stable Diffusion, Stable Video Diffusion, SV3D and Emu Video's layout at full size.
 
-The walk down, through the middle and up again is the same for all; `SpatioTemporalUNetConfig.temporal` says how time
-enters (see `spatio_temporal_blocks`). `video_unet.VideoUNet` stays a network of its own: the small model's position
+The walk down, through the middle and up again is the same for all; `StableUNetConfig.temporal` says how time
+enters (see `stable_blocks`). `tiny_unet.TinyUNet` stays a network of its own: the small model's position
 features, ring convolutions, first-frame and joint attention belong to no published network, and its weights and bytes
 are fixed.
 
@@ -18,16 +18,16 @@ import jax
 import jax.numpy as jnp
 
 from im3d_jax.models.layers import Conv, Dense, GroupNorm, sinusoid
-from im3d_jax.models.spatio_temporal_attention import Transformer
-from im3d_jax.models.spatio_temporal_blocks import BlendedResBlock, SpatialResBlock, UpsampledConv
+from im3d_jax.models.stable_attention import Transformer
+from im3d_jax.models.stable_blocks import BlendedResBlock, SpatialResBlock, UpsampledConv
+from im3d_jax.models.unet_walk import walk
 
 
 TEMPORAL_LAYOUTS = ("none", "blended", "residual")
-TEMPORAL_PARTS = ("temporal_", "time_mixer", "time_pos_embed", "conv_in_condition")
 
 
 @dataclasses.dataclass(frozen=True)
-class SpatioTemporalUNetConfig:
+class StableUNetConfig:
     """Sizes and switches; tuples have one entry a resolution level unless said otherwise.
 
     Attributes:
@@ -72,12 +72,7 @@ class SpatioTemporalUNetConfig:
                 )
 
 
-def is_temporal_parameter(name: str) -> bool:
-    """Whether a parameter, named by its dotted path, is of the part that video training adds."""
-    return any(part in name for part in TEMPORAL_PARTS)
-
-
-class SpatioTemporalUNet(nn.Module):
+class StableUNet(nn.Module):
     """The network of one evaluation, as stored (preconditioning is the caller's).
 
     Attributes:
@@ -99,7 +94,7 @@ class SpatioTemporalUNet(nn.Module):
         ValueError: Latents that cannot be halved at every level, or conditions in another number than configured.
     """
 
-    config: SpatioTemporalUNetConfig
+    config: StableUNetConfig
     dtype: jnp.dtype = jnp.float32
     remat: bool = False
 
@@ -126,7 +121,7 @@ class SpatioTemporalUNet(nn.Module):
         plain_resnet = nn.remat(SpatialResBlock, static_argnums=(3,)) if self.remat else SpatialResBlock
         transformer = nn.remat(Transformer, static_argnums=(4,)) if self.remat else Transformer
 
-        def block(h: jax.Array, name: str, level: int, eps: float) -> jax.Array:
+        def residual(h: jax.Array, name: str, level: int, eps: float) -> jax.Array:
             features = c.channels[level]
             if c.temporal == "blended":
                 return resnet(features, c.groups, eps, eps, self.dtype, name=name)(h, embedding, temporal)
@@ -139,6 +134,26 @@ class SpatioTemporalUNet(nn.Module):
             )  # fmt: skip
             return site(h, contexts, masks, temporal)
 
+        def block(h: jax.Array, prefix: str, level: int, index: int) -> jax.Array:
+            # The norms' eps of a level may differ on the two ways; on the way up they are counted from below.
+            eps = c.down_eps[level] if prefix.startswith("down") else c.up_eps[levels - 1 - level]
+            h = residual(h, f"{prefix}resnets.{index}", level, eps)
+            return attend(h, f"{prefix}attentions.{index}", level) if c.attention[level] else h
+
+        def down(h: jax.Array, prefix: str, level: int) -> jax.Array:
+            return Conv(c.channels[level], stride=2, dtype=self.dtype, name=prefix + "downsamplers.0.conv")(h)
+
+        def middle(h: jax.Array) -> jax.Array:
+            h = residual(h, "mid_block.resnets.0", levels - 1, c.mid_eps)
+            h = attend(h, "mid_block.attentions.0", levels - 1)
+            return residual(h, "mid_block.resnets.1", levels - 1, c.mid_eps)
+
+        def up(h: jax.Array, prefix: str, level: int) -> jax.Array:
+            return UpsampledConv(c.channels[level], self.dtype, name=prefix + "upsamplers.0.conv")(h)
+
+        def join(h: jax.Array, skip: jax.Array) -> jax.Array:
+            return jnp.concatenate([h, skip], axis=-1)
+
         h = Conv(c.channels[0], dtype=self.dtype, name="conv_in")(x)
         if temporal and c.condition_channels:
             if condition is None:
@@ -148,32 +163,7 @@ class SpatioTemporalUNet(nn.Module):
             widen = Conv(c.channels[0], 3, 1, False, True, self.dtype, name="conv_in_condition")
             # A concatenation, because an update in place is a scatter.
             h = jnp.concatenate([h[:, :1] + widen(condition)[:, None], h[:, 1:]], axis=1)
-        skips = [h]
-        for level in range(levels):
-            name = f"down_blocks.{level}."
-            for i in range(c.layers_per_block[level]):
-                h = block(h, f"{name}resnets.{i}", level, c.down_eps[level])
-                if c.attention[level]:
-                    h = attend(h, f"{name}attentions.{i}", level)
-                skips.append(h)
-            if level < levels - 1:
-                h = Conv(c.channels[level], stride=2, dtype=self.dtype, name=name + "downsamplers.0.conv")(h)
-                skips.append(h)
-
-        h = block(h, "mid_block.resnets.0", levels - 1, c.mid_eps)
-        h = attend(h, "mid_block.attentions.0", levels - 1)
-        h = block(h, "mid_block.resnets.1", levels - 1, c.mid_eps)
-
-        for k, level in enumerate(reversed(range(levels))):
-            name = f"up_blocks.{k}."
-            for i in range(c.layers_per_block[level] + 1):
-                h = jnp.concatenate([h, skips.pop()], axis=-1)
-                h = block(h, f"{name}resnets.{i}", level, c.up_eps[k])
-                if c.attention[level]:
-                    h = attend(h, f"{name}attentions.{i}", level)
-            if level > 0:
-                h = UpsampledConv(c.channels[level], self.dtype, name=name + "upsamplers.0.conv")(h)
-
+        h = walk(h, c.layers_per_block, block=block, down=down, middle=middle, up=up, join=join)
         h = GroupNorm(c.groups, c.out_eps, silu=True, name="conv_norm_out")(h)
         return Conv(c.out_channels, dtype=self.dtype, name="conv_out")(h).astype(jnp.float32)
 
@@ -194,7 +184,7 @@ class SpatioTemporalUNet(nn.Module):
         return y + two_layers(jnp.concatenate(parts, axis=-1), "add_embedding")
 
 
-def _check(c: SpatioTemporalUNetConfig, x: jax.Array, contexts: tuple, masks: tuple, vector) -> None:
+def _check(c: StableUNetConfig, x: jax.Array, contexts: tuple, masks: tuple, vector) -> None:
     _, _, height, width, channels = x.shape
     step = 2 ** (len(c.channels) - 1)
     if height % step or width % step:

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from im3d_jax.models.layers import Attention, Dense, FeedForward, GroupNorm, LayerNorm, attend, sinusoid
-from im3d_jax.models.spatio_temporal_blocks import MixFactor
+from im3d_jax.models.stable_blocks import MixFactor
 
 
 def flash_where_possible(implementation: str, head_dim: int) -> str:
