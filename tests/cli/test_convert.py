@@ -25,7 +25,7 @@ TINY = dataclasses.replace(
 
 @pytest.fixture
 def weights(tmp_path, monkeypatch):
-    monkeypatch.setitem(checkpoints.PRESETS, "sd15", TINY)
+    monkeypatch.setitem(PRESETS, "sd15", TINY)
     tables = (
         unet_table(TINY, unet_shapes(TINY.unet), "sgm"),
         autoencoder_table(TINY, autoencoder_shapes(TINY.autoencoder), "sgm"),
