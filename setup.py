@@ -7,7 +7,7 @@ from setuptools import find_packages, setup
 
 
 ROOT = pathlib.Path(__file__).parent
-VERSION = re.search(r'__version__ = "([^"]+)"', (ROOT / "im3d_jax" / "__init__.py").read_text()).group(1)
+VERSION = re.search(r'__version__ = "([^"]+)"', (ROOT / "im3d_jax" / "version.py").read_text()).group(1)
 
 PACKAGES = ["im3d_jax", "splat", "experiments"]
 

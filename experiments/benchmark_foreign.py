@@ -39,13 +39,13 @@ from absl import app, flags
 from experiments import profiling, scenes
 from experiments.benchmark import machine, peak_gib, program_gib, require_cuda, timed
 from im3d_jax.cli import common, stages
-from im3d_jax.cli.errors import UserError
+from im3d_jax.errors import InputError
 from im3d_jax.foreign import features, memory, recipes
 from im3d_jax.foreign.networks import unet_of, working_dtype
 from im3d_jax.foreign.video import OrbitPipeline
 from im3d_jax.models.kl_autoencoder import KLAutoencoder
 from im3d_jax.models.stable_unet import StableUNet
-from im3d_jax.output.images import encode_png
+from im3d_jax.images.files import encode_png
 from im3d_jax.output.renders import render_views
 from im3d_jax.output.run_folder import RunFolder
 from im3d_jax.reconstruction.orbit_search import rig_cameras
@@ -298,7 +298,7 @@ def run(what: str, values: flags.FlagValues) -> None:
                     line |= generate_case(preset, chosen, values)
                 else:
                     line |= {"unet": unet_case, "decoder": decoder_case}[what](preset, chosen, values)
-            except (jax.errors.JaxRuntimeError, UserError) as error:  # too little memory: the other cases still count
+            except (jax.errors.JaxRuntimeError, InputError) as error:  # too little memory: the other cases still count
                 line["error"] = str(error).splitlines()[0][:300]
             write(line, values.out)
         if values.diffusers and what != "generate":

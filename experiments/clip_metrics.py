@@ -21,12 +21,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from im3d_jax.cli.errors import UserError, user_errors
-from im3d_jax.models import composite_on_white
+from im3d_jax.errors import InputError, input_errors
+from im3d_jax.images.alpha import composite_on_white
 from im3d_jax.models.clip import CLIPText, CLIPTextConfig, CLIPVision, CLIPVisionConfig
 from im3d_jax.models.clip_images import CLIP_MEAN, CLIP_STD, Colour, similarity_pixels
 from im3d_jax.output.run_folder import file_hash
-from im3d_jax.weights import WeightsError
+from im3d_jax.errors import WeightsError
 from im3d_jax.weights.encoders import load_encoder
 from im3d_jax.weights.prompt_tokenizers import PromptTokenizer, load_clip_tokenizer
 from im3d_jax.weights.tensor_files import network_files
@@ -111,11 +111,13 @@ def load_clip(folder: str | pathlib.Path) -> Clip:
             `preprocessor_config.json` or of OpenCLIP's `preprocess_cfg`, or CLIP's own without them.
 
     Raises:
-        UserError: something is missing, damaged, or of a kind that is not read.
+        InputError: something is missing, damaged, or of a kind that is not read.
     """
     folder = pathlib.Path(folder)
     if not folder.is_dir():
-        raise UserError(f"--clip={folder}: no such folder; expected one with CLIP's config.json, weights and tokenizer")
+        raise InputError(
+            f"--clip={folder}: no such folder; expected one with CLIP's config.json, weights and tokenizer"
+        )
     theirs, open_clip = folder / "config.json", folder / "open_clip_config.json"
     # OpenCLIP's weights may carry a config.json of nothing that is of use.
     if _holds(theirs, "vision_config"):
@@ -125,12 +127,12 @@ def load_clip(folder: str | pathlib.Path) -> Clip:
         name, text, vision = _open_clip(open_clip)
         weights = _weights(folder, "open_clip_model")
     else:
-        raise UserError(
+        raise InputError(
             f"--clip={folder}: neither a config.json of CLIP nor an open_clip_config.json; expected a folder such as "
             "openai/clip-vit-large-patch14 on the hub"
         )
     mean, std = _colours(folder, vision.image_size, open_clip_first=name == "OpenCLIP")
-    with user_errors(WeightsError):
+    with input_errors(WeightsError):
         tokenizer = load_clip_tokenizer(folder, text.length)
         # The first token after the start of an empty text.
         text = dataclasses.replace(text, end_token=int(tokenizer([""])[0][0, 1]))
@@ -162,9 +164,9 @@ def _read_json(path: pathlib.Path) -> dict[str, Any]:
     try:
         data = json.loads(path.read_bytes())
     except (OSError, ValueError) as error:
-        raise UserError(f"{path} cannot be read ({error}); copy it again") from None
+        raise InputError(f"{path} cannot be read ({error}); copy it again") from None
     if not isinstance(data, dict):
-        raise UserError(f"{path} holds no JSON object; copy it again")
+        raise InputError(f"{path} holds no JSON object; copy it again")
     return data
 
 
@@ -201,12 +203,12 @@ def _transformers(path: pathlib.Path) -> tuple[str, CLIPTextConfig, CLIPVisionCo
 def _open_clip(path: pathlib.Path) -> tuple[str, CLIPTextConfig, CLIPVisionConfig]:
     model = _read_json(path).get("model_cfg")
     if not isinstance(model, dict) or not all(isinstance(model.get(part), dict) for part in ("vision_cfg", "text_cfg")):
-        raise UserError(f"{path} has no model_cfg with vision_cfg and text_cfg; copy it again")
+        raise InputError(f"{path} has no model_cfg with vision_cfg and text_cfg; copy it again")
     vision, text = model["vision_cfg"], model["text_cfg"]
     for part in (vision, text):
         strange = [key for key in part if key.startswith(("timm_", "hf_")) or key in ("attentional_pool", "pool_type")]
         if strange or isinstance(part.get("layers"), list):
-            raise UserError(f"{path}: {', '.join(strange) or 'layers'} is of a tower that is not read; expected a ViT")
+            raise InputError(f"{path}: {', '.join(strange) or 'layers'} is of a tower that is not read; expected a ViT")
     activation = "quick_gelu" if model.get("quick_gelu", False) else "gelu"
     projection, width, wide = model.get("embed_dim"), text.get("width", 512), vision.get("width", 768)
     texts = {
@@ -227,7 +229,7 @@ def _colours(folder: pathlib.Path, size: int, *, open_clip_first: bool) -> tuple
     """Mean and deviation of the colours that the weights were trained on, from the files that state them.
 
     Raises:
-        UserError: the files state another preprocessing than bicubic of the shorter side and the centre.
+        InputError: the files state another preprocessing than bicubic of the shorter side and the centre.
     """
     readers = [_transformers_colours, _open_clip_colours]
     for read in reversed(readers) if open_clip_first else readers:
@@ -273,7 +275,7 @@ def _refuse_others(path: pathlib.Path, stated: Mapping[str, Any], supported: Map
         value = stated.get(name)
         near = isinstance(value, float) and name == "rescale_factor" and math.isclose(value, values[0], rel_tol=1e-6)
         if value is not None and not near and value not in values:
-            raise UserError(
+            raise InputError(
                 f"{path}: {name} is {value!r}; expected {values[0]!r}: pictures are resized bicubically by their "
                 "shorter side and cut to the centre, and weights trained on other pictures cannot be measured with"
             )
@@ -285,9 +287,9 @@ def _colour(path: pathlib.Path, stated: Mapping[str, Any], name: str, usual: Col
         return usual
     values = value if isinstance(value, list) else [value] * 3
     if len(values) != 3 or not all(type(part) in (int, float) and 0 <= part <= 1 for part in values):
-        raise UserError(f"{path}: {name} is {value!r}; expected three numbers between 0 and 1")
+        raise InputError(f"{path}: {name} is {value!r}; expected three numbers between 0 and 1")
     if name.endswith("std") and min(values) == 0:
-        raise UserError(f"{path}: {name} is {value!r}; expected three numbers above 0")
+        raise InputError(f"{path}: {name} is {value!r}; expected three numbers above 0")
     return tuple(float(part) for part in values)
 
 
@@ -295,6 +297,6 @@ def _config(kind, path: pathlib.Path, fields: Mapping[str, Any], projection: Any
     for name, value in {**fields, "projection": projection}.items():
         expected = (str,) if name == "activation" else (int, float) if name == "eps" else (int,)
         if not isinstance(value, expected) or isinstance(value, bool) or (name != "activation" and value <= 0):
-            raise UserError(f"{path}: {name} is {value!r}; expected the sizes of a CLIP model")
-    with user_errors(ValueError):
+            raise InputError(f"{path}: {name} is {value!r}; expected the sizes of a CLIP model")
+    with input_errors(ValueError):
         return kind(**fields, projection=projection)

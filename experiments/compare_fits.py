@@ -40,13 +40,13 @@ from experiments.benchmark import machine, require_cuda
 from experiments.programs import flags_parser, run_program
 from experiments.shards import parse_shard
 from im3d_jax.cli import common
-from im3d_jax.cli.errors import UserError, user_errors
+from im3d_jax.errors import InputError, input_errors
 from im3d_jax.cli.fits import capture_rows
 from im3d_jax.cli.metrics import compare
 from im3d_jax.data.captures import Capture, CaptureError, load_capture
-from im3d_jax.data.prepare import ImageError
-from im3d_jax.models import ssim
-from im3d_jax.output.images import on_white
+from im3d_jax.errors import ImageError
+from im3d_jax.images import metrics
+from im3d_jax.images.alpha import composite
 from im3d_jax.output.progress import ProgressPrinter, Report
 from im3d_jax.output.renders import render_views
 from im3d_jax.reconstruction import FitConfig, Targets, capture_config, final_gaussians, fit, init_state
@@ -82,18 +82,18 @@ def parse_fits(values: flags.FlagValues) -> list[tuple[int, str]]:
     """Seed and run of each fit of --seeds, --runs and --shard, seed by seed.
 
     Raises:
-        UserError: a value that cannot be used.
+        InputError: a value that cannot be used.
     """
     part, parts = parse_shard(values.shard)
     if not values.seeds or not all(text.isdecimal() and len(text) < 10 for text in values.seeds):
-        raise UserError(f"--seeds={','.join(values.seeds)}: expected whole numbers of at most 9 digits, as in 0,1,2")
+        raise InputError(f"--seeds={','.join(values.seeds)}: expected whole numbers of at most 9 digits, as in 0,1,2")
     if not values.runs or not set(values.runs) <= set(RUNS):
-        raise UserError(f"--runs={','.join(values.runs)}: expected some of {', '.join(RUNS)}")
+        raise InputError(f"--runs={','.join(values.runs)}: expected some of {', '.join(RUNS)}")
     gsplat = {"gsplat_start": ["gsplat"], "gsplat_reset": ["gsplat"]}
     concerned = gsplat | {"random_background": STRATEGIES, "mask_weight": STRATEGIES}
     for name, runs in concerned.items():
         if values[name].present and not set(runs) & set(values.runs):
-            raise UserError(f"--{name} changes nothing in --runs={','.join(values.runs)}; leave it away")
+            raise InputError(f"--{name} changes nothing in --runs={','.join(values.runs)}; leave it away")
     return [(int(seed), run) for seed in values.seeds for run in values.runs][part::parts]
 
 
@@ -101,39 +101,39 @@ def check_gsplat() -> None:
     """Checks that gsplat's trainer can run, and leaves it memory; before JAX's first use.
 
     Raises:
-        UserError: a package or a CUDA device is missing.
+        InputError: a package or a CUDA device is missing.
     """
     if importlib.util.find_spec("torch") is None:
-        raise UserError("--runs=gsplat: torch is not installed here")
-    with user_errors(app.UsageError):
+        raise InputError("--runs=gsplat: torch is not installed here")
+    with input_errors(app.UsageError):
         require_cuda("--runs=gsplat", "gsplat")
     if not any(importlib.util.find_spec(package) for package in ("fused_ssim", "pytorch_msssim")):
-        raise UserError("--runs=gsplat: neither fused_ssim nor pytorch_msssim is installed here; install one of them")
+        raise InputError("--runs=gsplat: neither fused_ssim nor pytorch_msssim is installed here; install one of them")
 
 
 def open_capture(values: flags.FlagValues, with_gsplat: bool) -> Capture:
     """The capture of --data, as --downscale and --use_masks have it.
 
     Raises:
-        UserError: it cannot be read, has no held-out views, or is nothing for gsplat's classic rasterizer.
+        InputError: it cannot be read, has no held-out views, or is nothing for gsplat's classic rasterizer.
     """
-    with user_errors(CaptureError, ImageError):
+    with input_errors(CaptureError, ImageError):
         capture = load_capture(values.data, values.downscale)
     cameras = capture.cameras
     if capture.test is None:
-        raise UserError(f"--data={values.data}: no held-out views to judge by; expected transforms_test.json in it")
+        raise InputError(f"--data={values.data}: no held-out views to judge by; expected transforms_test.json in it")
     if min(cameras.width, cameras.height) < ssim.WINDOW:
-        raise UserError(
+        raise InputError(
             f"--downscale={values.downscale} leaves {cameras.width}x{cameras.height} pixels; "
             f"SSIM needs at least {ssim.WINDOW}x{ssim.WINDOW}"
         )
     if with_gsplat and (cameras.model != "pinhole" or cameras.distortion is not None):
-        raise UserError(f"--runs=gsplat: {values.data} has distorted or fisheye views; only ours can fit those")
+        raise InputError(f"--runs=gsplat: {values.data} has distorted or fisheye views; only ours can fit those")
     if values.use_masks:
         return capture
     if values.random_background or values.mask_weight:
-        raise UserError("--nouse_masks takes the alpha away that --random_background and --mask_weight need")
-    rgb = on_white(capture.images)
+        raise InputError("--nouse_masks takes the alpha away that --random_background and --mask_weight need")
+    rgb = composite(capture.images)
     return dataclasses.replace(capture, images=np.concatenate([rgb, np.ones_like(rgb[..., :1])], axis=-1))
 
 
@@ -204,7 +204,7 @@ def judge(draw: Drawer, capture: Capture) -> dict[str, float]:
     assert held_out is not None  # `open_capture` refuses captures without
     drawn = draw(held_out.cameras)
     figures = {f"test_{name}": value for name, value in compare(drawn, held_out.images).items()}
-    each = ssim.psnr(jnp.asarray(on_white(drawn)), jnp.asarray(on_white(held_out.images)))
+    each = metrics.psnr(jnp.asarray(composite(drawn)), jnp.asarray(composite(held_out.images)))
     train = compare(draw(capture.cameras), capture.images)
     return figures | {"worst_test_psnr": float(jnp.min(each)), "train_psnr": train["psnr"]}
 
@@ -237,14 +237,14 @@ def run(values: flags.FlagValues) -> None:
     """Does every fit of the flags, and prints its line.
 
     Raises:
-        UserError: a flag or a capture that cannot be used; nothing has been fitted then.
+        InputError: a flag or a capture that cannot be used; nothing has been fitted then.
     """
     fits = parse_fits(values)
     with_gsplat = any(run == "gsplat" for _, run in fits)
     if with_gsplat:
         check_gsplat()
     if values.out:
-        with user_errors(OSError), open(values.out, "a"):
+        with input_errors(OSError), open(values.out, "a"):
             pass
     common.start_jax()
     capture = open_capture(values, with_gsplat)

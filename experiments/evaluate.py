@@ -46,13 +46,13 @@ from experiments.programs import flags_parser, run_program
 from experiments.shards import parse_shard
 from im3d_jax import pipeline
 from im3d_jax.cli import common, stages
-from im3d_jax.cli.errors import UserError, user_errors
+from im3d_jax.errors import InputError, input_errors
 from im3d_jax.data.toybox import Toybox
 from im3d_jax.data.turntables import ORBIT_FRAMES
 from im3d_jax.foreign import features
 from im3d_jax.foreign.layouts import is_foreign
 from im3d_jax.models import lpips
-from im3d_jax.output.images import encode_png
+from im3d_jax.images.files import encode_png
 from im3d_jax.output.progress import ProgressPrinter
 from im3d_jax.output.run_folder import to_json
 from im3d_jax.reconstruction import PRESETS
@@ -98,12 +98,12 @@ def refinement_changes(values: flags.FlagValues) -> dict[str, Any]:
     """Fields of the refinement's `pipeline.Sampling` that the flags change.
 
     Raises:
-        UserError: a value that cannot be used.
+        InputError: a value that cannot be used.
     """
     changes: dict[str, Any] = {}
     if values.level is not None:
         if values.level <= 0.0:
-            raise UserError(f"--level={values.level}: expected more than 0; --rounds=0 leaves refinement out")
+            raise InputError(f"--level={values.level}: expected more than 0; --rounds=0 leaves refinement out")
         changes["start"] = values.level
     return changes | _sampling_changes("guidance", values.refine_steps, values.guidance)
 
@@ -112,7 +112,7 @@ def view_changes(values: flags.FlagValues) -> dict[str, Any]:
     """Fields of the views' `pipeline.Sampling` that the flags change.
 
     Raises:
-        UserError: a value that cannot be used.
+        InputError: a value that cannot be used.
     """
     return _sampling_changes("view_guidance", values.view_steps, values.view_guidance)
 
@@ -124,7 +124,7 @@ def _sampling_changes(flag: str, steps: int | None, guidance: list[str] | None) 
             changes["image"], changes["prompt"] = map(float, guidance)
         except ValueError:
             given = ",".join(guidance)
-            raise UserError(f"--{flag}={given}: expected two numbers, image,prompt, as in 2,1.5") from None
+            raise InputError(f"--{flag}={given}: expected two numbers, image,prompt, as in 2,1.5") from None
     return changes
 
 
@@ -132,12 +132,12 @@ def parse_rounds(texts: Sequence[str]) -> tuple[int, ...]:
     """The numbers of rounds to compare, ascending.
 
     Raises:
-        UserError: a value that is not 0 to 2, or none.
+        InputError: a value that is not 0 to 2, or none.
     """
     most = len(stages.REFRESH_TWELFTHS)
     allowed = [str(number) for number in range(most + 1)]
     if not texts or not set(texts) <= set(allowed):
-        raise UserError(f"--rounds={','.join(texts)}: expected numbers from 0 to {most}, as in 0,{most}")
+        raise InputError(f"--rounds={','.join(texts)}: expected numbers from 0 to {most}, as in 0,{most}")
     return tuple(sorted({int(text) for text in texts}))
 
 
@@ -145,11 +145,11 @@ def load_judges(values: flags.FlagValues) -> tuple[Judges, dict[str, str]]:
     """The networks of --clip and --lpips_weights, and their names for the settings; empty without the flags.
 
     Raises:
-        UserError: weights that cannot be used.
+        InputError: weights that cannot be used.
     """
     named, params = common.lpips_settings(values), None
     if values.lpips_weights is not None:
-        with user_errors(ValueError, OSError, SafetensorError):
+        with input_errors(ValueError, OSError, SafetensorError):
             params = lpips.load(values.lpips_weights)
     clip = None if values.clip is None else clip_metrics.load_clip(values.clip)
     return Judges(params, clip), named | ({} if clip is None else {"clip": clip.backbone})
@@ -173,19 +173,19 @@ def check_runs(values: flags.FlagValues) -> list[FinishedRun]:
     """The run folders of --runs.
 
     Raises:
-        UserError: a flag that they have no use for, no --clip, or a folder that is not of a finished run.
+        InputError: a flag that they have no use for, no --clip, or a folder that is not of a finished run.
     """
     own = flags.FlagValues()
     define_flags(own)
     for name in own:
         if name not in _OF_RUNS and values[name].present:
-            raise UserError(f"--{name} is for evaluations on Toybox, and --runs measures what is there; leave it away")
+            raise InputError(f"--{name} is for evaluations on Toybox, and --runs measures what is there; leave it away")
     if not values.runs:
-        raise UserError("--runs is empty; expected run folders of `im3d generate`, as in --runs=runs/shoe,runs/mug")
+        raise InputError("--runs is empty; expected run folders of `im3d generate`, as in --runs=runs/shoe,runs/mug")
     if values.clip is None:
-        raise UserError("--runs needs --clip=DIR: a folder of CLIP or OpenCLIP, such as openai/clip-vit-large-patch14")
+        raise InputError("--runs needs --clip=DIR: a folder of CLIP or OpenCLIP, such as openai/clip-vit-large-patch14")
     if values.json and not pathlib.Path(values.json).resolve().parent.is_dir():
-        raise UserError(f"--json={values.json}: no such folder; expected a file in a folder that is there")
+        raise InputError(f"--json={values.json}: no such folder; expected a file in a folder that is there")
     return [open_finished_run(folder) for folder in values.runs]
 
 
@@ -203,7 +203,7 @@ def measure_runs(values: flags.FlagValues, command: str) -> None:
     """Measures finished runs, prints a table of them and writes --json.
 
     Raises:
-        UserError: a wrong flag, folder or weights, or a file that cannot be written.
+        InputError: a wrong flag, folder or weights, or a file that cannot be written.
     """
     runs, progress = check_runs(values), ProgressPrinter()
     common.start_jax()
@@ -227,7 +227,7 @@ def measure_runs(values: flags.FlagValues, command: str) -> None:
         try:
             pathlib.Path(values.json).write_bytes(content)
         except OSError as error:
-            raise UserError(f"cannot write --json={values.json} ({error.strerror}); choose another file") from None
+            raise InputError(f"cannot write --json={values.json} ({error.strerror}); choose another file") from None
         progress.line(f"results in {values.json}")
     distance = "perceptual" if judges.lpips is None else "lpips"
     by = "LPIPS (VGG16)" if judges.lpips is not None else f"perceptual distance on {features.NAME}"
@@ -239,13 +239,13 @@ def run(values: flags.FlagValues, command: str) -> None:
     """Evaluates what is not finished yet, and writes the results; or measures the runs of --runs.
 
     Raises:
-        UserError: a wrong flag, a model that cannot be loaded, or results that cannot be read.
+        InputError: a wrong flag, a model that cannot be loaded, or results that cannot be read.
     """
     if values["runs"].present:
         measure_runs(values, command)
         return
     if values.json is not None:
-        raise UserError("--json is for --runs; evaluations on Toybox write results.json into --out")
+        raise InputError("--json is for --runs; evaluations on Toybox write results.json into --out")
     if values.model != "tiny" and is_foreign(values.model):
         raise _no_turntable(values.model, "a foreign model")
     rounds, (part, parts) = parse_rounds(values.rounds), parse_shard(values.shard)
@@ -274,7 +274,7 @@ def run(values: flags.FlagValues, command: str) -> None:
         results = report.Results(out, command, settings)
         chosen = range(len(toybox))[values.first : values.first + values.objects]
         if not chosen:
-            raise UserError(f"--first={values.first}: the test split has the objects 0 to {len(toybox) - 1}")
+            raise InputError(f"--first={values.first}: the test split has the objects 0 to {len(toybox) - 1}")
         for index in chosen[part::parts]:
             if results.has(index):
                 progress.line(f"object {index}: finished before")
@@ -299,8 +299,8 @@ def run(values: flags.FlagValues, command: str) -> None:
     print(json.dumps({bar["what"]: round(bar["measured"], 3) for bar in summary["bars"]}, indent=2))
 
 
-def _no_turntable(model: str, what: str) -> UserError:
-    return UserError(
+def _no_turntable(model: str, what: str) -> InputError:
+    return InputError(
         f"--model={model} ({what}) does not draw Toybox's orbits of {ORBIT_FRAMES} views; make its runs with `im3d "
         "generate` and measure them with --runs=DIR[,DIR...] --clip=WEIGHTS"
     )

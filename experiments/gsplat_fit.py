@@ -21,7 +21,7 @@ from gsplat.strategy.ops import reset_opa
 from scipy.spatial import KDTree
 
 from im3d_jax.data.captures import Capture
-from im3d_jax.output.images import on_white
+from im3d_jax.images.alpha import composite
 from im3d_jax.output.progress import Report
 from im3d_jax.reconstruction import initial
 from splat import Cameras
@@ -170,7 +170,7 @@ def fit_gsplat(
         return poses, lenses
 
     poses, lenses = on_device(capture.cameras)
-    images = torch.tensor(on_white(capture.images), device=device)
+    images = torch.tensor(composite(capture.images), device=device)
 
     def prepare(points: np.ndarray, colours: np.ndarray):
         return make_parameters(points, colours, sh_degree=sh_degree, extent=extent, steps=steps, device=device)

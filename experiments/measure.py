@@ -16,13 +16,15 @@ import numpy as np
 
 from experiments.clip_metrics import Clip
 from im3d_jax.cli import stages
-from im3d_jax.cli.errors import UserError, user_errors
+from im3d_jax.errors import InputError, input_errors
 from im3d_jax.data import turntables
 from im3d_jax.data.captures import CaptureError, load_capture
-from im3d_jax.data.prepare import ImageError
+from im3d_jax.errors import ImageError
 from im3d_jax.data.toybox import ToyObject
-from im3d_jax.models import composite_on_white, lpips, perceptual, ssim
-from im3d_jax.output.images import read_image, to_bytes
+from im3d_jax.images import metrics
+from im3d_jax.images.alpha import composite_on_white
+from im3d_jax.models import lpips, perceptual
+from im3d_jax.images.files import read_image, to_bytes
 from im3d_jax.output.renders import render_views
 from im3d_jax.output.run_folder import RUN_FILE, STAGES_FILE, file_hash
 from im3d_jax.output.sheets import contact_sheet
@@ -126,9 +128,9 @@ def _figures_of_images(features, made: jax.Array, true: jax.Array) -> dict[str, 
     made, true = composite_on_white(made), composite_on_white(true)
     shown, wanted = made[..., :3], true[..., :3]
     return {
-        "psnr": ssim.psnr(shown, wanted),
-        "foreground_psnr": ssim.foreground_psnr(shown, wanted, true[..., 3]),
-        "ssim": ssim.ssim(shown, wanted),
+        "psnr": metrics.psnr(shown, wanted),
+        "foreground_psnr": metrics.foreground_psnr(shown, wanted, true[..., 3]),
+        "ssim": metrics.ssim(shown, wanted),
         "perceptual": perceptual.distance(features(made), features(true)),
     }
 
@@ -264,33 +266,33 @@ def open_finished_run(folder: str) -> FinishedRun:
     """Looks at a run folder and changes nothing in it.
 
     Raises:
-        UserError: no such folder, no run of `im3d generate`, or one that is unfinished or was changed.
+        InputError: no such folder, no run of `im3d generate`, or one that is unfinished or was changed.
     """
     path = pathlib.Path(folder)
     if not (path / RUN_FILE).is_file():
         what = f"no {RUN_FILE} in it" if path.is_dir() else "no such folder"
-        raise UserError(f"--runs={folder}: {what}; expected the run folder of a finished `im3d generate`")
+        raise InputError(f"--runs={folder}: {what}; expected the run folder of a finished `im3d generate`")
     run, finished = _read_object(path / RUN_FILE), {}
     if (path / STAGES_FILE).is_file():
         finished = _read_object(path / STAGES_FILE)
     settings = run.get("settings")
     command = settings.get("command") if isinstance(settings, dict) else None
     if command != "generate":
-        raise UserError(f"--runs={folder}: a run of {command!r}; expected one of 'generate', with views and an asset")
+        raise InputError(f"--runs={folder}: a run of {command!r}; expected one of 'generate', with views and an asset")
     rounds = settings.get("rounds")
     drawn = f"refine{rounds}" if rounds else "views"
     again = "give its command again, which goes on where it stopped"
     if "metrics" not in finished:
-        raise UserError(f"--runs={folder}: the run is unfinished; {again}")
+        raise InputError(f"--runs={folder}: the run is unfinished; {again}")
     outputs: dict[str, dict[str, str]] = {}
     for stage in ("input", "cameras", "asset", drawn):
         record = finished.get(stage)
         outputs[stage] = record.get("outputs") if isinstance(record, dict) else None
         if not isinstance(outputs[stage], dict):
-            raise UserError(f"--runs={folder}: {STAGES_FILE} has no stage {stage!r}; {again} or with --overwrite")
+            raise InputError(f"--runs={folder}: {STAGES_FILE} has no stage {stage!r}; {again} or with --overwrite")
         for name, digest in outputs[stage].items():
             if not (path / name).is_file() or digest not in (None, file_hash(path / name)):
-                raise UserError(f"--runs={folder}: {name} is missing or was changed since; {again}")
+                raise InputError(f"--runs={folder}: {name} is missing or was changed since; {again}")
     return FinishedRun(path, str(run.get("model")), settings.get("prompt"), tuple(sorted(outputs[drawn])))
 
 
@@ -300,7 +302,7 @@ def _read_object(path: pathlib.Path) -> dict[str, Any]:
     except (OSError, ValueError):
         value = None
     if not isinstance(value, dict):
-        raise UserError(f"{path} is damaged; make the run anew with --overwrite")
+        raise InputError(f"{path} is damaged; make the run anew with --overwrite")
     return value
 
 
@@ -322,9 +324,9 @@ def measure_run(run: FinishedRun, judges: Judges, features=None) -> dict[str, An
         prompt (where there is one) and to the given picture; `residual`: `lpips` or `perceptual` between the two.
 
     Raises:
-        UserError: files that cannot be used.
+        InputError: files that cannot be used.
     """
-    with user_errors(CaptureError, ImageError):
+    with input_errors(CaptureError, ImageError):
         capture = load_capture(run.path, file_paths=list(run.views))
         image = read_image(run.path / "input.png")
     renders = render_views(load_ply(run.path / "asset.ply"), capture.cameras)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 
 from absl import flags
 
-from im3d_jax.cli.errors import INTERRUPTED, WRONG_INPUT, UserError
+from im3d_jax.cli.errors import INTERRUPTED, WRONG_INPUT, InputError
 
 
 def run_program(name: str, run: Callable[[], object], argv: Sequence[str], stopped: str) -> int:
@@ -15,15 +15,15 @@ def run_program(name: str, run: Callable[[], object], argv: Sequence[str], stopp
 
     Args:
         name: Begins the line on stderr.
-        run: The program; raises `UserError` for a wrong input.
+        run: The program; raises `InputError` for a wrong input.
         argv: What absl left over: the program's name alone, or something is wrong.
         stopped: What holds after Ctrl-C, for the user.
     """
     try:
         if len(argv) > 1:
-            raise UserError(f"unexpected arguments: {' '.join(argv[1:])}; flags begin with --")
+            raise InputError(f"unexpected arguments: {' '.join(argv[1:])}; flags begin with --")
         run()
-    except UserError as error:
+    except InputError as error:
         print(f"{name}: {error}", file=sys.stderr)
         return WRONG_INPUT
     except KeyboardInterrupt:

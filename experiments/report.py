@@ -14,7 +14,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from im3d_jax.cli.errors import UserError
+from im3d_jax.errors import InputError
 from im3d_jax.output.run_folder import model_hash, to_json
 from im3d_jax.weights.bundle import BUNDLED
 
@@ -58,7 +58,7 @@ class Results:
         settings: all that decides them, as JSON values.
 
     Raises:
-        UserError: the folder cannot be written.
+        InputError: the folder cannot be written.
     """
 
     def __init__(self, folder: pathlib.Path, command: str, settings: dict[str, Any]):
@@ -73,12 +73,12 @@ class Results:
                 text = text[: text.rfind("\n") + 1]
                 self._lines.write_text(text)
         except OSError as error:
-            raise UserError(f"cannot use --out={folder} ({error.strerror}); choose another") from None
+            raise InputError(f"cannot use --out={folder} ({error.strerror}); choose another") from None
         for number, line in enumerate(text.splitlines(), 1):
             try:
                 record = json.loads(line)
             except ValueError:
-                raise UserError(f"line {number} of {self._lines} is damaged; remove it") from None
+                raise InputError(f"line {number} of {self._lines} is damaged; remove it") from None
             if record["settings"] == self._key:
                 self._records[record["index"]] = record
 

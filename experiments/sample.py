@@ -30,7 +30,7 @@ from experiments.programs import flags_parser, run_program
 from experiments.prompts import Line, Work, read_lines
 from experiments.shards import parse_shard
 from im3d_jax.cli import common, generate, views
-from im3d_jax.cli.errors import UserError
+from im3d_jax.errors import InputError
 from im3d_jax.output.progress import ProgressPrinter
 from im3d_jax.output.run_folder import RUN_FILE, STAGES_FILE, RunFolder, to_json
 
@@ -58,7 +58,7 @@ def open_lines(values: flags.FlagValues, lines: Sequence[Line]) -> list[Work]:
     """The run folders of the lines, with the settings of `im3d views` or `im3d generate`; nothing in them is changed.
 
     Raises:
-        UserError: a picture that cannot be used, or a folder with results of other settings; the line is named.
+        InputError: a picture that cannot be used, or a folder with results of other settings; the line is named.
     """
     command = generate if values.assets else views
     model_settings, found = None, []
@@ -73,8 +73,8 @@ def open_lines(values: flags.FlagValues, lines: Sequence[Line]) -> list[Work]:
             model_settings = model_settings or common.run_settings(given)
             settings |= model_settings | {"seed": line.seed} | common.foreign_settings(given)
             folder = common.open_run(given, settings)
-        except UserError as error:
-            raise UserError(f"line {line.number} of {values.prompts}: {error}") from None
+        except InputError as error:
+            raise InputError(f"line {line.number} of {values.prompts}: {error}") from None
         found.append(Work(line, folder, set() if values.overwrite else _stages_done(folder)))
     return found
 
@@ -119,11 +119,11 @@ def batch_size(asked: int | None, devices: int, usual: int, most: int) -> int:
         most: lines of the largest kind of requests.
 
     Raises:
-        UserError: what was asked for cannot be split evenly.
+        InputError: what was asked for cannot be split evenly.
     """
     if asked is not None and asked % devices:
         near = -(-asked // devices) * devices
-        raise UserError(f"--batch={asked} cannot be split over {devices} devices; give a multiple, as --batch={near}")
+        raise InputError(f"--batch={asked} cannot be split over {devices} devices; give a multiple, as --batch={near}")
     size = asked or devices * usual
     return min(size, -(-most // devices) * devices)
 
@@ -171,13 +171,13 @@ def run(values: flags.FlagValues, command: str) -> dict[str, Any]:
     """Draws what is not finished yet and returns the summary.
 
     Raises:
-        UserError: a wrong flag or line, a model that cannot be loaded, a folder that cannot be written, too little
+        InputError: a wrong flag or line, a model that cannot be loaded, a folder that cannot be written, too little
             device memory; or, when all others are finished, lines that failed.
     """
     if not values.prompts:
-        raise UserError("--prompts is missing; give a file of JSON lines, for instance --prompts=prompts.jsonl")
+        raise InputError("--prompts is missing; give a file of JSON lines, for instance --prompts=prompts.jsonl")
     if not values.out:
-        raise UserError("--out is missing; give the folder to write, for instance --out=runs/many")
+        raise InputError("--out is missing; give the folder to write, for instance --out=runs/many")
     part, parts = parse_shard(values.shard)
     lines = read_lines(values.prompts, seed=values.seed)[part::parts]
     common.find_weights(values)
@@ -234,7 +234,7 @@ def run(values: flags.FlagValues, command: str) -> dict[str, Any]:
                 compiled = any(isinstance(outcome, Ready) and outcome.drawn for outcome in batch)
     progress.line(f"summary in {path}")
     if summary.failed:
-        raise UserError(
+        raise InputError(
             f"{len(summary.failed)} of {len(works)} lines failed, for the reasons above and in {path}; the others are "
             "finished, the same command tries these again"
         )

@@ -31,7 +31,8 @@ from experiments.validation import validate
 from im3d_jax import parallel
 from im3d_jax.data import turntables
 from im3d_jax.data.toybox import ALIASES, VOCABULARY
-from im3d_jax.models import composite_on_white, is_temporal_parameter
+from im3d_jax.images.alpha import composite_on_white
+from im3d_jax.models import is_temporal_parameter
 from im3d_jax.training import create_state, losses, make_train_steps, optimizers, train
 from im3d_jax.training.stacks import plan_stacks
 from im3d_jax.training.state import merge, split

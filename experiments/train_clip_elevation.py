@@ -21,7 +21,7 @@ from absl import app, flags
 
 from experiments.programs import flags_parser, run_program
 from im3d_jax.cli import common
-from im3d_jax.cli.errors import UserError, user_errors
+from im3d_jax.errors import InputError, input_errors
 from im3d_jax.data.turntables import ORBIT_FRAMES, build_objects, default_workers, render_orbit
 from im3d_jax.foreign.elevation import FRAMES, Head, fit_ridge, pooled_features, save_head
 from im3d_jax.foreign.layouts import head_file
@@ -29,7 +29,7 @@ from im3d_jax.foreign.networks import working_dtype
 from im3d_jax.foreign.sources import open_source
 from im3d_jax.models.clip import CLIPVision
 from im3d_jax.output.progress import ProgressPrinter, Report
-from im3d_jax.weights import WeightsError
+from im3d_jax.errors import WeightsError
 
 
 # Radians: SV3D's static orbits were trained on -5 to 30 degrees; pictures from higher are common.
@@ -78,16 +78,16 @@ def run(values: flags.FlagValues) -> None:
     """Fits, measures and writes the head.
 
     Raises:
-        UserError: no model, one without an image encoder, or features that do not tell the elevation.
+        InputError: no model, one without an image encoder, or features that do not tell the elevation.
     """
     if not values.model:
-        raise UserError("--model is missing; give the weights of SV3D or SVD whose image encoder is to be used")
+        raise InputError("--model is missing; give the weights of SV3D or SVD whose image encoder is to be used")
     common.start_jax()
-    with user_errors(WeightsError):
+    with input_errors(WeightsError):
         source = open_source(values.model)
         config = source.preset.image_encoder
         if config is None:
-            raise UserError(f"--model={values.model} is {source.name}, which has no image encoder; give SV3D or SVD")
+            raise InputError(f"--model={values.model} is {source.name}, which has no image encoder; give SV3D or SVD")
         params = source.load("encoder", working_dtype())
         fingerprint = source.encoder_fingerprint()
     path = pathlib.Path(values.out) if values.out else head_file(source.checkpoint.path)
@@ -105,8 +105,8 @@ def run(values: flags.FlagValues) -> None:
         f"(the constant guess: {math.degrees(constant):.2f})"
     )
     if not error < constant:
-        raise UserError(f"{measured}: these features say nothing about the elevation; give more --objects")
-    with user_errors(OSError):
+        raise InputError(f"{measured}: these features say nothing about the elevation; give more --objects")
+    with input_errors(OSError):
         save_head(path, Head(weight, bias, fingerprint, LOWEST, HIGHEST, error))
     print(measured)
     progress.line(f"head of {source.name}, fitted on {len(features)} objects, in {path}")

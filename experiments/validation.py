@@ -7,13 +7,13 @@ import jax.numpy as jnp
 
 from experiments.configs.training import TrainConfig
 from im3d_jax import pipeline
-from im3d_jax.models import ssim
+from im3d_jax.images import metrics
 from im3d_jax.weights import Bundle, networks
 
 
 def white_psnr(made: jax.Array, true: jax.Array) -> jax.Array:
     """Mean over pictures [..., H, W, 4] (straight alpha) of the PSNR on white, decibels."""
-    return ssim.psnr(ssim.composite(made), ssim.composite(true)).mean()
+    return metrics.psnr(composite(made), composite(true)).mean()
 
 
 def validate(config: TrainConfig, bundle: Bundle, test: dict) -> dict[str, float]:

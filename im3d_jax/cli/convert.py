@@ -8,7 +8,7 @@ import pathlib
 
 from absl import flags
 
-from im3d_jax.cli.errors import Stopped, UserError, user_errors
+from im3d_jax.errors import InputError, Stopped, input_errors
 
 
 LAYOUTS = ("diffusers", "sgm")
@@ -35,19 +35,18 @@ def run(values: flags.FlagValues) -> None:
     """Writes the other layout and prints what was written.
 
     Raises:
-        UserError: A flag is missing, or the weights cannot be converted.
+        InputError: A flag is missing, or the weights cannot be converted.
         Stopped: Ctrl-C: nothing is left.
     """
     for name, example in (("model", "svd.safetensors"), ("to", "diffusers"), ("out", "weights/svd")):
         if not values[name].value:
-            raise UserError(f"--{name} is missing; give for instance --{name}={example}")
+            raise InputError(f"--{name} is missing; give for instance --{name}={example}")
     from im3d_jax.weights.checkpoints import encoder_folder, open_checkpoint, with_frames
     from im3d_jax.weights.conversion import convert_checkpoint
     from im3d_jax.weights.hub import find_model
-    from im3d_jax.weights.trees import WeightsError
 
     try:
-        with user_errors(WeightsError, OSError):
+        with input_errors(OSError):
             checkpoint = open_checkpoint(find_model(values.model), values.family)
             if values.frames is not None:
                 checkpoint = with_frames(checkpoint, values.frames)

@@ -11,13 +11,15 @@ from collections.abc import Sequence
 
 from absl import flags
 
-import im3d_jax
-from im3d_jax.cli.errors import INTERRUPTED, WRONG_INPUT, Stopped, UserError
+from im3d_jax.errors import InputError, Stopped
+from im3d_jax.version import __version__
 
 
+WRONG_INPUT, INTERRUPTED = 2, 130  # exit codes; the second is the shell's for Ctrl-C
 COMMANDS = {
     "generate": "a prompt and/or a picture to a 3D asset",
     "views": "the first half alone: 16 turntable views",
+    "batch": "views or assets of every line of a file of prompts",
     "reconstruct": "the second half alone: a run folder or a capture to a 3D asset",
     "convert": "weights of SVD, SV3D and Stable Diffusion between two layouts",
     "doctor": "devices, memory, versions, weights; --vocabulary lists the words that `tiny` knows",
@@ -40,14 +42,14 @@ def main(arguments: Sequence[str]) -> int:
     """
     try:
         return _dispatch(list(arguments))
-    except UserError as error:
+    except InputError as error:
         print(f"im3d: {error}", file=sys.stderr)
         return WRONG_INPUT
     except Stopped as error:
         print(f"im3d: {error}", file=sys.stderr)
         return INTERRUPTED
     except KeyboardInterrupt:
-        print("im3d: stopped; what is finished is kept, the same command goes on from there", file=sys.stderr)
+        print("im3d: stopped; finished work is kept, rerun the same command to resume", file=sys.stderr)
         return INTERRUPTED
 
 
@@ -59,13 +61,13 @@ def _dispatch(arguments: list[str]) -> int:
             print(_program_help())
         return 0
     if arguments[0] in ("version", "--version"):
-        print(im3d_jax.__version__)
+        print(__version__)
         return 0
     name, *rest = arguments
     if name not in COMMANDS:
         near = difflib.get_close_matches(name, COMMANDS, 1)
         hint = f"did you mean {near[0]!r}?" if near else f"expected one of {', '.join(COMMANDS)}"
-        raise UserError(f"unknown command {name!r}; {hint}")
+        raise InputError(f"unknown command {name!r}; {hint}")
     if any(argument in ("--help", "-h", "-help", "--helpfull", "--helpshort") for argument in rest):
         print(_command_help(name))
         return 0
@@ -73,11 +75,11 @@ def _dispatch(arguments: list[str]) -> int:
     try:
         left_over = values([f"im3d {name}", *rest])[1:]
     except flags.Error as error:
-        raise UserError(f"{error}; see im3d {name} --help") from None
+        raise InputError(f"{error}; see im3d {name} --help") from None
     except OSError as error:  # of --flagfile
-        raise UserError(f"cannot read {error.filename}: {error.strerror}") from None
+        raise InputError(f"cannot read {error.filename}: {error.strerror}") from None
     if left_over:
-        raise UserError(f"unexpected argument {left_over[0]!r}; write flags as --name=value")
+        raise InputError(f"unexpected argument {left_over[0]!r}; write flags as --name=value")
     command.run(values)
     return 0
 

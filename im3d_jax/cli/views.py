@@ -1,29 +1,33 @@
 """Draws turntable views of what a prompt says or a picture shows.
 
-Writes input.png, views/00.png and so on (16, or as many as a foreign model draws), views.mp4, sheet.png, cameras.json
-and run.json into --out.
+Writes input.png, views/00.png and so on (16, or as many as the model draws), views.mp4, sheet.png, cameras.json and
+run.json into --out.
 """
+
+import pathlib
 
 from absl import flags
 
-from im3d_jax.cli import common
+from im3d_jax import environment
+from im3d_jax.cli import flags as commands
+from im3d_jax.progress import ProgressPrinter
 
 
 def register(values: flags.FlagValues) -> None:
     """Defines the command's flags."""
-    common.register_source_flags(values)
-    common.register_foreign_flags(values)
-    common.register_run_flags(values)
+    commands.define_source(values)
+    commands.define_drawing(values)
+    commands.define_run(values)
 
 
 def run(values: flags.FlagValues) -> None:
-    """Checks the flags, then draws. Raises `UserError` for a wrong input."""
-    settings = {"command": "views", **common.source_settings(values)}
-    common.find_weights(values)
-    settings |= common.run_settings(values) | common.foreign_settings(values)
-    folder = common.open_run(values, settings)
-    common.start_jax()
-    model, image_model = common.load_models(values, fits=False)
-    from im3d_jax.cli import stages
+    """Checks the flags, then draws. Raises `InputError` for a wrong input."""
+    request, out = commands.request_of(values), commands.out_of(values)
+    environment.start_jax()
+    from im3d_jax.generation import api
+    from im3d_jax.pipelines import load
 
-    stages.make_views(folder, model, values.image, image_model=image_model)
+    model, progress = load(values.model, image_model=values.image_model, memory=values.memory), ProgressPrinter()
+    api.views(model, request, progress=progress, out=out, overwrite=values.overwrite)
+    folder = pathlib.Path(out)
+    progress.line(f"views in {folder / 'views'}, all on one sheet: {folder / 'sheet.png'}")

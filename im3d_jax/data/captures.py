@@ -8,8 +8,6 @@ into the cameras: gaussians are fitted to the pictures as they are.
 
 import dataclasses
 import hashlib
-import json
-import math
 import os
 import pathlib
 from typing import Any
@@ -18,22 +16,16 @@ import jax.numpy as jnp
 import numpy as np
 
 from im3d_jax.data import colmap
-from im3d_jax.data.lens import LARGEST, lens_problem
-from im3d_jax.data.prepare import read_image, shrink
-from splat.cameras import Cameras, from_opengl
+from im3d_jax.data.camera_files import declared_size, decode_cameras, elevation_of, read_fields
+from im3d_jax.errors import CaptureError
+from im3d_jax.images.files import read_image
+from im3d_jax.images.resize import shrink
+from splat.cameras import Cameras
 
 
 TRAIN_FILES = ("transforms_train.json", "transforms.json", "cameras.json")
 TEST_FILE = "transforms_test.json"
 _SUFFIXES = ("", ".png", ".jpg", ".jpeg", ".webp")
-# nerfstudio's fields of the coefficients, in the order of `splat.Cameras`.
-_OPENCV, _FISHEYE = ("k1", "k2", "p1", "p2", "k3"), ("k1", "k2", "k3", "k4")
-_PINHOLE_MODELS = ("OPENCV", "PINHOLE", "SIMPLE_PINHOLE", "SIMPLE_RADIAL", "RADIAL")
-_FISHEYE_MODELS = ("OPENCV_FISHEYE",)
-
-
-class CaptureError(ValueError):
-    """A folder or camera file that cannot be used; the message is one line that says how to mend it."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,6 +41,7 @@ class Capture:
         elevation: of the orbit in radians, for run folders.
         points: `[n, 3]` of the scene's surfaces, of COLMAP models.
         colours: `[n, 3]` of the points in [0, 1].
+        family: of the model that drew the views, for run folders; see `pipelines.fit_settings`.
     """
 
     cameras: Cameras
@@ -59,11 +52,12 @@ class Capture:
     elevation: float | None = None
     points: np.ndarray | None = None
     colours: np.ndarray | None = None
+    family: str | None = None
 
     @property
     def generated(self) -> bool:
         """Whether this is the orbit of a run folder."""
-        return self.source.name == "cameras.json"
+        return self.family is not None
 
     def digest(self) -> str:
         """SHA-256 of all cameras, pixels and points, held-out views included."""
@@ -207,129 +201,29 @@ def _read_views(
 
 
 def _load_split(path: pathlib.Path, downscale: int, file_paths: list[str] | None = None) -> Capture:
-    fields = _read_fields(path)
+    fields = read_fields(path)
     frames = fields["frames"]
     if file_paths is not None:
         if len(file_paths) != len(frames):
             raise CaptureError(f"{path}: {len(frames)} views; expected {len(file_paths)}, one for each picture")
         frames = [{**frame, "file_path": name} for frame, name in zip(frames, file_paths, strict=True)]
-    poses = np.stack([_pose(frame, index, path) for index, frame in enumerate(frames)])
     files = [_image_file(frame, index, path) for index, frame in enumerate(frames)]
-    size = _declared_size(fields, path)
-    images, width, height = _read_views(files, size, path.name, downscale)
-    full = size or read_image(files[0]).shape[1::-1]
-    # Before scaling; the cut-off remainder lies right and below, so the centre only scales.
-    intrinsics = np.stack([_intrinsics({**fields, **frame}, path, *full) for frame in frames])
-    distortion, lens = _distortion(fields, path)
-    for index, camera in enumerate(intrinsics):
-        problem = lens_problem(camera, np.zeros(0) if distortion is None else distortion[index], *full)
-        if problem is not None:
-            raise CaptureError(f"{path}: frame {index}: {problem}; check the camera file")
-    intrinsics[:, :2] /= downscale
-    elevation = fields.get("elevation_deg")
+    size = declared_size(fields, path)
+    cameras = decode_cameras(fields, path, size or read_image(files[0]).shape[1::-1], downscale)
+    images, _, _ = _read_views(files, size, path.name, downscale)
     return Capture(
-        cameras=Cameras(
-            from_opengl(jnp.asarray(poses, jnp.float32)),
-            jnp.asarray(intrinsics, jnp.float32),
-            width,
-            height,
-            None if distortion is None else jnp.asarray(distortion, jnp.float32),
-            lens,
-        ),
+        cameras=cameras,
         images=images,
         names=tuple(str(frame["file_path"]) for frame in frames),
         source=path,
-        elevation=None if elevation is None else math.radians(_number(fields, "elevation_deg", path)),
+        elevation=elevation_of(fields, path),
+        family=_family(fields) if path.name == "cameras.json" else None,
     )
 
 
-def _read_fields(path: pathlib.Path) -> dict[str, Any]:
-    try:
-        fields = json.loads(path.read_text())
-    except (OSError, ValueError, RecursionError) as error:
-        reason = str(error).splitlines()[0]
-        raise CaptureError(f"{path}: not a readable JSON file ({reason}); export it again") from None
-    if not isinstance(fields, dict) or not isinstance(fields.get("frames"), list) or not fields["frames"]:
-        raise CaptureError(f"{path}: missing field 'frames'; expected a list with one entry a view")
-    for index, frame in enumerate(fields["frames"]):
-        for name in ("file_path", "transform_matrix"):
-            if not isinstance(frame, dict) or name not in frame:
-                raise CaptureError(f"{path}: frame {index} is missing the field '{name}'")
-        if not isinstance(frame["file_path"], str):
-            raise CaptureError(f"{path}: frame {index}: file_path is {frame['file_path']!r}; expected text")
-    model, known = fields.get("camera_model", "OPENCV"), (*_PINHOLE_MODELS, *_FISHEYE_MODELS)
-    if model not in known:
-        raise CaptureError(f"{path}: camera_model {model!r} is not supported; expected one of {', '.join(known)}")
-    return fields
-
-
-def _number(fields: dict[str, Any], name: str, path: pathlib.Path, default: float | None = None) -> float:
-    value = fields.get(name, default)
-    # Compared, not converted: JSON has integers that no float holds. NaN compares false.
-    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= LARGEST:
-        shown = repr(value)[:40]
-        raise CaptureError(f"{path}: field '{name}' is {shown}; expected a finite number (at most {LARGEST:g})")
-    return value
-
-
-def _declared_size(fields: dict[str, Any], path: pathlib.Path) -> tuple[float, float] | None:
-    """(width, height) that the camera file gives, if it does."""
-    if "w" not in fields or "h" not in fields:
-        return None
-    return _number(fields, "w", path), _number(fields, "h", path)
-
-
-def _intrinsics(fields: dict[str, Any], path: pathlib.Path, width: int, height: int) -> np.ndarray:
-    if "fl_x" in fields:
-        focal_x = _number(fields, "fl_x", path)
-    elif "camera_angle_x" in fields:
-        angle = _number(fields, "camera_angle_x", path)
-        if not 0.0 < angle < math.pi:
-            raise CaptureError(f"{path}: camera_angle_x is {angle}; expected radians between 0 and pi")
-        focal_x = 0.5 * width / math.tan(0.5 * angle)
-    else:
-        raise CaptureError(f"{path}: missing field 'camera_angle_x' (radians) or 'fl_x' (pixels)")
-    focal_y = _number(fields, "fl_y", path, focal_x)
-    if focal_x <= 0.0 or focal_y <= 0.0:
-        raise CaptureError(f"{path}: focal length {focal_x:g}, {focal_y:g}; expected positive pixels")
-    centre_x, centre_y = _number(fields, "cx", path, 0.5 * width), _number(fields, "cy", path, 0.5 * height)
-    return np.array([[focal_x, 0.0, centre_x], [0.0, focal_y, centre_y], [0.0, 0.0, 1.0]])
-
-
-def _distortion(fields: dict[str, Any], path: pathlib.Path) -> tuple[np.ndarray | None, str]:
-    """Coefficients of every frame as `splat.Cameras` has them, None where all are zero, and the kind of lens."""
-    fisheye = fields.get("camera_model") in _FISHEYE_MODELS
-    names = _FISHEYE if fisheye else _OPENCV
-    frames = [{**fields, **frame} for frame in fields["frames"]]
-    if not fisheye and any(frame.get("k4") for frame in frames):
-        raise CaptureError(f"{path}: k4 without camera_model OPENCV_FISHEYE is not supported; undistort first")
-    rows = np.array([[_number(frame, name, path, 0.0) for name in names] for frame in frames])
-    if fisheye:
-        return rows, "fisheye"
-    return (rows if rows.any() else None), "pinhole"
-
-
-def _pose(frame: dict[str, Any], index: int, path: pathlib.Path) -> np.ndarray:
-    """Camera-to-world `[4, 4]`, OpenGL, of one frame; a uniform scale of its axes is taken out."""
-    where = f"{path}: frame {index}: transform_matrix"
-    try:
-        matrix = np.asarray(frame["transform_matrix"], np.float64)
-    except (TypeError, ValueError, OverflowError):
-        raise CaptureError(f"{where} holds something that is no number") from None
-    if matrix.shape == (3, 4):
-        matrix = np.concatenate([matrix, [[0.0, 0.0, 0.0, 1.0]]])
-    if matrix.shape != (4, 4) or not (np.abs(matrix) <= LARGEST).all():
-        raise CaptureError(
-            f"{where} has shape {list(matrix.shape)} or is not finite; expected 4x4 numbers (at most {LARGEST:g})"
-        )
-    scales = np.linalg.norm(matrix[:3, :3], axis=0)
-    if scales.min() < 1e-8 or np.linalg.det(matrix[:3, :3] / scales[None]) < 1e-4:
-        raise CaptureError(f"{where} is singular or mirrored; expected a camera-to-world pose")
-    rotation = matrix[:3, :3] / scales.mean()
-    sheared = np.abs(rotation.T @ rotation - np.eye(3)).max() > 1e-2
-    if sheared or np.abs(matrix[3] - np.array([0.0, 0.0, 0.0, 1.0])).max() > 1e-6:
-        raise CaptureError(f"{where} is sheared or projective; expected a camera-to-world pose")
-    return np.block([[rotation, matrix[:3, 3:]], [matrix[3:]]])
+def _family(fields: dict[str, Any]) -> str:
+    """Of the model that drew the views of a run folder; files of earlier versions tell it by the orbit's direction."""
+    return str(fields.get("family", "svd" if "orbit_direction" in fields else "bundle"))
 
 
 def _image_file(frame: dict[str, Any], index: int, path: pathlib.Path) -> pathlib.Path:

@@ -1,7 +1,7 @@
 """Networks as Flax linen modules, and the image metrics that training needs as well."""
 
 from im3d_jax.models.kl_autoencoder import KLAutoencoder, KLAutoencoderConfig
-from im3d_jax.models.rgba_autoencoder import RgbaAutoencoder, RgbaAutoencoderConfig, composite_on_white, straight_alpha
+from im3d_jax.models.rgba_autoencoder import RgbaAutoencoder, RgbaAutoencoderConfig
 from im3d_jax.models.stable_unet import (
     StableUNet,
     StableUNetConfig,
@@ -22,7 +22,5 @@ __all__ = [
     "TextEncoder",
     "TinyUNet",
     "TinyUNetConfig",
-    "composite_on_white",
     "is_temporal_parameter",
-    "straight_alpha",
 ]

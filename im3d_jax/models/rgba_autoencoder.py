@@ -141,16 +141,3 @@ class RgbaAutoencoder(nn.Module):
 
     def __call__(self, images: jax.Array) -> jax.Array:
         return self.decode(self.encode(images))
-
-
-def composite_on_white(rgba: jax.Array) -> jax.Array:
-    """Straight-alpha [..., 4] to the autoencoder's channels: colour composited on white, alpha."""
-    alpha = rgba[..., 3:]
-    return jnp.concatenate([rgba[..., :3] * alpha + (1.0 - alpha), alpha], axis=-1)
-
-
-def straight_alpha(channels: jax.Array, threshold: float = 1 / 512) -> jax.Array:
-    """The inverse of `composite_on_white`, clipped to [0, 1]; colour is 0 where alpha <= `threshold`."""
-    alpha = jnp.clip(channels[..., 3:], 0.0, 1.0)
-    colour = (channels[..., :3] - (1.0 - alpha)) / jnp.maximum(alpha, threshold)
-    return jnp.concatenate([jnp.where(alpha > threshold, jnp.clip(colour, 0.0, 1.0), 0.0), alpha], axis=-1)

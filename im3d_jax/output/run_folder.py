@@ -6,7 +6,6 @@ pass nothing to each other but files, so an interrupted run ends with the same b
 """
 
 import dataclasses
-import hashlib
 import json
 import os
 import pathlib
@@ -15,6 +14,9 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+from im3d_jax.digests import file_hash, json_hash
+from im3d_jax.errors import RunFolderError
+
 
 RUN_FILE, TIMINGS_FILE, STAGES_FILE = "run.json", "timings.json", "state/stages.json"
 # What a run writes; a folder that holds any of these without a run.json belongs to something else.
@@ -22,24 +24,6 @@ RESULTS = (
     "drawn.png", "input.png", "views", "views_round1", "views_round2", "views.mp4", "sheet.png", "cameras.json",
     "state", "asset.ply", "asset_sheet.png", "turntable.mp4", "metrics.json",
 )  # fmt: skip
-
-
-class RunFolderError(ValueError):
-    """A folder that cannot be written, or holds something else; the message is one line."""
-
-
-def file_hash(path: str | os.PathLike) -> str:
-    """SHA-256 of a file's content, in hexadecimal."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def model_hash(folder: str | os.PathLike) -> str:
-    """SHA-256 of a model's folder: that of what `sha256sum *.json *.safetensors` prints in it."""
-    folder = pathlib.Path(folder)
-    files = [*sorted(folder.glob("*.json")), *sorted(folder.glob("*.safetensors"))]
-    listing = "".join(f"{file_hash(file)}  {file.name}\n" for file in files)
-    return hashlib.sha256(listing.encode()).hexdigest()
 
 
 def to_json(value: Any) -> bytes:
@@ -78,6 +62,9 @@ class RunFolder:
         settings: all that decides the results, as JSON values; results of other settings are refused.
         overwrite: at the start, remove the results that are there, whatever their settings.
 
+    Attributes:
+        sha256: of the settings; run.json holds it, and a folder goes on only where it is the same.
+
     Raises:
         RunFolderError: not writable, a file, damaged, or with other settings' results.
     """
@@ -91,6 +78,7 @@ class RunFolder:
     ):
         self.path = pathlib.Path(path)
         self.settings = json.loads(to_json(dict(settings)))
+        self.sha256 = json_hash(self.settings)
         self._overwrite = overwrite
         self._versions: dict[str, str] = {}
         self._facts: dict[str, Any] = {}
@@ -119,10 +107,19 @@ class RunFolder:
         self._timings = self._read_json(TIMINGS_FILE, lambda seconds: isinstance(seconds, int | float))
         self._write_run_file()
 
-    def note(self, facts: Mapping[str, Any]) -> None:
-        """Records more in run.json, of what a stage found out."""
-        self._facts |= dict(facts)
-        self._write_run_file()
+    def note_files(self, files: Mapping[str, str]) -> None:
+        """Takes what a stage found out over into run.json.
+
+        Args:
+            files: {key of run.json: JSON file in the folder}.
+        """
+        if files:
+            self._facts |= {key: json.loads((self.path / name).read_bytes()) for key, name in files.items()}
+            self._write_run_file()
+
+    def outputs(self, name: str) -> tuple[str, ...]:
+        """Files that a finished stage wrote, relative to the folder."""
+        return tuple(self._stages[name]["outputs"])
 
     def __truediv__(self, name: str) -> pathlib.Path:
         return self.path / name
@@ -140,7 +137,7 @@ class RunFolder:
     def finished(self, name: str, inputs: Iterable[str] = (), settings: Mapping[str, Any] | None = None) -> bool:
         """Whether the stage ran on these inputs and settings, and what it wrote is still there unchanged."""
         record = self._stages.get(name)
-        if record is None or record["key"] != self._key(name, inputs, settings or {}):
+        if record is None or record["key"] != self.key(name, inputs, settings or {}):
             return False
         return all(
             (self.path / file).is_file() and digest in (None, file_hash(self.path / file))
@@ -172,7 +169,7 @@ class RunFolder:
             return False
         started = time.monotonic()
         files = StageFiles(self.path)
-        key = self._key(name, inputs, settings or {})
+        key = self.key(name, inputs, settings or {})
         evaluations = work(files) or 0
         self._stages[name] = {
             "key": key,
@@ -188,9 +185,10 @@ class RunFolder:
         self._write_run_file()
         return True
 
-    def _key(self, name: str, inputs: Iterable[str], settings: Mapping[str, Any]) -> str:
+    def key(self, name: str, inputs: Iterable[str], settings: Mapping[str, Any]) -> str:
+        """SHA-256 of what decides a stage's result beside the run's settings: arguments as those of `stage`."""
         hashes = {file: file_hash(self.path / file) for file in inputs}
-        return hashlib.sha256(json.dumps([name, dict(settings), hashes], sort_keys=True).encode()).hexdigest()
+        return json_hash([name, dict(settings), hashes])
 
     def _write(self, name: str, content: bytes) -> None:
         _write_atomically(self.path / name, lambda path: path.write_bytes(content))
@@ -198,12 +196,17 @@ class RunFolder:
     def _write_run_file(self) -> None:
         run = {
             "settings": self.settings,
+            "sha256": self.sha256,
             "versions": self._versions,
-            "seed": self.settings.get("seed"),
+            "seed": self._seed(),
             "network_evaluations": self.network_evaluations,
             **self._facts,
         }
         self._write(RUN_FILE, to_json(run))
+
+    def _seed(self) -> int | None:
+        request = self.settings.get("request")
+        return self.settings.get("seed") if request is None else request["seed"]
 
     def _read_json(self, name: str, valid: Callable[[Any], bool] | None = None) -> dict[str, Any]:
         """The dictionary in the file, empty without one; `valid` judges each of its values."""
@@ -238,7 +241,8 @@ class RunFolder:
                 path.unlink(missing_ok=True)
 
     def _check_settings(self) -> None:
-        recorded = self._read_json(RUN_FILE).get("settings")
+        run = self._read_json(RUN_FILE)
+        recorded = run.get("settings")
         if recorded is not None and not isinstance(recorded, dict):
             raise RunFolderError(f"{self.path / RUN_FILE} is damaged; choose another --out or use --overwrite")
         if recorded is None:
@@ -248,23 +252,21 @@ class RunFolder:
                     f"{self.path} holds {foreign[0]} of something else (no {RUN_FILE}); choose another --out "
                     "or replace it with --overwrite"
                 )
-        elif recorded != self.settings and self._read_json(STAGES_FILE):
-            name, before, now = _difference(recorded, self.settings)
+        elif run.get("sha256") != self.sha256 and self._read_json(STAGES_FILE):
+            changes = _differences(recorded, self.settings) or ["it was made by another version"]
             raise RunFolderError(
-                f"{self.path} holds results of other settings ({name} was {before!r}, now {now!r}); choose another "
-                "--out or replace them with --overwrite"
+                f"{self.path} holds results of other settings ({'; '.join(changes[:3])}); choose another --out or "
+                "replace them with --overwrite"
             )
 
 
-def _difference(before: dict[str, Any], now: dict[str, Any]) -> tuple[str, Any, Any]:
-    """Name and values of the first setting in which two unequal ones differ, inside of nested ones too."""
-    names = sorted(before.keys() | now.keys())
-    name = next(name for name in names if before.get(name) != now.get(name))
-    old, new = before.get(name), now.get(name)
-    if isinstance(old, dict) and isinstance(new, dict):
-        inner, old, new = _difference(old, new)
-        name = f"{name}.{inner}"
-    return name, old, new
+def _differences(before: Any, now: Any, name: str = "") -> list[str]:
+    """One text for each setting in which two values differ, inside of nested ones too."""
+    if not (isinstance(before, dict) and isinstance(now, dict)):
+        return [] if before == now else [f"{name} was {before!r}, now {now!r}"]
+    prefix = f"{name}." if name else ""
+    keys = sorted(before.keys() | now.keys())
+    return [text for key in keys for text in _differences(before.get(key), now.get(key), prefix + key)]
 
 
 def _is_record(value: Any) -> bool:

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from im3d_jax.output.images import on_white
+from im3d_jax.images.alpha import composite
 
 
 def contact_sheet(views: np.ndarray, columns: int = 4, gap: int = 2) -> np.ndarray:
@@ -18,7 +18,7 @@ def contact_sheet(views: np.ndarray, columns: int = 4, gap: int = 2) -> np.ndarr
     """
     views = np.asarray(views, np.float32)
     if views.shape[-1] == 4:
-        views = on_white(views)
+        views = composite(views)
     count, height, width = views.shape[:3]
     rows = -(-count // columns)
     sheet = np.ones((rows * (height + gap) - gap, columns * (width + gap) - gap, 3), np.float32)

@@ -4,7 +4,7 @@ import io
 
 import numpy as np
 
-from im3d_jax.output.images import to_bytes
+from im3d_jax.images.files import to_bytes
 
 
 def encode_mp4(frames: np.ndarray, frames_per_second: int = 16, quality: int = 18) -> bytes:

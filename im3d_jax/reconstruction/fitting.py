@@ -13,7 +13,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from im3d_jax.models import perceptual, ssim
+from im3d_jax.images import metrics
+from im3d_jax.models import perceptual
 from im3d_jax.reconstruction import control, initial, losses, optimizer, outside, poses
 from im3d_jax.reconstruction.losses import Targets
 from im3d_jax.reconstruction.presets import PRESETS, FitConfig, capture_config
@@ -248,7 +249,7 @@ def _advance(state: FitState, figures, targets, cameras, network, kept, config):
         if config.strategy == "mcmc":
             value += mcmc.regularizer(gaussians, state.active, config.mcmc)
         if config.l1_weight:
-            terms = terms | {"psnr": jnp.mean(ssim.psnr(jnp.clip(image.rgb, 0.0, 1.0), ssim.composite(target)))}
+            terms = terms | {"psnr": jnp.mean(metrics.psnr(jnp.clip(image.rgb, 0.0, 1.0), composite(target)))}
         return value, (terms, image.pairs, image.visible)
 
     offset = jnp.zeros((config.views_per_step, config.capacity, 2), jnp.float32)

@@ -4,7 +4,10 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 
-from im3d_jax.models import composite_on_white, perceptual, ssim
+from im3d_jax.images import metrics
+from im3d_jax.images.alpha import composite, composite_on_white
+from im3d_jax.images.resize import block_mean
+from im3d_jax.models import perceptual
 from im3d_jax.reconstruction.presets import FitConfig
 
 
@@ -27,15 +30,6 @@ def target_features(network: perceptual.Perceptual, rgba: jax.Array) -> list[jax
         return [feature[0] for feature in maps]
 
     return jax.lax.map(one, rgba)
-
-
-def block_means(images: jax.Array, block: int) -> jax.Array:
-    """Means over `block` squared pixels: [B, H, W, C] to [B, H // block, W // block, C], without rests."""
-    batch, height, width, channels = images.shape
-    block = max(1, min(block, height, width))
-    rows, columns = height // block, width // block
-    images = images[:, : rows * block, : columns * block]
-    return images.reshape(batch, rows, block, columns, block, channels).mean(axis=(2, 4))
 
 
 def term_weights(config: FitConfig, perceptual_network: bool) -> dict[str, float]:
@@ -76,7 +70,7 @@ def view_loss(
     # Linear in the render: over white, and moved from there to any background without a division by alpha.
     shift = (1.0 - alpha)[..., None] * (background - 1.0)[None, None, None]
     shown = rgb + shift
-    wanted = ssim.composite(target, background[None, None, None])
+    wanted = composite(target, background[None, None, None])
     weights = term_weights(config, network is not None)
 
     def term(name: str) -> jax.Array:
@@ -85,14 +79,14 @@ def view_loss(
             seen = perceptual.normalised(seen)
             return jnp.mean(perceptual.distance_between_normalised(seen, features, network.weights))
         if name == "ssim":
-            similarity = ssim.ms_ssim if config.multiscale else ssim.ssim
+            similarity = metrics.ms_ssim if config.multiscale else metrics.ssim
             return 1.0 - jnp.mean(similarity(shown, wanted))
         if name == "mask":
             return jnp.mean(jnp.square(alpha - target[..., 3]))
         if name == "l1":
             return jnp.mean(jnp.abs(shown - wanted))
-        difference = rgb - ssim.composite(target)
-        return jnp.mean(jnp.square(block_means(difference, config.colour_block)))
+        difference = rgb - composite(target)
+        return jnp.mean(jnp.square(block_mean(difference, min(config.colour_block, *difference.shape[1:3]))))
 
     terms = {name: term(name) for name in weights}
     return sum(weights[name] * value for name, value in terms.items()), terms

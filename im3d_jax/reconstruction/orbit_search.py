@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from im3d_jax.data.prepare import shrink
+from im3d_jax.images.resize import shrink
 from im3d_jax.reconstruction import losses, optimizer
 from im3d_jax.reconstruction.fitting import init_state, views_of_step
 from im3d_jax.reconstruction.presets import FitConfig

@@ -12,7 +12,8 @@ import jax
 import jax.numpy as jnp
 
 from im3d_jax.diffusion import NoiseProcess, add_noise, prediction_target
-from im3d_jax.models import RgbaAutoencoder, TextEncoder, TinyUNet, composite_on_white
+from im3d_jax.images.alpha import composite_on_white
+from im3d_jax.models import RgbaAutoencoder, TextEncoder, TinyUNet
 from im3d_jax.training.state import merge
 
 

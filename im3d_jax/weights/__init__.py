@@ -1,5 +1,6 @@
 """Reading and writing weights: safetensors files, model bundles, foreign checkpoints, tokenizers."""
 
+from im3d_jax.errors import WeightsError
 from im3d_jax.weights.bundle import (
     BUNDLED,
     Bundle,
@@ -15,7 +16,7 @@ from im3d_jax.weights.hub import find_model
 from im3d_jax.weights.presets import PRESETS, Preset
 from im3d_jax.weights.starting import video_from_pictures
 from im3d_jax.weights.tokenizer import WordTokenizer, build_tokenizer
-from im3d_jax.weights.trees import WeightsError, flatten, load_safetensors, save_safetensors, unflatten
+from im3d_jax.weights.trees import flatten, load_safetensors, save_safetensors, unflatten
 
 
 __all__ = [

@@ -23,6 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from im3d_jax.diffusion import Cosine
+from im3d_jax.errors import WeightsError
 from im3d_jax.models import (
     RgbaAutoencoder,
     RgbaAutoencoderConfig,
@@ -33,7 +34,7 @@ from im3d_jax.models import (
 )
 from im3d_jax.models.elevation import ElevationConfig, ElevationHead
 from im3d_jax.weights.tokenizer import WordTokenizer
-from im3d_jax.weights.trees import WeightsError, flatten, load_safetensors, save_safetensors, unflatten
+from im3d_jax.weights.trees import flatten, load_safetensors, save_safetensors, unflatten
 
 
 PARTS = ("autoencoder", "text_encoder", "unet", "elevation")
@@ -70,9 +71,18 @@ class BundleConfig:
 
 @dataclasses.dataclass(frozen=True)
 class Bundle:
-    """A loaded bundle. `params` has one nested dictionary per entry of `PARTS`."""
+    """A loaded bundle.
+
+    Attributes:
+        name: What it was asked for as.
+        folder: Where its files are.
+        config: Sizes, noise process, prediction.
+        tokenizer: Of prompts.
+        params: One nested dictionary for each entry of `PARTS`, float32.
+    """
 
     name: str
+    folder: pathlib.Path
     config: BundleConfig
     tokenizer: WordTokenizer
     params: dict
@@ -207,4 +217,4 @@ def load_bundle(model: str = "tiny") -> Bundle:
             params[part] = unflatten(flat, shapes)
         except WeightsError as error:
             raise WeightsError(f"{path}: {error}") from error
-    return Bundle(model, config, tokenizer, params)
+    return Bundle(model, folder, config, tokenizer, params)

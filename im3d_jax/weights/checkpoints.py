@@ -18,6 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from im3d_jax.errors import WeightsError
 from im3d_jax.weights.names.networks import (
     CheckpointLayout,
     autoencoder_shapes,
@@ -41,7 +42,7 @@ from im3d_jax.weights.tensor_files import (
     read_tensor,
     write_tensors,
 )
-from im3d_jax.weights.trees import WeightsError, flatten, unflatten
+from im3d_jax.weights.trees import flatten, unflatten
 
 
 RECORD = "im3d.json"

@@ -16,6 +16,7 @@ from collections.abc import Callable
 
 import numpy as np
 
+from im3d_jax.errors import WeightsError
 from im3d_jax.models.clip import CLIPTextConfig, CLIPVisionConfig
 from im3d_jax.models.t5 import T5Config
 from im3d_jax.weights.checkpoints import (
@@ -38,7 +39,6 @@ from im3d_jax.weights.tensor_files import (
     read_tensor,
     write_tensors,
 )
-from im3d_jax.weights.trees import WeightsError
 
 
 SGM_ONLY = "sgm_only"

@@ -21,6 +21,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from im3d_jax.errors import WeightsError
 from im3d_jax.models.clip import CLIPText, CLIPTextConfig, CLIPVision, CLIPVisionConfig
 from im3d_jax.models.t5 import T5Config, T5Encoder
 from im3d_jax.weights.names.table import KERNELS, Entry, Layout, Table, check_complete
@@ -33,7 +34,7 @@ from im3d_jax.weights.tensor_files import (
     network_files,
     read_tensor,
 )
-from im3d_jax.weights.trees import WeightsError, flatten, unflatten
+from im3d_jax.weights.trees import flatten, unflatten
 
 
 EncoderConfig = CLIPTextConfig | CLIPVisionConfig | T5Config

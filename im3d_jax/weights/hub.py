@@ -6,8 +6,8 @@ import os
 import pathlib
 import re
 
+from im3d_jax.errors import WeightsError
 from im3d_jax.weights.tensor_files import network_files
-from im3d_jax.weights.trees import WeightsError
 
 
 # A repository, and perhaps one of its safetensors files.

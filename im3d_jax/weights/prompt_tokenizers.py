@@ -15,8 +15,8 @@ import numpy as np
 import tokenizers
 from tokenizers import Regex, models, normalizers, pre_tokenizers
 
+from im3d_jax.errors import WeightsError
 from im3d_jax.weights.tensor_files import read_json
-from im3d_jax.weights.trees import WeightsError
 
 
 # OpenAI's pattern (CLIP, simple_tokenizer.py): contractions, runs of letters, single digits, runs of the rest.

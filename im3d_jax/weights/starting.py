@@ -9,10 +9,11 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
+from im3d_jax.errors import WeightsError
 from im3d_jax.models.layers import KERNEL_INIT
 from im3d_jax.models.stable_unet import StableUNetConfig
 from im3d_jax.weights.names.networks import unet_shapes
-from im3d_jax.weights.trees import WeightsError, flatten, unflatten
+from im3d_jax.weights.trees import flatten, unflatten
 
 
 # The last layer of whatever adds to a stream: zero there is the identity, and its gradient is not zero.

@@ -16,7 +16,8 @@ import ml_dtypes
 import numpy as np
 import safetensors
 
-from im3d_jax.weights.trees import WeightsError, check_no_pickle
+from im3d_jax.errors import WeightsError
+from im3d_jax.weights.trees import check_no_pickle
 
 
 DTYPES = {

@@ -12,9 +12,7 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
-
-class WeightsError(ValueError):
-    """Weights that are missing, damaged or of another shape; the message is one line for the user."""
+from im3d_jax.errors import WeightsError
 
 
 def flatten(tree: dict) -> dict[str, jax.Array]:

@@ -4,8 +4,8 @@ import json
 
 import numpy as np
 
-from im3d_jax.output.cameras import encode_cameras
-from im3d_jax.output.images import encode_png
+from im3d_jax.data.camera_files import encode_cameras
+from im3d_jax.images.files import encode_png
 from splat import orbit_cameras
 
 

@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from im3d_jax.cli import common
-from im3d_jax.cli.errors import UserError
+from im3d_jax.errors import InputError
 from im3d_jax.cli.main import main
 
 
@@ -21,7 +21,7 @@ def test_doctor(by_hand, capsys):
 
 def test_doctor_names_what_is_missing(by_hand, capsys, monkeypatch, tmp_path):
     def refuse(name):
-        raise UserError("no such folder")
+        raise InputError("no such folder")
 
     monkeypatch.setattr(common, "load_model", refuse)
     assert main(["doctor", "--model="]) == 2

@@ -13,7 +13,7 @@ from im3d_jax.cli.main import main
 from im3d_jax.cli.reconstruct import refuse_one_place
 from im3d_jax.data import captures
 from im3d_jax.models import lpips
-from im3d_jax.output.images import encode_png, read_image
+from im3d_jax.images.files import encode_png, read_image
 from im3d_jax.reconstruction import control, fitting
 from splat.io import load_ply
 from tests.cli.runs import results, write_capture

@@ -9,7 +9,7 @@ from PIL import Image
 
 from im3d_jax.cli import metrics
 from im3d_jax.cli.main import main
-from im3d_jax.output.images import read_image
+from im3d_jax.images.files import read_image
 from im3d_jax.output.run_folder import RunFolder
 from im3d_jax.reconstruction import fitting
 from tests.cli.runs import results

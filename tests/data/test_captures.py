@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from im3d_jax.data import captures
-from im3d_jax.data.prepare import ImageError
+from im3d_jax.errors import ImageError
 
 
 def pose(azimuth, distance=4.0):

@@ -11,7 +11,7 @@ import tokenizers
 from safetensors.numpy import load_file, save_file
 
 from experiments import clip_metrics
-from im3d_jax.cli.errors import UserError
+from im3d_jax.errors import InputError
 from im3d_jax.models import clip_images
 from im3d_jax.weights.encoders import encoder_network, encoder_table
 
@@ -82,7 +82,7 @@ def views():
     return views
 
 
-def on_white(rgba):
+def composite(rgba):
     return rgba[..., :3] * rgba[..., 3:] + 1 - rgba[..., 3:]
 
 
@@ -93,7 +93,7 @@ def cosine(a, b):
 
 def test_similarities_are_mean_cosines(clip, views):
     vision, text = encoder_network(clip.vision.config), encoder_network(clip.text.config)
-    pixels = clip_images.similarity_pixels(on_white(views), 28)
+    pixels = clip_images.similarity_pixels(composite(views), 28)
     seen = vision.apply({"params": clip.vision_params}, pixels).pooled
     read = text.apply({"params": clip.text_params}, clip.tokenizer([PROMPT])[0]).pooled[0]
     found = clip.similarities(views, prompt=PROMPT, image=views[0])
@@ -154,7 +154,7 @@ def test_the_weights_own_mean_and_deviation(tmp_path, views, layout, fields):
     np.testing.assert_allclose((usual.mean, usual.std), (clip_images.CLIP_MEAN, clip_images.CLIP_STD))
     add_preprocessing(folder, fields)
     clip = clip_metrics.load_clip(folder)
-    pixels = 2 * clip_images.resize_and_crop(on_white(views), 28) - 1
+    pixels = 2 * clip_images.resize_and_crop(composite(views), 28) - 1
     seen = encoder_network(clip.vision.config).apply({"params": clip.vision_params}, pixels).pooled
     seen = np.asarray(seen) / np.linalg.norm(seen, axis=1, keepdims=True)
     np.testing.assert_allclose(clip.embed_images(views), seen, atol=1e-5)
@@ -191,7 +191,7 @@ def test_the_other_layouts_preprocessing_counts_where_its_own_is_missing(tmp_pat
 def test_a_preprocessing_that_is_not_ours_is_refused(tmp_path, layout, field, value):
     folder = write_clip(tmp_path / "clip", layout)
     add_preprocessing(folder, {field: value})
-    with pytest.raises(UserError, match=rf"{field} is .*; expected"):
+    with pytest.raises(InputError, match=rf"{field} is .*; expected"):
         clip_metrics.load_clip(folder)
 
 
@@ -229,30 +229,30 @@ def test_true_sizes_of_known_files(tmp_path):
 
 
 def test_wrong_folders_are_one_line(tmp_path, folder):
-    with pytest.raises(UserError, match="no such folder"):
+    with pytest.raises(InputError, match="no such folder"):
         clip_metrics.load_clip(tmp_path / "none")
-    with pytest.raises(UserError, match="neither a config.json of CLIP"):
+    with pytest.raises(InputError, match="neither a config.json of CLIP"):
         clip_metrics.load_clip(tmp_path)
     (tmp_path / "config.json").write_text("{")
-    with pytest.raises(UserError, match="cannot be read"):
+    with pytest.raises(InputError, match="cannot be read"):
         clip_metrics.load_clip(tmp_path)
     config = json.loads((folder / "config.json").read_text())
     wrong = {"vision_config": {"patch_size": "14"}, "text_config": {"hidden_act": "relu"}}
     for part, message in (("vision_config", "patch is '14'"), ("text_config", "unknown activation 'relu'")):
         (tmp_path / "config.json").write_text(json.dumps(config | {part: config[part] | wrong[part]}))
-        with pytest.raises(UserError, match=message):
+        with pytest.raises(InputError, match=message):
             clip_metrics.load_clip(tmp_path)
     (tmp_path / "config.json").write_text(json.dumps(config))
-    with pytest.raises(UserError, match="tokenizer"):
+    with pytest.raises(InputError, match="tokenizer"):
         clip_metrics.load_clip(tmp_path)
     write_tokenizer(tmp_path)
-    with pytest.raises(UserError, match="no safetensors file"):
+    with pytest.raises(InputError, match="no safetensors file"):
         clip_metrics.load_clip(tmp_path)
     (tmp_path / "config.json").unlink()
     for change in ({"timm_model_name": "x"}, {"layers": [1, 2]}):
         model = {"embed_dim": 12, "vision_cfg": {"width": 16, **change}, "text_cfg": {}}
         (tmp_path / "open_clip_config.json").write_text(json.dumps({"model_cfg": model}))
-        with pytest.raises(UserError, match="a tower that is not read"):
+        with pytest.raises(InputError, match="a tower that is not read"):
             clip_metrics.load_clip(tmp_path)
 
 
@@ -268,7 +268,7 @@ def test_as_in_transformers(tmp_path, views):
     theirs = transformers.CLIPModel(config).eval()
     theirs.save_pretrained(tmp_path)
     ours = clip_metrics.load_clip(tmp_path)
-    pixels = np.array(clip_images.similarity_pixels(on_white(views), 28)).transpose(0, 3, 1, 2)
+    pixels = np.array(clip_images.similarity_pixels(composite(views), 28)).transpose(0, 3, 1, 2)
     tokens = torch.from_numpy(ours.tokenizer([PROMPT])[0]).long()
     with torch.no_grad():
         out = theirs(input_ids=tokens, pixel_values=torch.from_numpy(pixels))

@@ -10,7 +10,7 @@ from absl import flags
 
 from experiments import compare_fits
 from im3d_jax.cli import common
-from im3d_jax.cli.errors import UserError
+from im3d_jax.errors import InputError
 from im3d_jax.data.captures import load_capture
 from im3d_jax.reconstruction import initial
 from tests.cli.runs import write_capture
@@ -128,26 +128,26 @@ def test_flags_that_absl_refuses_end_with_code_2_too(monkeypatch, capsys):
 def test_a_capture_without_held_out_views_is_refused(tmp_path):
     write_capture(tmp_path)
     (tmp_path / "transforms_test.json").unlink()
-    with pytest.raises(UserError, match="no held-out views to judge by; expected transforms_test.json"):
+    with pytest.raises(InputError, match="no held-out views to judge by; expected transforms_test.json"):
         compare_fits.open_capture(parse(f"--data={tmp_path}"), False)
 
 
 def test_packages_that_gsplat_needs_are_named(monkeypatch):
     installed = set()
     monkeypatch.setattr(compare_fits.importlib.util, "find_spec", lambda name: name if name in installed else None)
-    with pytest.raises(UserError, match="--runs=gsplat: torch is not installed here"):
+    with pytest.raises(InputError, match="--runs=gsplat: torch is not installed here"):
         compare_fits.check_gsplat()
     torch = pytest.importorskip("torch")
     monkeypatch.setenv("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     installed.add("torch")
-    with pytest.raises(UserError, match="--runs=gsplat: gsplat is not installed here"):
+    with pytest.raises(InputError, match="--runs=gsplat: gsplat is not installed here"):
         compare_fits.check_gsplat()
     installed.add("gsplat")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(UserError, match="--runs=gsplat: PyTorch finds no CUDA device"):
+    with pytest.raises(InputError, match="--runs=gsplat: PyTorch finds no CUDA device"):
         compare_fits.check_gsplat()
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    with pytest.raises(UserError, match="neither fused_ssim nor pytorch_msssim is installed"):
+    with pytest.raises(InputError, match="neither fused_ssim nor pytorch_msssim is installed"):
         compare_fits.check_gsplat()
     installed.add("pytorch_msssim")
     compare_fits.check_gsplat()

@@ -12,7 +12,7 @@ from absl import flags
 from experiments import evaluate, measure, report, tables
 from im3d_jax import pipeline
 from im3d_jax.cli import common, stages
-from im3d_jax.cli.errors import UserError
+from im3d_jax.errors import InputError
 from im3d_jax.data.toybox import Toybox
 from im3d_jax.models import lpips
 from im3d_jax.output.run_folder import RunFolder
@@ -104,7 +104,7 @@ def drawn(objects):
     return measure._render_orbit(objects, size=SIZE, azimuth_offset=0.0)
 
 
-def on_white(rgba):
+def composite(rgba):
     return rgba[..., :3] * rgba[..., 3:] + 1 - rgba[..., 3:]
 
 
@@ -117,12 +117,12 @@ def test_views_are_compared_with_the_true_frames_but_the_given_one(measured, toy
     caption, objects = toy
     true = np.asarray(drawn(objects), np.float64)
     given = np.round(255 * true[0]) / 255
-    squared = np.square(on_white(given)[None] - on_white(true[1:]))
+    squared = np.square(composite(given)[None] - composite(true[1:]))
     assert record["repeat"]["psnr"] == pytest.approx(decibels(squared.mean((1, 2, 3))).mean(), abs=1e-3)
     inside = (squared.mean(-1) * true[1:, ..., 3]).sum((1, 2)) / true[1:, ..., 3].sum((1, 2))
     assert record["repeat"]["foreground_psnr"] == pytest.approx(decibels(inside).mean(), abs=1e-3)
     views, _ = Copies().draw_views(given.astype(np.float32), "", seed=0, quality="", progress=None)
-    squared = np.square(on_white(np.round(255 * views[1:]) / 255) - on_white(true[1:]))
+    squared = np.square(composite(np.round(255 * views[1:]) / 255) - composite(true[1:]))
     assert record["views"]["psnr"] == pytest.approx(decibels(squared.mean((1, 2, 3))).mean(), abs=1e-2)
     assert calls == [("views", caption, 5), ("refine 1", caption, 5), ("refine 2", caption, 5)]
 
@@ -226,7 +226,7 @@ def test_more_judges_measure_the_same_pictures(measured, toy):
     }
     pictures = np.random.default_rng(1).uniform(size=(2, 3, 16, 16, 4)).astype(np.float32)
     compared = measure.compare(two_levels, *pictures, skip=1, lpips_params=params)
-    wanted = lpips.lpips(params, *(on_white(rgba[1:]) for rgba in pictures))
+    wanted = lpips.lpips(params, *(composite(rgba[1:]) for rgba in pictures))
     assert compared["lpips"] == pytest.approx(float(jax.numpy.mean(wanted)), rel=1e-4)
     assert compared | {"lpips": 0} == measure.compare(two_levels, *pictures, skip=1) | {"lpips": 0}
 
@@ -270,7 +270,7 @@ def test_weights_of_judges(tmp_path, monkeypatch):
         (f"--lpips_weights={tmp_path / 'none.safetensors'}", "no such file"),
         (f"--lpips_weights={tmp_path / 'vgg.safetensors'}", "header"),
     ):
-        with pytest.raises(UserError, match=message):
+        with pytest.raises(InputError, match=message):
             evaluate.run(parsed(flag, f"--out={tmp_path / 'out'}"), "command")
     assert not (tmp_path / "out").exists()
 
@@ -298,7 +298,7 @@ def test_results_survive_a_kill_and_keep_settings_apart(tmp_path):
     assert report.Results(tmp_path, "command", settings_of()).write(range(5))["objects"] == 2
     assert report.Results(tmp_path, "command", settings_of()).write(range(1))["objects"] == 1
     lines.write_text("{nonsense\n")
-    with pytest.raises(UserError, match="line 1"):
+    with pytest.raises(InputError, match="line 1"):
         report.Results(tmp_path, "command", settings_of())
 
 
@@ -349,7 +349,7 @@ def test_sampling_flags():
 )  # fmt: skip
 def test_wrong_flags_are_refused(wrong):
     values = parsed(wrong)
-    with pytest.raises(UserError, match="expected"):
+    with pytest.raises(InputError, match="expected"):
         evaluate.parse_rounds(values.rounds)
         evaluate.refinement_changes(values)
         evaluate.view_changes(values)
@@ -371,7 +371,7 @@ def test_shards_share_the_objects(preset, tmp_path, monkeypatch):
     evaluate.run(parsed(*arguments, "--first=2", "--objects=2"), "others")
     assert [call[2] for call in model.calls if call[0] == "views"] == [1, 0, 2, 3]
     assert [row["index"] for row in json.loads((tmp_path / "results.json").read_text())["records"]] == [2, 3]
-    with pytest.raises(UserError, match="objects 0 to"):
+    with pytest.raises(InputError, match="objects 0 to"):
         evaluate.run(parsed(*arguments, "--first=1000000"), "none")
 
 

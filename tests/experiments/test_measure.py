@@ -13,9 +13,11 @@ from im3d_jax.cli import common
 from im3d_jax.cli.main import main
 from im3d_jax.data.captures import load_capture
 from im3d_jax.foreign import features
-from im3d_jax.models import composite_on_white, lpips, perceptual
-from im3d_jax.output.cameras import encode_cameras
-from im3d_jax.output.images import encode_png, on_white, read_images
+from im3d_jax.images.alpha import composite_on_white
+from im3d_jax.models import lpips, perceptual
+from im3d_jax.data.camera_files import encode_cameras
+from im3d_jax.images.alpha import composite
+from im3d_jax.images.files import encode_png, read_images
 from im3d_jax.output.renders import render_views
 from im3d_jax.output.run_folder import RunFolder
 from im3d_jax.reconstruction import PRESETS, final_gaussians, init_state
@@ -101,7 +103,7 @@ def test_finished_runs_are_measured(folder, clip, tmp_path, capsys, monkeypatch)
             assert one[name] == pytest.approx(wanted, abs=1e-6) and one[name] == other[name]
             assert ("clip_text" in one[name]) == (prompt is not None)
         assert one["model"] == "SV3D, say" and one["prompt"] == prompt and one["run"] == str(run)
-        pair = [jax.numpy.asarray(on_white(pictures)) for pictures in (renders, views)]
+        pair = [jax.numpy.asarray(composite(pictures)) for pictures in (renders, views)]
         wanted = float(np.mean(lpips_of(weights, *pair)))
         assert wanted > 0.01 and other["residual"] == {"lpips": pytest.approx(wanted, rel=1e-4)}
         maps = [seen(composite_on_white(jax.numpy.asarray(pictures))) for pictures in (renders, views)]

@@ -22,8 +22,8 @@ from experiments.measure import as_stored
 from experiments.prompts import Line
 from im3d_jax import parallel, pipeline
 from im3d_jax.cli import common, stages
-from im3d_jax.cli.errors import UserError
-from im3d_jax.output.images import encode_png, read_image, read_images
+from im3d_jax.errors import InputError
+from im3d_jax.images.files import encode_png, read_image, read_images
 from tests.tiny import FRAMES, SIDE, write_bundle
 
 
@@ -193,7 +193,7 @@ def test_finished_lines_are_left_and_broken_ones_mended(finished, monkeypatch, c
     assert (folder / "out/00003/views/02.png").stat().st_mtime_ns == others
     capsys.readouterr()
     written(folder, *MANY[:4], {"prompt": "red"})
-    with pytest.raises(UserError, match="line 5 of .*other settings"):
+    with pytest.raises(InputError, match="line 5 of .*other settings"):
         sample.run(parsed(*arguments), "changed")
     written(folder, *MANY)
 
@@ -288,7 +288,7 @@ def _without_model():
 def test_sizes_of_batches():
     assert sample.batch_size(None, 4, 8, 100) == 32 and sample.batch_size(None, 2, 2, 100) == 4
     assert sample.batch_size(64, 8, 8, 5) == 8 and sample.batch_size(16, 8, 8, 100) == 16
-    with pytest.raises(UserError, match="--batch=6 cannot be split over 4 devices; .* --batch=8"):
+    with pytest.raises(InputError, match="--batch=6 cannot be split over 4 devices; .* --batch=8"):
         sample.batch_size(6, 4, 8, 100)
 
 

@@ -12,12 +12,12 @@ from experiments.batches import BatchSampler, OneByOne
 from experiments.prompts import Line
 from im3d_jax import pipeline
 from im3d_jax.cli import common, stages
-from im3d_jax.cli.errors import UserError
-from im3d_jax.data.prepare import ImageError
+from im3d_jax.errors import InputError
+from im3d_jax.errors import ImageError
 from im3d_jax.foreign import recipes
 from im3d_jax.foreign.pictures import PicturePipeline
 from im3d_jax.output.run_folder import RunFolderError
-from im3d_jax.weights import WeightsError
+from im3d_jax.errors import WeightsError
 from tests.experiments import test_sample as samples
 from tests.experiments.test_sample import Slow, disc, parsed, written
 from tests.foreign import conftest as miniature
@@ -113,7 +113,7 @@ def test_stages_that_fail(tmp_path, monkeypatch, capsys):
     def make_asset(folder, *rest, **named):
         if folder.settings["seed"] != 4:
             kind = WeightsError if folder.settings["seed"] == 3 else RunFolderError
-            raise UserError("no such luck") from kind("no such luck")
+            raise InputError("no such luck") from kind("no such luck")
         folder.start()
 
     monkeypatch.setattr(stages, "make_asset", make_asset)

@@ -5,7 +5,7 @@ from absl import flags
 
 from experiments import sample
 from experiments.prompts import Line, read_lines
-from im3d_jax.cli.errors import UserError
+from im3d_jax.errors import InputError
 from tests.experiments.test_sample import parsed, written
 
 
@@ -45,8 +45,8 @@ def test_wrong_lines_end_with_one_line_and_code_2(text, message, tmp_path, monke
     assert sample.main(["sample"]) == 2
     printed = capsys.readouterr()
     assert printed.err.count("\n") == 1 and not printed.out
-    with pytest.raises(UserError, match=message):
-        raise UserError(printed.err)
+    with pytest.raises(InputError, match=message):
+        raise InputError(printed.err)
 
 
 @pytest.mark.parametrize(
@@ -59,7 +59,7 @@ def test_wrong_lines_end_with_one_line_and_code_2(text, message, tmp_path, monke
     ],
 )
 def test_wrong_flags(arguments, message):
-    with pytest.raises(UserError, match=message):
+    with pytest.raises(InputError, match=message):
         sample.run(parsed(*arguments), "")
 
 

@@ -11,14 +11,15 @@ from absl import flags
 
 from experiments import train_clip_elevation as program
 from im3d_jax.cli import common
-from im3d_jax.cli.errors import UserError
+from im3d_jax.errors import InputError
 from im3d_jax.cli.main import main
 from im3d_jax.foreign import elevation
 from im3d_jax.foreign.layouts import fingerprint, head_file
 from im3d_jax.foreign.sources import open_source
 from im3d_jax.models.clip import CLIPVisionConfig
 from im3d_jax.weights.encoders import encoder_network, encoder_shapes
-from im3d_jax.weights.trees import WeightsError, save_safetensors
+from im3d_jax.errors import WeightsError
+from im3d_jax.weights.trees import save_safetensors
 from tests.tiny import draw_parameters
 
 
@@ -175,13 +176,13 @@ def test_what_the_program_refuses(checkpoints, tmp_path, monkeypatch):
         ([f"--model={checkpoints['sd']}"], "has no image encoder"),
         ([f"--model={tmp_path / 'none'}"], "no such file"),
     ):
-        with pytest.raises(UserError, match=message):
+        with pytest.raises(InputError, match=message):
             fit(*arguments)
     noise = lambda encoder, params, split, count, **rest: (  # noqa: E731
         np.random.default_rng(count).normal(size=(count, 4)),
         np.random.default_rng(count + 1).uniform(-0.2, 0.8, count),
     )
     monkeypatch.setattr(program, "measure_objects", noise)
-    with pytest.raises(UserError, match="say nothing about the elevation"):
+    with pytest.raises(InputError, match="say nothing about the elevation"):
         fit(f"--model={checkpoints['sv3d_u']}", f"--out={tmp_path / 'head'}", "--objects=8", "--held_out=400")
     assert not (tmp_path / "head").exists()

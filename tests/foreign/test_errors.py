@@ -223,7 +223,7 @@ def test_the_memory_preset_that_fits_is_named(monkeypatch):
     """At true size: a 16 GiB device takes the small preset, and says so when the large one is asked for."""
     from im3d_jax.foreign.recipes import MEMORIES, Recipe
     from im3d_jax.reconstruction import PRESETS as FITS
-    from im3d_jax.weights.trees import WeightsError
+    from im3d_jax.errors import WeightsError
 
     monkeypatch.undo()
     from im3d_jax.weights.presets import PRESETS

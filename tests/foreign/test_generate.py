@@ -8,7 +8,7 @@ import pytest
 from im3d_jax.cli import common, stages
 from im3d_jax.cli.main import main
 from im3d_jax.foreign import recipes
-from im3d_jax.output.images import read_image
+from im3d_jax.images.files import read_image
 from im3d_jax.reconstruction import fitting
 from tests.cli.runs import results
 from tests.tiny import narrow_lpips

@@ -20,10 +20,10 @@ from experiments.batches import Request
 from experiments.orbit_batches import OrbitBatchSampler
 from im3d_jax import parallel
 from im3d_jax.cli import common
-from im3d_jax.cli.errors import UserError
+from im3d_jax.errors import InputError
 from im3d_jax.foreign.video import OrbitPipeline, open_orbits
-from im3d_jax.output.images import read_image, read_images
-from im3d_jax.weights import WeightsError
+from im3d_jax.images.files import read_image, read_images
+from im3d_jax.errors import WeightsError
 from im3d_jax.weights.presets import PRESETS
 
 
@@ -33,7 +33,7 @@ def requests(side):
     return [Request(None, picture, seed) for seed, picture in enumerate(pictures, 4)]
 
 
-def on_white(rgba):
+def composite(rgba):
     return rgba[..., :3] * rgba[..., 3:] + 1 - rgba[..., 3:]
 
 
@@ -44,7 +44,7 @@ def compare(model, mesh, size):
     for row, drawn in zip(rows, together, strict=True):
         views, count = model.draw_views(row.picture, None, seed=row.seed, quality="draft")
         assert drawn.views.shape == (model.num_views, side, side, 4) and drawn.evaluations == (0, count)
-        np.testing.assert_allclose(on_white(drawn.views), on_white(views), atol=1e-5)
+        np.testing.assert_allclose(composite(drawn.views), composite(views), atol=1e-5)
         # Cutting out divides by small contrasts.
         np.testing.assert_allclose(drawn.views, views, atol=1e-3)
         assert drawn.said == tuple(line.removeprefix("views: ") for line in model.said)
@@ -93,7 +93,7 @@ def test_lines_with_pictures_become_run_folders(small, checkpoints, picture, tmp
         assert record["settings"]["orbit_direction"] == "cw" and (run / "cameras.json").is_file()
     assert np.abs(first["00001"] - first["00002"]).max() > 0.01
     (tmp_path / "lines.jsonl").write_text('{"image": "box.png", "seed": 3}\n{"prompt": "mug"}\n')
-    with pytest.raises(UserError, match="line 2 of .*starts from a picture"):
+    with pytest.raises(InputError, match="line 2 of .*starts from a picture"):
         sample.run(values, "command")
 
 

@@ -21,7 +21,7 @@ from im3d_jax.weights.checkpoints import open_checkpoint
 from im3d_jax.weights.conversion import convert_checkpoint
 from im3d_jax.weights.encoders import encoder_network
 from im3d_jax.weights.presets import PRESETS
-from im3d_jax.weights.trees import WeightsError
+from im3d_jax.errors import WeightsError
 
 
 @pytest.fixture

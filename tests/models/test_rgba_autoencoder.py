@@ -5,7 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from im3d_jax.models import RgbaAutoencoder, RgbaAutoencoderConfig, composite_on_white, straight_alpha
+from im3d_jax.images.alpha import composite_on_white, straight_from_white
+from im3d_jax.models import RgbaAutoencoder, RgbaAutoencoderConfig
 
 
 MODULE = RgbaAutoencoder(
@@ -33,14 +34,14 @@ def test_white_and_straight_alpha_round_trip(images):
     channels = composite_on_white(pictures)
     np.testing.assert_array_equal(channels[:, :4, :, :3], 1.0)
     np.testing.assert_allclose(channels[:, 4:8], pictures[:, 4:8], atol=1e-6)
-    again = straight_alpha(channels)
+    again = straight_from_white(channels)
     np.testing.assert_array_equal(again[:, :4], 0.0)
     seen = np.asarray(pictures[..., 3] > 1 / 512)
     assert seen.sum() > 300
     # Dividing by an alpha of 1/255 magnifies the rounding of the sum by as much.
     np.testing.assert_allclose(again[seen], pictures[seen], atol=1e-4)
     np.testing.assert_array_equal(again[..., 3], pictures[..., 3])
-    wild = straight_alpha(jnp.asarray([[-0.5, 1.7, 0.5, 1.2], [0.3, 0.3, 0.3, -0.1]]))
+    wild = straight_from_white(jnp.asarray([[-0.5, 1.7, 0.5, 1.2], [0.3, 0.3, 0.3, -0.1]]))
     np.testing.assert_allclose(wild, [[0.0, 1.0, 0.5, 1.0], [0.0, 0.0, 0.0, 0.0]], atol=1e-6)
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import splat
-from im3d_jax.models import ssim
+from im3d_jax.images import metrics
 from im3d_jax.reconstruction import (
     PRESETS,
     FitConfig,
@@ -119,7 +119,7 @@ def test_fit_reaches_the_views(fitted, targets, cameras):
     result = final_gaussians(state)
     image = splat.render(result, cameras, background=1.0)
     # Grey would score about 17 dB here.
-    assert float(ssim.psnr(image.rgb, ssim.composite(targets.rgba)).mean()) > 24
+    assert float(metrics.psnr(image.rgb, composite(targets.rgba)).mean()) > 24
     assert info["loss"] < 0.3 * float(calls[0][2].split()[1].rstrip(","))
     assert info["gaussians"] == len(result) and 250 < len(result) <= 400
     assert [call[0] for call in calls] == list(range(10, 121, 10)) and calls[-1][1] == 120

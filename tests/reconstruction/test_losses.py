@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from im3d_jax import models
-from im3d_jax.models import perceptual, ssim
+from im3d_jax.images import metrics
+from im3d_jax.models import perceptual
 from im3d_jax.reconstruction import FitConfig, losses
 
 
@@ -28,21 +29,21 @@ def test_perfect_renders_cost_nothing_on_any_background():
     target = views()
     config = only(ssim_weight=0.2, mask_weight=1.0, l1_weight=0.8, colour_weight=1.0)
     for background in (WHITE, jnp.array([0.1, 0.7, 0.3])):
-        value, terms = losses.view_loss(ssim.composite(target), target[..., 3], target, background, config)
+        value, terms = losses.view_loss(composite(target), target[..., 3], target, background, config)
         assert abs(float(value)) < 1e-5 and set(terms) == {"ssim", "mask", "l1", "colour"}
 
 
 def test_backgrounds_are_moved_exactly():
     target, other = views(), views(1)
     background = jnp.array([0.2, 0.9, 0.4])
-    value, _ = losses.view_loss(ssim.composite(other), other[..., 3], target, background, only(l1_weight=1.0))
-    a, b = (ssim.composite(x, background[None, None, None]) for x in (other, target))
+    value, _ = losses.view_loss(composite(other), other[..., 3], target, background, only(l1_weight=1.0))
+    a, b = (composite(x, background[None, None, None]) for x in (other, target))
     np.testing.assert_allclose(value, jnp.mean(jnp.abs(a - b)), rtol=1e-5)
 
 
 def test_mask_and_colour_terms():
     target = jnp.ones((1, 16, 16, 4)) * 0.5
-    rgb = ssim.composite(target)
+    rgb = composite(target)
     value, _ = losses.view_loss(rgb, target[..., 3] + 0.2, target, WHITE, only(mask_weight=2.0))
     np.testing.assert_allclose(value, 2 * 0.04, rtol=1e-5)
     # A checkerboard averages out over blocks, a tint does not.
@@ -59,10 +60,10 @@ def test_perceptual_term_uses_kept_targets():
     network = perceptual.as_perceptual(lambda images: [images, images[:, ::2, ::2]])
     kept = losses.target_features(network, target)
     value, terms = losses.view_loss(
-        ssim.composite(other), other[..., 3], target, WHITE, only(perceptual_weight=10.0), network, kept
+        composite(other), other[..., 3], target, WHITE, only(perceptual_weight=10.0), network, kept
     )
     expected = perceptual.distance(
-        network.features(models.composite_on_white(other)), network.features(models.composite_on_white(target))
+        network.features(composite_on_white(other)), network.features(composite_on_white(target))
     )
     np.testing.assert_allclose(terms["perceptual"], expected.mean(), rtol=1e-5)
     np.testing.assert_allclose(value, 10 * expected.mean(), rtol=1e-5)

@@ -22,7 +22,8 @@ from im3d_jax.weights.encoders import encoder_table, load_encoder
 from im3d_jax.weights.names.networks import autoencoder_shapes, autoencoder_table, unet_shapes, unet_table
 from im3d_jax.weights.presets import PRESETS
 from im3d_jax.weights.tensor_files import DTYPES, StoredTensor, arranged, list_tensors, read_tensor, write_tensors
-from im3d_jax.weights.trees import WeightsError, flatten
+from im3d_jax.errors import WeightsError
+from im3d_jax.weights.trees import flatten
 
 
 SVD = PRESETS["svd"]

@@ -11,7 +11,8 @@ from safetensors.numpy import save_file
 
 from im3d_jax.models import clip, t5
 from im3d_jax.weights.encoders import detect_layout, encoder_shapes, encoder_table, load_encoder
-from im3d_jax.weights.trees import WeightsError, flatten
+from im3d_jax.errors import WeightsError
+from im3d_jax.weights.trees import flatten
 
 
 TEXT = clip.CLIPTextConfig(vocabulary=20, length=6, width=8, layers=2, heads=2, hidden=12, projection=5)

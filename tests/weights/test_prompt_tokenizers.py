@@ -7,7 +7,7 @@ import pytest
 import tokenizers
 
 from im3d_jax.weights.prompt_tokenizers import load_clip_tokenizer, load_t5_tokenizer
-from im3d_jax.weights.trees import WeightsError
+from im3d_jax.errors import WeightsError
 
 
 START, END = "<|startoftext|>", "<|endoftext|>"

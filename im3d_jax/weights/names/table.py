@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping
 
 import numpy as np
 
-from im3d_jax.weights.trees import WeightsError
+from im3d_jax.errors import WeightsError
 
 
 @dataclasses.dataclass(frozen=True)

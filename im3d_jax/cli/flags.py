@@ -1,0 +1,132 @@
+"""The flags of the commands, and the one place where flags become an `AssetRequest`."""
+
+from __future__ import annotations
+
+import os
+import pathlib
+
+from absl import flags
+
+from im3d_jax import seeds
+from im3d_jax.errors import InputError
+from im3d_jax.output.run_folder import RESULTS
+
+
+QUALITIES, DIRECTIONS, MEMORIES = ("draft", "standard", "best"), ("auto", "ccw", "cw"), ("16gb", "24gb", "80gb")
+
+
+def define_run(values: flags.FlagValues) -> None:
+    """Flags of every command that makes a run folder."""
+    flags.DEFINE_string("out", None, "run folder to write", flag_values=values)
+    flags.DEFINE_bool("overwrite", False, "replace the results that --out holds", flag_values=values)
+    flags.DEFINE_integer(
+        "seed", 0, "same seed, same files", lower_bound=0, upper_bound=seeds.LARGEST, flag_values=values
+    )
+    flags.DEFINE_enum("quality", "standard", QUALITIES, "|".join(QUALITIES), flag_values=values)
+    define_model(values)
+
+
+def define_model(values: flags.FlagValues) -> None:
+    """The flag that chooses the weights."""
+    flags.DEFINE_string(
+        "model", "tiny", "`tiny`, which ships with the program, or the folder of another bundle; to draw, also weights "
+        "of SV3D or SVD (folder, file or hub id)", flag_values=values,
+    )  # fmt: skip
+
+
+def define_drawing(values: flags.FlagValues) -> None:
+    """Flags of commands that draw."""
+    flags.DEFINE_float(
+        "elevation_deg", None, "elevation of the cameras, if known; estimated otherwise", lower_bound=-89.0,
+        upper_bound=89.0, flag_values=values,
+    )  # fmt: skip
+    flags.DEFINE_string(
+        "image_model", None, "draws the first picture from the prompt: weights of Stable Diffusion, or tiny",
+        flag_values=values,
+    )  # fmt: skip
+    flags.DEFINE_enum(
+        "orbit_direction", "auto", DIRECTIONS, "SV3D, SVD: how the views turn, seen from above; auto tries both",
+        flag_values=values,
+    )  # fmt: skip
+    flags.DEFINE_enum(
+        "memory", None, MEMORIES, "SV3D, SVD: preset for the device's memory; by default what fits", flag_values=values
+    )
+
+
+def define_source(values: flags.FlagValues) -> None:
+    """Flags that say what to draw."""
+    flags.DEFINE_string("prompt", None, "what to make, in words", flag_values=values)
+    flags.DEFINE_string(
+        "image", None, "picture of the object: with alpha, or on a plain background", flag_values=values
+    )
+
+
+def define_fit(values: flags.FlagValues) -> None:
+    """Flags of commands that fit an asset to drawn views."""
+    flags.DEFINE_integer("rounds", 2, "rounds of refinement, 0 to 2", lower_bound=0, upper_bound=2, flag_values=values)
+    flags.DEFINE_string(
+        "lpips_weights", None, "LPIPS as the fit's perceptual loss: files with VGG16 and the heads, or lpips-j",
+        flag_values=values,
+    )  # fmt: skip
+
+
+def request_of(values: flags.FlagValues):
+    """The `AssetRequest` of a command's flags.
+
+    Raises:
+        InputError: The flags contradict each other, or the picture cannot be used.
+    """
+    from im3d_jax.generation.request import AssetRequest
+
+    if values.image is not None and values.image_model is not None:
+        raise InputError("--image and --image_model are both given; the picture comes from one of them")
+    if values.image is not None:
+        refuse_source_in_results(values, "--image", values.image)
+    return AssetRequest(
+        prompt=values.prompt,
+        image=values.image,
+        seed=values.seed,
+        quality=values.quality,
+        rounds=values.rounds if "rounds" in values else 2,
+        elevation_deg=values.elevation_deg,
+        orbit_direction=values.orbit_direction,
+    )
+
+
+def lpips_of(values: flags.FlagValues):
+    """The fit's features from --lpips_weights, or None for the model's own.
+
+    Raises:
+        InputError: The weights cannot be used.
+    """
+    if values.lpips_weights is None:
+        return None
+    from im3d_jax.generation.plan import PerceptualChoice
+    from im3d_jax.weights.lpips_weights import load_lpips
+
+    weights = load_lpips(values.lpips_weights)
+    return PerceptualChoice(weights.network(), "LPIPS (VGG16)", weights.sha256)
+
+
+def out_of(values: flags.FlagValues, example: str = "runs/mug") -> str:
+    """--out.
+
+    Raises:
+        InputError: It is missing.
+    """
+    if not values.out:
+        raise InputError(f"--out is missing; give the folder to write, for instance --out={example}")
+    return values.out
+
+
+def refuse_source_in_results(values: flags.FlagValues, flag: str, source: str) -> None:
+    """Keeps a run from writing over, or with --overwrite removing, what it was asked to read.
+
+    Raises:
+        InputError: `source` is one of the files or folders that a run in --out writes, or lies in one.
+    """
+    if not values.out:
+        return
+    source_path, out = pathlib.Path(os.path.realpath(source)), pathlib.Path(os.path.realpath(values.out))
+    if any(source_path.is_relative_to(out / name) for name in RESULTS):
+        raise InputError(f"{flag}={source} is among the results in --out, which would be lost; copy it elsewhere first")

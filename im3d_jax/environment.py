@@ -1,0 +1,46 @@
+"""The process: versions of the packages in use, the cache of compiled programs, and the start of JAX."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import pathlib
+from collections.abc import Sequence
+
+from im3d_jax.errors import InputError
+from im3d_jax.version import __version__
+
+
+# Packages whose versions decide the bytes of a result.
+RECORDED_PACKAGES = ("jax", "jaxlib", "flax", "numpy", "pillow", "av")
+
+
+def versions(packages: Sequence[str] = RECORDED_PACKAGES) -> dict[str, str]:
+    """{package: installed version}, this project's first."""
+    return {"im3d_jax": __version__, **{name: importlib.metadata.version(name) for name in packages}}
+
+
+def compilation_cache() -> pathlib.Path:
+    """Folder of compiled programs: `JAX_COMPILATION_CACHE_DIR`, `IM3D_COMPILATION_CACHE_DIR`, or the user's cache."""
+    for name in ("JAX_COMPILATION_CACHE_DIR", "IM3D_COMPILATION_CACHE_DIR"):
+        if os.environ.get(name):
+            return pathlib.Path(os.environ[name])
+    user_cache = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
+    return pathlib.Path(user_cache) / "im3d" / "compiled"
+
+
+def start_jax() -> None:
+    """Imports JAX, turns the persistent compilation cache on, and finds the devices.
+
+    Raises:
+        InputError: JAX finds no device of the platform that `JAX_PLATFORMS` names.
+    """
+    import jax
+
+    jax.config.update("jax_compilation_cache_dir", str(compilation_cache()))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
+    try:
+        jax.devices()
+    except RuntimeError as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(f"jax finds no device ({reason}); check JAX_PLATFORMS and the driver") from error

@@ -1,0 +1,48 @@
+"""Errors that a user can mend. Each message is one line: what came, what was expected, the likely fix."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+
+
+class InputError(ValueError):
+    """A wrong input; `str` of it is one line for the user."""
+
+    def __init__(self, message: str):
+        super().__init__(" ".join(message.split()))
+
+
+class ImageError(InputError):
+    """A picture that cannot be used."""
+
+
+class CaptureError(InputError):
+    """A capture or camera file that cannot be used."""
+
+
+class WeightsError(InputError):
+    """Weights that are missing, damaged, of another shape, or too large for the device."""
+
+
+class RunFolderError(InputError):
+    """A run folder that cannot be written, or holds something else."""
+
+
+class OutOfMemory(InputError):
+    """The device has no memory left for this work."""
+
+
+@contextlib.contextmanager
+def input_errors(*kinds: type[Exception]) -> Iterator[None]:
+    """Turns exceptions of these kinds, whose messages a user understands, into `InputError`s."""
+    try:
+        yield
+    except kinds as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(str(error)) from error
+
+
+class Stopped(KeyboardInterrupt):
+    """Ctrl-C in work that does not resume where it stopped; `str` of it says what is left."""

@@ -1,0 +1,248 @@
+"""Making views and assets from Python: the functions that `im3d_jax` exports, and that `im3d` calls."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, overload
+
+from im3d_jax import environment
+from im3d_jax.data.captures import Capture, load_capture
+from im3d_jax.errors import InputError
+from im3d_jax.generation.asset import Asset, Views
+from im3d_jax.generation.batch import draw_ahead
+from im3d_jax.generation.captures import CaptureSettings, check_capture, settings_json
+from im3d_jax.generation.loop import AssetRefs, ViewRefs, asset_stages, reconstruction_stages, view_stages
+from im3d_jax.generation.plan import PerceptualChoice, Plan, make_plan
+from im3d_jax.generation.request import AssetRequest
+from im3d_jax.generation.runners import FolderRunner, Loop, MemoryRunner, drive, enough_memory
+from im3d_jax.models import lpips as lpips_distance
+from im3d_jax.output.run_folder import RunFolder
+from im3d_jax.pipelines import Pipeline, Quality, fit_settings, load
+from im3d_jax.progress import Event, Progress, ProgressCalls
+
+
+Told = Callable[[Event], Any] | Progress | None
+"""Who is told how work goes on: a function such as `print`, a `Progress`, or nobody."""
+
+Runs = FolderRunner | MemoryRunner
+
+
+@overload
+def generate(
+    model: Pipeline | str,
+    request: str | AssetRequest | None = None,
+    *,
+    progress: Told = None,
+    out: str | os.PathLike | None = None,
+    overwrite: bool = False,
+    lpips: PerceptualChoice | None = None,
+    **fields: Any,
+) -> Asset: ...
+
+
+@overload
+def generate(
+    model: Pipeline | str,
+    request: Sequence[AssetRequest],
+    *,
+    progress: Told = None,
+    lpips: PerceptualChoice | None = None,
+) -> list[Asset]: ...
+
+
+def generate(
+    model: Pipeline | str,
+    request: str | AssetRequest | Sequence[AssetRequest] | None = None,
+    *,
+    progress: Told = None,
+    out: str | os.PathLike | None = None,
+    overwrite: bool = False,
+    lpips: PerceptualChoice | None = None,
+    **fields: Any,
+) -> Asset | list[Asset]:
+    """Makes 3D assets.
+
+    Args:
+        model: From `load`, or its name.
+        request: A prompt, an `AssetRequest`, or a list of requests, whose views are drawn in batches. None: `fields`
+            say it all, for instance ``image="shoe.png"``.
+        progress: Called with an `Event` as work goes on; ``print`` will do.
+        out: A run folder that keeps every result, so that the same call resumes an interrupted run; one request only.
+        overwrite: Replace what another request left in `out`.
+        lpips: Features that the fit compares; the model's own without.
+        **fields: Fields of the `AssetRequest`: image, seed, quality, rounds, elevation_deg, orbit_direction.
+
+    Returns:
+        The asset, or one for each request of a list.
+
+    Raises:
+        InputError: The request, the model or the folder cannot be used; one line.
+    """
+    pipeline, told = _opened(model), _listener(progress)
+    if isinstance(request, Sequence) and not isinstance(request, str):
+        if out is not None or fields:
+            raise InputError("a list of requests takes neither `out` nor fields: give fields to each AssetRequest")
+        return _generate_all([make_plan(each, pipeline, lpips=lpips) for each in request], pipeline, told)
+    plan = make_plan(_request(request, fields), pipeline, lpips=lpips)
+    runner = _runner_of(plan, out, overwrite, told)
+    with enough_memory(pipeline.views.memory):
+        return _asset(drive(asset_stages(plan, files=out is not None), runner), runner)
+
+
+def views(
+    model: Pipeline | str,
+    request: str | AssetRequest | None = None,
+    *,
+    progress: Told = None,
+    out: str | os.PathLike | None = None,
+    overwrite: bool = False,
+    **fields: Any,
+) -> Views:
+    """Draws the views of one object, the first half of `generate`, whose arguments these are.
+
+    Raises:
+        InputError: See `generate`.
+    """
+    pipeline, told = _opened(model), _listener(progress)
+    plan = make_plan(_request(request, fields), pipeline, what="views")
+    runner = _runner_of(plan, out, overwrite, told)
+    with enough_memory(pipeline.views.memory):
+        refs: ViewRefs = drive(view_stages(plan, files=out is not None), runner)
+    orbit = refs.orbit.get()
+    return Views(refs.views.get(), orbit.cameras, orbit.elevation, runner.evaluations)
+
+
+def reconstruct(
+    capture: str | os.PathLike | Capture,
+    *,
+    settings: CaptureSettings | None = None,
+    model: Pipeline | str = "tiny",
+    quality: Quality = "standard",
+    seed: int = 0,
+    downscale: int = 1,
+    hold_out: int = 0,
+    lpips: tuple[lpips_distance.Params, str] | None = None,
+    progress: Told = None,
+    out: str | os.PathLike | None = None,
+    overwrite: bool = False,
+) -> Asset:
+    """Fits gaussians to pictures with known cameras, the second half of `generate`.
+
+    Args:
+        capture: A run folder of `views` or `generate`; a NeRF-synthetic, nerfstudio or COLMAP folder; or a `Capture`.
+        settings: Of the fit of a capture; not for run folders.
+        model: Whose features the fit of a run folder compares; not used for captures.
+        quality: Of the fit of a run folder.
+        seed: Of everything that is random.
+        downscale: Mean over so many pixels squared before fitting, where `capture` is a folder.
+        hold_out: Every so-many-th view of a capture's folder is held out; 0 for none.
+        lpips: Parameters that LPIPS is measured with, and the SHA-256 of their file.
+        progress, out, overwrite: See `generate`.
+
+    Raises:
+        InputError: The capture, the model or the folder cannot be used; one line.
+    """
+    if not isinstance(capture, Capture):
+        capture = load_capture(capture, downscale, hold_out=hold_out)
+    check_capture(capture, lpips=lpips is not None, downscale=downscale, hold_out=hold_out)
+    told = _listener(progress)
+    decides: dict[str, Any] = {
+        "what": "reconstruct",
+        "data_sha256": capture.digest(),
+        "downscale": downscale,
+        "seed": seed,
+    }
+    network, side, facts = None, None, {}
+    if capture.family is not None:
+        if settings is not None:
+            raise InputError(f"{capture.source}: capture settings are given, and this is a run folder: give a quality")
+        drawer = _opened(model).views
+        config, side = fit_settings(capture.family, quality)
+        network, name = drawer.perceptual()
+        facts = {"model": drawer.name, "perceptual_features": name}
+        decides |= {"quality": quality, "model": drawer.identity(elevation_known=True)}
+    else:
+        settings = settings or CaptureSettings()
+        config = settings.config(capture)
+        decides |= {"hold_out": hold_out, **settings_json(settings, capture)}
+    runner = _runner_in(out, {**decides, "fit": dataclasses.asdict(config)}, overwrite, told, facts)
+    stages = reconstruction_stages(
+        capture,
+        config,
+        seed=seed,
+        network=network,
+        side=side,
+        lpips=lpips,
+        enlarged=capture.family is None or quality != "draft",
+        files=out is not None,
+    )
+    with enough_memory(None):
+        return _asset(drive(stages, runner), runner, capture)
+
+
+def _generate_all(plans: Sequence[Plan], pipeline: Pipeline, told: Progress) -> list[Asset]:
+    """The views of all plans in batches, then one fit after the other."""
+    runners = [MemoryRunner(told) for _ in plans]
+    loops = [Loop(asset_stages(plan, files=False), runner) for plan, runner in zip(plans, runners, strict=True)]
+    assets: dict[int, Asset] = {}
+    with enough_memory(pipeline.views.memory):
+        for batch in draw_ahead(loops, pipeline):
+            for loop, error in batch:
+                if error is not None:
+                    raise error
+                place = loops.index(loop)
+                assets[place] = _asset(loop.finish(), runners[place])
+    return [assets[place] for place in range(len(plans))]
+
+
+def _opened(model: Pipeline | str) -> Pipeline:
+    return load(model) if isinstance(model, str) else model
+
+
+def _listener(progress: Told) -> Progress:
+    if progress is not None and hasattr(progress, "stage"):
+        return progress  # type: ignore[return-value]  # told apart from a function by the attribute
+    return ProgressCalls(progress)  # type: ignore[arg-type]  # a function or None
+
+
+def _request(request: str | AssetRequest | None, fields: Mapping[str, Any]) -> AssetRequest:
+    if isinstance(request, AssetRequest):
+        return dataclasses.replace(request, **fields)
+    try:
+        return AssetRequest(**({} if request is None else {"prompt": request}), **fields)
+    except TypeError as error:
+        known = ", ".join(field.name for field in dataclasses.fields(AssetRequest))
+        raise InputError(f"{error}; the fields of a request are {known}") from error
+
+
+def _runner_of(plan: Plan, out: str | os.PathLike | None, overwrite: bool, told: Progress) -> Runs:
+    settings = {} if out is None else plan.settings()
+    for line in plan.remarks():
+        told.line(line)
+    return _runner_in(out, settings, overwrite, told, plan.facts())
+
+
+def _runner_in(
+    out: str | os.PathLike | None,
+    settings: Mapping[str, Any],
+    overwrite: bool,
+    told: Progress,
+    facts: Mapping[str, Any],
+) -> Runs:
+    if out is None:
+        return MemoryRunner(told)
+    folder = RunFolder(out, settings, overwrite=overwrite)
+    folder.start(environment.versions(), facts)
+    return FolderRunner(folder, told)
+
+
+def _asset(refs: AssetRefs, runner: Runs, capture: Capture | None = None) -> Asset:
+    if refs.drawn is None:
+        assert capture is not None
+        views, cameras = capture.images, capture.cameras
+    else:
+        views, cameras = refs.drawn.views.get(), refs.drawn.orbit.get().cameras
+    targets = refs.targets.get()
+    return Asset(refs.gaussians.get(), views, targets, cameras, runner.evaluations, runner.seconds)

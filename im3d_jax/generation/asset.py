@@ -1,0 +1,77 @@
+"""What a run gives a Python caller."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+
+import jax
+import numpy as np
+
+from im3d_jax.images.files import encode_png
+from im3d_jax.output.renders import render_views
+from splat import Cameras, Gaussians, save
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Views:
+    """Drawn views of one object.
+
+    Attributes:
+        images: [T, H, W, 4] float32 in [0, 1], straight alpha; view 0 is the given or first drawn picture.
+        cameras: T cameras, OpenCV; the object lies in the unit sphere, world z up.
+        elevation: Of the orbit in radians.
+        network_evaluations: That drawing took.
+    """
+
+    images: np.ndarray
+    cameras: Cameras
+    elevation: float
+    network_evaluations: int
+
+    def save(self, folder: str | os.PathLike) -> None:
+        """Writes the pictures as ``00.png`` and so on into a folder, which is made."""
+        os.makedirs(folder, exist_ok=True)
+        for index, image in enumerate(self.images):
+            with open(os.path.join(folder, f"{index:02d}.png"), "wb") as file:
+                file.write(encode_png(image))
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Asset:
+    """Gaussians, and the views that they were fitted to.
+
+    Attributes:
+        gaussians: The asset.
+        views: [T, H, W, 4] float32 in [0, 1], straight alpha: what was drawn first, or the views of a capture.
+        targets: [T, H, W, 4] the views that were fitted last: those of the last refinement.
+        cameras: Of the views.
+        network_evaluations: Of the whole run.
+        seconds: Of the whole run.
+    """
+
+    gaussians: Gaussians
+    views: np.ndarray
+    targets: np.ndarray
+    cameras: Cameras
+    network_evaluations: int
+    seconds: float
+
+    def save(self, path: str | os.PathLike) -> None:
+        """Writes the gaussians; the suffix chooses the format: ``.ply``, ``.spz``, ``.splat``, ``.glb``.
+
+        Raises:
+            ValueError: Another suffix, or gaussians that hold a NaN or an infinity.
+        """
+        save(path, self.gaussians)
+
+    def render(self, cameras: Cameras) -> np.ndarray:
+        """Renders the asset.
+
+        Args:
+            cameras: V cameras, for instance `cameras`.
+
+        Returns:
+            [V, H, W, 4] float32 in [0, 1], straight alpha.
+        """
+        return render_views(jax.device_put(self.gaussians), cameras)

@@ -1,0 +1,224 @@
+"""A file of prompts: one run folder for each line, drawn in batches, resumable, with its throughput in a summary."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import json
+import os
+import pathlib
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+from im3d_jax import environment
+from im3d_jax.errors import InputError, RunFolderError
+from im3d_jax.generation.batch import OWN_ERRORS, Outcome, draw_ahead, make_room
+from im3d_jax.generation.loop import asset_stages, view_stages
+from im3d_jax.generation.plan import PerceptualChoice, Plan, make_plan
+from im3d_jax.generation.prompt_files import Line
+from im3d_jax.generation.runners import FolderRunner, Loop, enough_memory
+from im3d_jax.output.run_folder import RUN_FILE, STAGES_FILE, RunFolder, to_json
+from im3d_jax.pipelines import Pipeline
+from im3d_jax.progress import Progress, ProgressPrinter
+
+
+@dataclasses.dataclass(frozen=True)
+class ManySettings:
+    """How the lines of a file are made.
+
+    Attributes:
+        out: Folder of the run folders; line 7 gets ``00007``.
+        what: ``views``, or ``asset`` to fit one to the views of each line.
+        rows: Objects drawn at once over all devices; None for the model's usual number.
+        overwrite: Replace what other settings left.
+        summary: Name of the summary in `out`.
+        facts: For the summary: the command, for instance.
+    """
+
+    out: str | os.PathLike
+    what: Literal["views", "asset"] = "views"
+    rows: int | None = None
+    overwrite: bool = False
+    summary: str = "summary.json"
+    facts: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(eq=False)
+class Work:
+    """A line under way.
+
+    Attributes:
+        line: What to make.
+        plan: Resolved with the model.
+        folder: Its run folder.
+        done: Stages whose files are there.
+    """
+
+    line: Line
+    plan: Plan
+    folder: RunFolder
+    done: set[str]
+
+
+class Summary:
+    """Counts and throughput, kept in a file of the output folder; its times begin when it is made."""
+
+    def __init__(self, path: pathlib.Path, facts: Mapping[str, Any], finished: Sequence[RunFolder], lines: int):
+        self._path, self._facts, self._folders, self._lines = path, dict(facts), list(finished), lines
+        self._drawn, self._started, self._first = 0, time.monotonic(), None
+        self.failed: dict[str, str] = {}
+
+    def add(self, folder: RunFolder) -> None:
+        """Counts a line that is finished now."""
+        self._folders.append(folder)
+        self._drawn += 1
+
+    def end_first_batch(self) -> None:
+        """All was compiled: from here on the second rate counts."""
+        self._first = self._drawn, time.monotonic() - self._started
+
+    def write(self) -> dict[str, Any]:
+        """Writes the file anew, after each object, and returns what it holds."""
+        seconds = time.monotonic() - self._started
+        first, until = (self._drawn, seconds) if self._first is None else self._first
+        rest, later = self._drawn - first, seconds - until
+        evaluations = [json.loads((folder / RUN_FILE).read_bytes())["network_evaluations"] for folder in self._folders]
+        held = self._facts | {
+            "lines": self._lines,
+            "finished": len(self._folders),
+            "failed": self.failed,
+            "network_evaluations": sum(evaluations),
+            "drawn_by_this_run": self._drawn,
+            "seconds": round(seconds, 2),
+            "assets_a_minute": round(60 * self._drawn / seconds, 3) if self._drawn else None,
+            "assets_a_minute_after_first_batch": round(60 * rest / later, 3) if rest else None,
+        }
+        partial = self._path.with_name(f".partial-{self._path.name}")
+        partial.write_bytes(to_json(held))
+        os.replace(partial, self._path)
+        return held
+
+
+def make_all(
+    lines: Sequence[Line],
+    pipeline: Pipeline,
+    settings: ManySettings,
+    progress: Progress,
+    *,
+    lpips: PerceptualChoice | None = None,
+) -> dict[str, Any]:
+    """Makes what is not finished yet and returns the summary.
+
+    Args:
+        lines: From `prompt_files.read_lines`.
+        pipeline: Draws.
+        settings: Where and how.
+        progress: Who is told.
+        lpips: Features for the fits; the model's own without.
+
+    Raises:
+        InputError: A line that cannot be used, before anything is drawn; a folder that cannot be written; too little
+            device memory; or, when all others are finished, lines that failed.
+    """
+    works = [_open(line, pipeline, settings, lpips) for line in lines]
+    last = "metrics" if settings.what == "asset" else "preview"
+    pending = [work for work in works if last not in work.done]
+    finished = [work.folder for work in works if last in work.done]
+    if finished:
+        progress.line(f"{len(finished)} of {len(works)} lines: finished before")
+    path = pathlib.Path(settings.out) / settings.summary
+    path.parent.mkdir(parents=True, exist_ok=True)
+    facts = {**settings.facts, "model": pipeline.name, "assets": settings.what == "asset"}
+    if not pending:
+        held = Summary(path, facts, finished, len(works)).write() if works else {}
+        progress.line("nothing is left to draw")
+        return held
+    room = make_room(pipeline, _largest_kind(pending), rows=settings.rows)
+    facts |= {"device": room.devices[0].device_kind, "devices": len(room.devices), "batch": room.rows}
+    summary = Summary(path, facts, finished, len(works))
+    quiet = ProgressPrinter(io.StringIO())
+    loops = {}
+    for work in pending:
+        stages = asset_stages(work.plan) if settings.what == "asset" else view_stages(work.plan)
+        work.folder.start(environment.versions(), work.plan.facts())
+        loops[Loop(stages, FolderRunner(work.folder, quiet))] = work
+    fewer = room.rows if room.rows > len(room.devices) else None
+    compiled, title = False, "assets" if settings.what == "asset" else "views"
+    with enough_memory(pipeline.views.memory, fewer), progress.stage(title) as report:
+        for count, batch in enumerate(draw_ahead(list(loops), pipeline, room), 1):
+            drawn = any(error is None and "views" not in loops[loop].done for loop, error in batch)
+            for outcome in batch:
+                work = loops[outcome[0]]
+                failed = _finish(outcome, work, progress)
+                if failed is None:
+                    summary.add(work.folder)
+                else:
+                    progress.line(f"line {work.line.number}: {failed}")
+                    summary.failed[work.line.name] = failed
+                held = summary.write()
+                rate = f"{held['assets_a_minute'] or 0:.1f} a minute"
+                report(held["finished"], held["lines"], rate)
+            progress.line(f"batch {count}: {held['finished']} of {held['lines']}, {rate}")
+            if not compiled:
+                summary.end_first_batch()
+                compiled = drawn
+    progress.line(f"summary in {path}")
+    if summary.failed:
+        raise InputError(
+            f"{len(summary.failed)} of {len(works)} lines failed, for the reasons above and in {path}; the others are "
+            "finished, the same command tries these again"
+        )
+    return held
+
+
+def _open(line: Line, pipeline: Pipeline, settings: ManySettings, lpips: PerceptualChoice | None) -> Work:
+    """The run folder of a line, as `im3d views` or `im3d generate` would have it; nothing in it is changed."""
+    try:
+        plan = make_plan(line.request, pipeline, what=settings.what, lpips=lpips)
+        path = pathlib.Path(settings.out) / line.name
+        folder = RunFolder(path, plan.settings(), overwrite=settings.overwrite)
+    except InputError as error:
+        raise InputError(f"line {line.number}: {error}") from None
+    return Work(line, plan, folder, set() if settings.overwrite else _stages_done(folder))
+
+
+def _largest_kind(works: Sequence[Work]) -> int:
+    """Lines of the largest group that can share batches."""
+    kinds = [(work.plan.request.prompt is None, work.plan.given or "input" in work.done) for work in works]
+    return max(kinds.count(kind) for kind in kinds)
+
+
+def _stages_done(folder: RunFolder) -> set[str]:
+    """Stages whose files are there, in the order of the run up to the first that lacks one.
+
+    Run folders themselves also look at the files' content; for lines that are finished, reading it all costs too much.
+    """
+    done: set[str] = set()
+    try:
+        for name, stage in json.loads((folder / STAGES_FILE).read_bytes()).items():
+            if not all((folder / file).is_file() for file in stage["outputs"]):
+                break
+            done.add(name)
+        return done
+    except (OSError, ValueError, AttributeError, KeyError, TypeError):
+        return set()  # none yet, or damaged: opening the run says so
+
+
+def _finish(outcome: Outcome, work: Work, progress: Progress) -> str | None:
+    """Does what is left of a line; returns why the line failed, where that is its own fault.
+
+    Raises:
+        InputError: What would end other lines too, as a folder that cannot be written.
+    """
+    loop, error = outcome
+    if error is None:
+        for text in work.plan.remarks():
+            progress.line(f"{work.line.name}: {text}")
+        try:
+            loop.finish()
+        except OWN_ERRORS as own:
+            error = own
+        except RunFolderError as failure:
+            raise InputError(f"line {work.line.number}: {failure}") from failure
+    return None if error is None else str(error)

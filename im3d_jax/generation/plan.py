@@ -1,0 +1,148 @@
+"""A request and everything else that decides its result: settings of the quality, and the weights by their content."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, Literal
+
+import numpy as np
+
+from im3d_jax.errors import InputError
+from im3d_jax.generation.request import AssetRequest
+from im3d_jax.images.prepare import prepare_image
+from im3d_jax.models.perceptual import Perceptual
+from im3d_jax.pipelines import Pipeline, ViewTask
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class PerceptualChoice:
+    """Features of the fit's perceptual term.
+
+    Attributes:
+        network: The features.
+        name: For run.json.
+        sha256: Of their file, where the user gave one.
+    """
+
+    network: Perceptual
+    name: str
+    sha256: str | None = None
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Plan:
+    """What will be done.
+
+    Attributes:
+        request: What to make.
+        what: ``asset``, or ``views`` alone.
+        pipeline: Draws.
+        views: Settings of the view model.
+        pictures: Settings of the picture model, where a picture is drawn.
+        given: Whether the request has a picture; it is drawn otherwise.
+        perceptual: Features that the fit compares.
+    """
+
+    request: AssetRequest
+    what: Literal["asset", "views"]
+    pipeline: Pipeline
+    views: Any
+    pictures: Any
+    given: bool
+    perceptual: PerceptualChoice | None
+
+    def given_picture(self) -> np.ndarray:
+        """The given picture [H, W, 4], prepared for the view model.
+
+        Raises:
+            ImageError: It cannot be used.
+        """
+        picture = self.request.read_image()
+        assert picture is not None
+        return prepare_image(picture, self.pipeline.views.image_size, self.pipeline.views.target_fraction)
+
+    def task(self, picture: np.ndarray) -> ViewTask:
+        """The request as the view model takes it.
+
+        Args:
+            picture: [H, W, 4] the first view.
+        """
+        return ViewTask(picture, self.request.prompt, self.request.seed, self.request.elevation)
+
+    def settings(self) -> dict[str, Any]:
+        """JSON values of everything that decides the result: no paths, memory presets or devices."""
+        known = self.request.elevation_deg is not None
+        settings: dict[str, Any] = {
+            "what": self.what,
+            "request": self.request.to_json(),
+            "model": self.pipeline.views.identity(elevation_known=known),
+            "views": dataclasses.asdict(self.views),
+        }
+        if self.what == "views":
+            # What only a fit depends on.
+            del settings["request"]["rounds"], settings["views"]["fit"], settings["views"]["fit_side"]
+        if self.pictures is not None and self.pipeline.pictures is not None:
+            settings["picture_model"] = self.pipeline.pictures.picture_identity()
+            settings["pictures"] = dataclasses.asdict(self.pictures)
+        if self.perceptual is not None and self.perceptual.sha256 is not None:
+            settings["lpips_sha256"] = self.perceptual.sha256
+        return settings
+
+    def facts(self) -> dict[str, Any]:
+        """What run.json says beside the settings."""
+        facts: dict[str, Any] = {"model": self.pipeline.name}
+        if self.perceptual is not None:
+            facts["perceptual_features"] = self.perceptual.name
+        if self.pictures is not None and self.pipeline.pictures is not None and self.pipeline.prepares_pictures:
+            facts["image_model"] = self.pipeline.pictures.name
+        if self.pipeline.views.memory is not None:
+            facts["memory"] = self.pipeline.views.memory
+        return facts
+
+    def remarks(self) -> list[str]:
+        """Lines for the user before anything is drawn: how weights were read, what of the prompt is not followed."""
+        drawer = None if self.pictures is None else self.pipeline.pictures
+        used = [self.pipeline.views, *([drawer] if drawer is not None and drawer is not self.pipeline.views else [])]
+        lines = [model.remark for model in used if model.remark]
+        if self.request.prompt is not None:
+            lines += (drawer or self.pipeline.views).prompt_remarks(self.request.prompt)
+        return lines
+
+
+def make_plan(
+    request: AssetRequest,
+    pipeline: Pipeline,
+    *,
+    what: Literal["asset", "views"] = "asset",
+    lpips: PerceptualChoice | None = None,
+) -> Plan:
+    """Resolves a request with a model; a given picture is tried here, before anything is written.
+
+    Args:
+        request: What to make.
+        pipeline: Draws it.
+        what: The asset, or its views alone.
+        lpips: Features that the user chose for the fit; the model's own otherwise.
+
+    Raises:
+        InputError: The model cannot draw the request, or the picture cannot be used.
+    """
+    model, given = pipeline.views, request.image is not None
+    if not given and pipeline.pictures is None:
+        raise InputError(
+            f"{pipeline.name} starts from a picture: give --image=FILE, or what draws it from the prompt as "
+            "--image_model=DIR (Stable Diffusion) or --image_model=tiny"
+        )
+    if request.orbit_direction not in ("auto", *model.directions):
+        raise InputError(
+            f"orbit_direction={request.orbit_direction}: the views of {pipeline.name} turn "
+            f"{' or '.join(model.directions)}; leave it away"
+        )
+    pictures = None if given or pipeline.pictures is None else pipeline.pictures.picture_settings(request.quality)
+    perceptual = None
+    if what == "asset":
+        perceptual = PerceptualChoice(*model.perceptual()) if lpips is None else lpips
+    plan = Plan(request, what, pipeline, model.view_settings(request.quality), pictures, given, perceptual)
+    if given:
+        plan.given_picture()
+    return plan

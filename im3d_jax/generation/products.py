@@ -1,0 +1,121 @@
+"""Work of the stages that make what people look at: sheets, videos and figures."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from im3d_jax.generation.stages import Result, Workplace
+from im3d_jax.images.alpha import composite
+from im3d_jax.images.files import encode_png
+from im3d_jax.images.metrics import psnr, ssim
+from im3d_jax.images.resize import block_mean
+from im3d_jax.models import lpips as lpips_distance
+from im3d_jax.output.renders import render_views, turntable_cameras
+from im3d_jax.output.run_folder import to_json
+from im3d_jax.output.sheets import contact_sheet
+from im3d_jax.output.videos import encode_mp4
+from splat import Cameras, Gaussians
+
+
+SHEET_SIDE = 256  # most pixels of each view on a sheet: larger sheets take seconds to compress
+VOLATILE = frozenset({"metrics.json"})
+
+
+@dataclasses.dataclass(frozen=True)
+class Turntable:
+    """The video of a finished asset.
+
+    Attributes:
+        frames: Of one turn.
+        side: Of its pictures in pixels; at least the views' own, at most twice that.
+    """
+
+    frames: int = 48
+    side: int = 256
+
+
+TURNTABLE = Turntable()
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class PosedViews:
+    """Views that an asset is compared with.
+
+    Attributes:
+        cameras: V cameras.
+        images: [V, H, W, 4] straight alpha.
+    """
+
+    cameras: Cameras
+    images: np.ndarray
+
+
+def sheet_of(views: np.ndarray) -> bytes:
+    """Views [V, H, W, 3] as a PNG contact sheet, each reduced by whole blocks to at most `SHEET_SIDE` pixels."""
+    block = -(-max(views.shape[1:3]) // SHEET_SIDE)
+    return encode_png(contact_sheet(np.stack([block_mean(view, block) for view in views])))
+
+
+def preview_views(place: Workplace, views: np.ndarray) -> Result[dict[str, bytes]]:
+    """views.mp4 and sheet.png."""
+    shown = composite(views)
+    return Result({"views.mp4": encode_mp4(shown), "sheet.png": sheet_of(shown)})
+
+
+def draw_turntable(turntable: Turntable, enlarged: bool) -> Callable[..., Result[dict[str, bytes]]]:
+    """Work that draws turntable.mp4 and asset_sheet.png.
+
+    Args:
+        turntable: The video.
+        enlarged: Whether the video may be larger than the views; at their size no further program is compiled.
+    """
+
+    def work(place: Workplace, gaussians: Gaussians, cameras: Cameras) -> Result[dict[str, bytes]]:
+        longest = max(cameras.width, cameras.height)
+        scale = min(2.0, max(1.0, turntable.side / longest)) if enlarged else 1.0
+        orbit = turntable_cameras(cameras, turntable.frames, scale)
+        video = encode_mp4(composite(render_views(gaussians, orbit)))
+        sheet = sheet_of(composite(render_views(gaussians, turntable_cameras(cameras, 16))))
+        return Result({"turntable.mp4": video, "asset_sheet.png": sheet})
+
+    return work
+
+
+def measure(lpips: lpips_distance.Params | None = None) -> Callable[..., Result[dict[str, bytes]]]:
+    """Work that measures an asset: metrics.json.
+
+    Args:
+        lpips: Parameters; LPIPS is measured with them.
+    """
+
+    def work(
+        place: Workplace, gaussians: Gaussians, views: PosedViews, test: PosedViews | None = None
+    ) -> Result[dict[str, bytes]]:
+        figures: dict[str, Any] = {}
+        for name, part in (("views", views), ("test", test)):
+            if part is not None:
+                figures[name] = compare(render_views(gaussians, part.cameras), part.images, lpips)
+        figures |= {"seconds": round(place.seconds, 1), "gaussians": len(gaussians)}
+        return Result({"metrics.json": to_json(figures)})
+
+    return work
+
+
+def compare(renders: np.ndarray, images: np.ndarray, lpips: lpips_distance.Params | None = None) -> dict[str, float]:
+    """Mean PSNR (dB), SSIM and, with parameters, LPIPS of straight-alpha images [V, H, W, 4] on white."""
+    rendered, true = jnp.asarray(composite(renders)), jnp.asarray(composite(images))
+    figures = {
+        "psnr": round(float(jnp.mean(psnr(rendered, true))), 4),
+        "ssim": round(float(jnp.mean(ssim(rendered, true))), 5),
+    }
+    if lpips is not None:
+        # One view at a time: the features of all of a capture need not fit into memory.
+        pairs = zip(rendered, true, strict=True)
+        distances = [float(lpips_distance.lpips(lpips, a[None], b[None])[0]) for a, b in pairs]
+        figures["lpips"] = round(float(np.mean(distances)), 5)
+    return figures

@@ -1,0 +1,109 @@
+"""Files that say what to draw: JSON lines of ``{"prompt": …, "image": …, "seed": …}``."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import json
+import os
+import pathlib
+from typing import Any
+
+from im3d_jax import seeds
+from im3d_jax.errors import InputError
+from im3d_jax.generation.request import AssetRequest
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Line:
+    """One object to draw.
+
+    Attributes:
+        number: Of its line in the file, from 1.
+        request: What the line says.
+    """
+
+    number: int
+    request: AssetRequest
+
+    @property
+    def name(self) -> str:
+        """Of its folder."""
+        return f"{self.number:05d}"
+
+
+def read_lines(path: str | pathlib.Path, *, seed: int = 0, **fields: Any) -> list[Line]:
+    """Reads a file of prompts; empty lines are skipped.
+
+    Args:
+        path: JSON lines, UTF-8. Each needs a prompt, a picture or both; a picture's path is relative to the file.
+        seed: Of lines that name none.
+        **fields: Further fields of every `AssetRequest`: quality, rounds, elevation_deg, orbit_direction.
+
+    Raises:
+        InputError: no such file, a line that is not such an object, or a picture that is not there.
+    """
+    path = pathlib.Path(path)
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise InputError(f"--prompts={path}: cannot be read ({error.strerror}); give a file of JSON lines") from None
+    except UnicodeDecodeError:
+        raise InputError(f"--prompts={path}: not UTF-8 text; expected JSON lines such as {_EXAMPLE}") from None
+    # Not splitlines: JSON strings may hold other separators of lines as they are.
+    numbered = [(number, line) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
+    if not numbered:
+        raise InputError(f"--prompts={path} has no line; expected JSON lines such as {_EXAMPLE}")
+    return [_line(path, number, line, seed, fields) for number, line in numbered]
+
+
+_EXAMPLE = '{"prompt": "a red mug", "seed": 1}'
+_KINDS = {"prompt": (str, "text"), "image": (str, "a path"), "seed": (int, f"a whole number from 0 to {seeds.LARGEST}")}
+
+
+def _fields(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Of a JSON object; Python would take the last of two fields of one name in silence."""
+    fields = dict(pairs)
+    if len(fields) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"the field {next(name for name in fields if names.count(name) > 1)!r} is given twice")
+    return fields
+
+
+def _line(path: pathlib.Path, number: int, text: str, seed: int, fields: dict[str, Any]) -> Line:
+    where = f"line {number} of {path}"
+    try:
+        data = json.loads(text, object_pairs_hook=_fields)
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{where} is no JSON ({error}); expected an object such as {_EXAMPLE}") from None
+    if not isinstance(data, dict):
+        raise InputError(f"{where} holds {text.strip()[:40]}; expected an object such as {_EXAMPLE}")
+    for field in data:
+        if field not in _KINDS:
+            close = difflib.get_close_matches(field, _KINDS, 1)
+            hint = f"did you mean {close[0]!r}?" if close else f"known are {', '.join(_KINDS)}"
+            raise InputError(f"{where}: unknown field {field!r}; {hint}")
+    given: dict[str, Any] = {field: value for field, value in data.items() if value is not None}
+    for field, value in given.items():
+        kind, expected = _KINDS[field]
+        if not isinstance(value, kind) or isinstance(value, bool):
+            raise InputError(f"{where}: {field} is {json.dumps(value)[:40]}; expected {expected}")
+    if "prompt" not in given and "image" not in given:
+        raise InputError(f"{where} has neither prompt nor image; give one of them or both")
+    if "prompt" in given and not given["prompt"].strip():
+        raise InputError(f"{where}: the prompt is empty; say what to make, or leave it out")
+    if not 0 <= given.get("seed", 0) <= seeds.LARGEST:
+        raise InputError(f"{where}: seed is {given['seed']}; expected {_KINDS['seed'][1]}")
+    image = None
+    if "image" in given:
+        image = path.parent / given["image"]
+        # Not pathlib's test, which fails on names that are too long.
+        if not os.path.isfile(image):
+            raise InputError(f"{where}: no picture {str(image)[:300]}; paths count from the folder of the file")
+    try:
+        request = AssetRequest(
+            given.get("prompt"), None if image is None else str(image), given.get("seed", seed), **fields
+        )
+    except InputError as error:
+        raise InputError(f"{where}: {error}") from None
+    return Line(number, request)

@@ -1,0 +1,96 @@
+"""What to make: the typed request that the command line, the batch files and Python callers all turn into."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import math
+import os
+from typing import Any, get_args
+
+import numpy as np
+
+from im3d_jax import seeds
+from im3d_jax.digests import file_hash
+from im3d_jax.errors import InputError
+from im3d_jax.images.files import read_image
+from im3d_jax.pipelines.base import Direction, Quality
+
+
+MOST_ROUNDS = 2
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class AssetRequest:
+    """One asset, or the views of one.
+
+    Attributes:
+        prompt: What to make, in words.
+        image: Picture of the object: a path, or [H, W, 3 or 4] float32 in [0, 1] with straight alpha. With alpha, or
+            before a plain background.
+        seed: Of everything that is random, 0 to 2^32 - 1. The same request gives the same result.
+        quality: ``draft``, ``standard`` or ``best``; what it stands for is in one table of each model.
+        rounds: Rounds of refinement, 0 to 2.
+        elevation_deg: Elevation of the cameras in degrees, where it is known; it is found otherwise.
+        orbit_direction: How the views turn, seen from above: ``ccw``, ``cw``, or ``auto`` to find it.
+
+    Raises:
+        InputError: Neither prompt nor picture, an empty prompt, or a value outside of its range.
+    """
+
+    prompt: str | None = None
+    image: str | os.PathLike | np.ndarray | None = None
+    seed: int = 0
+    quality: Quality = "standard"
+    rounds: int = 2
+    elevation_deg: float | None = None
+    orbit_direction: Direction = "auto"
+
+    def __post_init__(self):
+        if self.prompt is not None and not self.prompt.strip():
+            raise InputError('the prompt is empty; say what to make, for instance "a red mug", or leave it out')
+        # Python stands in lone surrogates for bytes of a command line that are no UTF-8.
+        if self.prompt is not None and any(0xD800 <= ord(letter) < 0xE000 for letter in self.prompt):
+            raise InputError("the prompt holds bytes that are no UTF-8 text; check the terminal's encoding")
+        if self.prompt is None and self.image is None:
+            raise InputError("neither a prompt nor an image is given; give one of them or both")
+        if not 0 <= self.seed <= seeds.LARGEST:
+            raise InputError(f"seed={self.seed}: expected a whole number from 0 to {seeds.LARGEST}")
+        if self.quality not in get_args(Quality):
+            raise InputError(f"quality={self.quality}: expected one of {', '.join(get_args(Quality))}")
+        if not 0 <= self.rounds <= MOST_ROUNDS:
+            raise InputError(f"rounds={self.rounds}: expected 0 to {MOST_ROUNDS}")
+        if self.elevation_deg is not None and not -89.0 <= self.elevation_deg <= 89.0:
+            raise InputError(f"elevation_deg={self.elevation_deg}: expected degrees between -89 and 89")
+        if self.orbit_direction not in get_args(Direction):
+            raise InputError(
+                f"orbit_direction={self.orbit_direction}: expected one of {', '.join(get_args(Direction))}"
+            )
+
+    @property
+    def elevation(self) -> float | None:
+        """The given elevation in radians."""
+        return None if self.elevation_deg is None else math.radians(self.elevation_deg)
+
+    def read_image(self) -> np.ndarray | None:
+        """The picture [H, W, 3 or 4], if there is one.
+
+        Raises:
+            ImageError: The file cannot be read.
+        """
+        if self.image is None or isinstance(self.image, np.ndarray):
+            return self.image
+        return read_image(self.image)
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON values that decide the result: the picture stands there by its content, not by its path."""
+        fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        return {**fields, "image": self._image_hash()}
+
+    def _image_hash(self) -> str | None:
+        if self.image is None:
+            return None
+        if isinstance(self.image, np.ndarray):
+            shape = ",".join(map(str, self.image.shape)).encode()
+            return hashlib.sha256(shape + np.ascontiguousarray(self.image, np.float32).tobytes()).hexdigest()
+        return file_hash(self.image)
