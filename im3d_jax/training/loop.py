@@ -1,94 +1,364 @@
-"""The loop around the jitted steps: progress, metrics, evaluation, checkpoints, a time limit."""
+"""The loop around the train step: data, metrics, evaluation, checkpoints, and every way in which a run may end."""
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
+import fcntl
 import json
 import math
+import os
 import pathlib
+import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 import jax
-from absl import logging
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.sharding import Mesh
 
+from im3d_jax import parallel
+from im3d_jax.data.loading import Batches, one_ahead
+from im3d_jax.errors import InputError
 from im3d_jax.training.checkpoints import Checkpoints
-from im3d_jax.training.state import TrainState
+from im3d_jax.training.logs import MetricsLog, peak_memory_gib, peak_tflops
+from im3d_jax.training.stage import Stage
+from im3d_jax.training.state import TrainState, create_state
+from im3d_jax.training.step import Schedule, make_train_step
+from im3d_jax.training.trees import partition
+
+
+@dataclasses.dataclass(frozen=True)
+class RunSettings:
+    """How a run goes on; all of it may change when a run is resumed, and each start is recorded.
+
+    Attributes:
+        steps: Length of the run in updates.
+        batch: Examples of an update, over all devices.
+        micro_batches: Parts of a batch whose gradients are accumulated.
+        ema: Decay of the average.
+        log_every: Steps between two lines of metrics.
+        evaluate_every: Steps between two evaluations; 0 for none but at the end.
+        checkpoint_every: Steps between two checkpoints; 0 goes by the time alone.
+        checkpoint_seconds: Seconds between two checkpoints.
+        max_seconds: The run stops after so long and is resumed by the same command.
+        fit_seconds: As many steps as fit into so long take the place of `steps`; None for `steps`.
+        bad_steps: So many steps in a row that are not finite end the run.
+        workers: Threads that read examples, in each process.
+        profile: First step and number of steps of a profile; the number 0 for none.
+        tensorboard: Whether to write TensorBoard's files.
+    """
+
+    steps: int = 10_000
+    batch: int = 32
+    micro_batches: int = 1
+    ema: float = 0.999
+    log_every: int = 100
+    evaluate_every: int = 0
+    checkpoint_every: int = 0
+    checkpoint_seconds: float = 300.0
+    max_seconds: float = math.inf
+    fit_seconds: float | None = None
+    bad_steps: int = 10
+    workers: int = 8
+    profile: tuple[int, int] = (0, 0)
+    tensorboard: bool = False
+
+    def __post_init__(self):
+        positive = ("steps", "batch", "micro_batches", "log_every", "bad_steps")
+        for name in positive:
+            if getattr(self, name) < 1:
+                raise InputError(f"{name}={getattr(self, name)}: expected at least 1")
+        if not 0.0 <= self.ema < 1.0:
+            raise InputError(f"ema={self.ema}: expected a decay in [0, 1)")
 
 
 def train(
-    steps_fn: Callable,
-    state: TrainState,
-    held: dict,
-    data: dict,
+    stage: Stage,
+    optimizer: optax.GradientTransformation,
+    settings: RunSettings,
     *,
-    total: int,
-    workdir: pathlib.Path,
-    settings: dict,
-    log_every: int = 100,
-    evaluate_every: int = 0,
-    evaluate: Callable[[TrainState], dict[str, float]] | None = None,
-    max_seconds: float = math.inf,
-    fit_seconds: float | None = None,
-    checkpoint_seconds: float = 300.0,
-    on_checkpoint: Callable[[TrainState], None] | None = None,
-) -> tuple[TrainState, bool]:
-    """Runs from the newest checkpoint (or `state`) to step `total`, or until the time is up.
+    workdir: str | os.PathLike,
+    mesh: Mesh,
+    seed: int = 0,
+    schedule: Schedule | None = None,
+    line: Callable[[str], Any] = print,
+    tflop_per_example: float | None = None,
+    compiled: Callable[[Any], Any] | None = None,
+) -> bool:
+    """Trains from the newest checkpoint in `workdir`, or from the stage's parameters.
 
-    Metrics go to `workdir/metrics.jsonl`, one line every `log_every` steps. The state is checkpointed every
-    `checkpoint_seconds` and at the end, so that the next call continues it; `on_checkpoint` then gets it too.
+    Writes checkpoints, ``metrics.jsonl`` and ``runs.jsonl`` (one line a start), and at its end what the stage exports.
+    A SIGTERM saves and ends the run; the same call resumes it.
 
-    With `fit_seconds` the run is as long as fits: `total` holds until the second piece of `log_every` steps (the first
-    one compiles) has shown how fast they go, and is then set so that the run ends after so many seconds in all. A run
-    that is continued keeps the length that was found (`workdir/fitted.json`).
+    Args:
+        stage: What to train.
+        optimizer: From `optimizers.make_optimizer`.
+        settings: How.
+        workdir: Folder of the run.
+        mesh: Of `parallel.make_mesh`.
+        seed: Of the run: noise, and order of the data.
+        schedule: From `optimizers.schedule`; constant without.
+        line: Takes a line for the user; process 0 alone calls it.
+        tflop_per_example: Arithmetic of a step for one example, for rates.
+        compiled: Called with the lowered step in place of training, to look at it.
 
     Returns:
-        The state and whether `total` was reached.
+        Whether the run has reached its length.
 
     Raises:
-        FloatingPointError: If the loss is no longer finite; the last checkpoint is kept.
+        InputError: The folder belongs to another run or trainer, a checkpoint cannot be written, or too many steps in a
+            row are not finite.
     """
-    started = time.monotonic()
+    workdir = pathlib.Path(workdir)
     workdir.mkdir(parents=True, exist_ok=True)
-    fitted = workdir / "fitted.json"
-    with Checkpoints(workdir / "checkpoints") as checkpoints, (workdir / "metrics.jsonl").open("a") as log:
-
-        def save(state: TrainState) -> None:
-            checkpoints.save(state, settings)
-            if on_checkpoint is not None:
-                on_checkpoint(state)
-
-        restored = checkpoints.restore(state, settings)
+    say = line if jax.process_index() == 0 else lambda text: None
+    trained, held = partition(stage.params, stage.trained)
+    if not trained:
+        raise InputError(f"{stage.name}: the rule trains no parameter")
+    identity = json.loads(json.dumps({**stage.identity, "stage": stage.name, "seed": seed}))
+    state = place_state(jax.random.key(seed), trained, optimizer, mesh)
+    held = jax.device_put(held, parallel.fsdp_sharding(mesh, held))
+    step_of = make_train_step(
+        stage.objective,
+        optimizer,
+        ema=settings.ema,
+        schedule=schedule,
+        micro_batches=settings.micro_batches,
+        mesh=mesh,
+        combine=stage.combine,
+    )
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(jax.set_mesh(mesh))
+        stack.enter_context(_locked(workdir))
+        stop = stack.enter_context(_sigterm())
+        checkpoints = stack.enter_context(Checkpoints(workdir / "checkpoints", line=say))
+        restored = checkpoints.restore(state)
+        position, total = 0, settings.steps
         if restored is not None:
-            state = restored
-            if fit_seconds is not None and fitted.exists():
-                total, fit_seconds = json.loads(fitted.read_text())["total"], None
-            logging.info("continuing at step %d of %d", int(state.step), total)
-        step, saved, pieces = int(state.step), time.monotonic(), 0
-        while step < total and time.monotonic() - started < max_seconds:
-            begun = time.monotonic()
-            count = min(log_every - step % log_every, total - step)
-            state, metrics = steps_fn(state, held, data, count, total)
-            metrics = {name: float(value) for name, value in jax.device_get(metrics).items()}
-            step, pieces = step + count, pieces + 1
-            if not math.isfinite(metrics["loss"]):
-                raise FloatingPointError(f"the loss is {metrics['loss']} at step {step}: lower the learning rate")
-            if evaluate is not None and evaluate_every and (step % evaluate_every == 0 or step == total):
-                metrics |= evaluate(state)
-            metrics |= {
-                "step": step,
-                "seconds": time.monotonic() - started,
-                "ms_per_step": 1e3 * (time.monotonic() - begun) / count,
-            }
-            log.write(json.dumps(metrics) + "\n")
-            log.flush()
-            logging.info(" ".join(f"{k}={v:.5g}" for k, v in metrics.items()))
-            if fit_seconds is not None and pieces == 2:
-                left = fit_seconds - (time.monotonic() - started)
-                total = step + max(1, int(left * count / (time.monotonic() - begun)))
-                fitted.write_text(json.dumps({"total": total}) + "\n")
-                logging.info("%d steps fit into %.0f s", total, fit_seconds)
-            if time.monotonic() - saved >= checkpoint_seconds:
-                save(state)
+            state, record = restored
+            _same_run(record["identity"], identity, workdir)
+            position = record["position"]
+            if settings.fit_seconds is not None and record.get("total") is not None:
+                total = record["total"]
+            say(f"resuming at step {int(state.step)} of {total}")
+        begun = Run(stage, settings, identity, workdir, mesh, say, total, tflop_per_example)
+        batches = Batches(stage.source, settings.batch, seed=seed, mesh=mesh, workers=settings.workers, start=position)
+        begun.record_start(int(state.step))
+        log = stack.enter_context(MetricsLog(workdir, step=int(state.step), tensorboard=settings.tensorboard))
+        if settings.tensorboard and not log.tensorboard:
+            say("TensorBoard's writer is not installed (pip install tensorboardX): metrics.jsonl holds all figures")
+        return begun.go(state, held, step_of, batches, checkpoints, log, stop)
+
+
+def place_state(
+    key: jax.Array, params: dict[str, Any], optimizer: optax.GradientTransformation, mesh: Mesh
+) -> TrainState:
+    """A fresh state, each array split over the mesh's `fsdp` axis where it is large."""
+    shapes = jax.eval_shape(lambda params: create_state(key, params, optimizer), params)
+    shardings = parallel.fsdp_sharding(mesh, shapes)
+    return jax.jit(lambda key, params: create_state(key, params, optimizer), out_shardings=shardings)(key, params)
+
+
+@dataclasses.dataclass(eq=False)
+class Run:
+    """A run under way; see `train`."""
+
+    stage: Stage
+    settings: RunSettings
+    identity: Mapping[str, Any]
+    workdir: pathlib.Path
+    mesh: Mesh
+    say: Callable[[str], Any]
+    total: int
+    tflop_per_example: float | None
+
+    def record_start(self, step: int) -> None:
+        """Appends what this start does to runs.jsonl."""
+        if jax.process_index() == 0:
+            settings = {name: _json(value) for name, value in dataclasses.asdict(self.settings).items()}
+            with (self.workdir / "runs.jsonl").open("a") as file:
+                file.write(json.dumps({"step": step, "devices": self.mesh.size, **settings}) + "\n")
+
+    def go(
+        self,
+        state: TrainState,
+        held: dict[str, Any],
+        step_of: Callable[..., tuple[TrainState, dict[str, jax.Array]]],
+        batches: Batches,
+        checkpoints: Checkpoints,
+        log: MetricsLog,
+        stop: Callable[[], bool],
+    ) -> bool:
+        """Steps until the run's length, its time, or a SIGTERM."""
+        settings, started = self.settings, time.monotonic()
+        step, saved = int(state.step), time.monotonic()
+        stream, used, pieces = one_ahead(batches), batches.position, 0
+        sums, counted, since = None, 0, time.monotonic()
+
+        def save() -> None:
+            checkpoints.save(state, {"identity": dict(self.identity), "position": used, "total": self.total})
+
+        while step < self.total:
+            self._profile(step)
+            state, metrics = step_of(state, held, next(stream), self.total)
+            sums = metrics if sums is None else _add(sums, metrics)
+            step, counted, used = step + 1, counted + 1, used + 1
+            last = step == self.total
+            # Several processes agree on an end at logged steps alone, or they would wait for each other for ever.
+            urgent = stop() and jax.process_count() == 1
+            if step % settings.log_every and not last and not urgent:
+                continue
+            figures = {name: float(value) / counted for name, value in jax.device_get(sums).items()}
+            seconds = time.monotonic() - since
+            if int(state.skipped_in_a_row) >= settings.bad_steps:
+                checkpoints.wait()
+                raise InputError(
+                    f"{settings.bad_steps} steps in a row were not finite at step {step}: look at the data, or lower "
+                    "the learning rate (--set learning_rate=...), which a run may change when it resumes"
+                )
+            if settings.evaluate_every and self.stage.evaluate and (last or step % settings.evaluate_every == 0):
+                figures |= self.stage.evaluate(self._averaged(state, held))
+                self._show(log, step, state, held)
+            figures |= self._rates(seconds / counted, time.monotonic() - started)
+            log.write(step, figures)
+            self.say(_line(step, self.total, figures))
+            pieces += 1
+            if settings.fit_seconds is not None and pieces == 2:
+                # The first piece compiled; this one shows how fast steps go.
+                left = settings.fit_seconds - (time.monotonic() - started)
+                self.total = step + max(1, int(left / (seconds / counted)))
+                self.say(f"{self.total} steps fit into {settings.fit_seconds:.0f} s")
+            sums, counted, since = None, 0, time.monotonic()
+            ended = _everywhere(stop() or time.monotonic() - started >= settings.max_seconds)
+            due = settings.checkpoint_every and step % settings.checkpoint_every == 0
+            if due or ended or _everywhere(time.monotonic() - saved >= settings.checkpoint_seconds):
+                save()
                 saved = time.monotonic()
-        save(state)
-    return state, step >= total
+            if ended:
+                break
+        save()
+        checkpoints.wait()
+        self.stage.export(jax.device_get(self._averaged(state, held)), self.workdir)
+        done = step >= self.total
+        self.say(f"{'finished' if done else 'stopped; the same command resumes'} at step {step} of {self.total}")
+        return done
+
+    def _averaged(self, state: TrainState, held: dict[str, Any]) -> dict[str, Any]:
+        return self.stage.combine(state.ema, held)
+
+    def _show(self, log: MetricsLog, step: int, state: TrainState, held: dict[str, Any]) -> None:
+        if self.stage.sheet is not None and log.tensorboard:
+            log.picture(step, "sheet", np.asarray(self.stage.sheet(self._averaged(state, held))))
+
+    def _rates(self, seconds_a_step: float, elapsed: float) -> dict[str, float]:
+        rate = self.settings.batch / seconds_a_step
+        figures = {"seconds": elapsed, "ms_per_step": 1e3 * seconds_a_step, "examples_per_second": rate}
+        if self.tflop_per_example is not None:
+            figures["tflops_per_device"] = rate * self.tflop_per_example / self.mesh.size
+            peak = peak_tflops(jax.devices()[0].device_kind)
+            if peak is not None:
+                figures["mfu"] = figures["tflops_per_device"] / peak
+        memory = peak_memory_gib()
+        return figures if memory is None else {**figures, "peak_gib": memory}
+
+    def _profile(self, step: int) -> None:
+        first, count = self.settings.profile
+        if count and step == first:
+            jax.profiler.start_trace(str(self.workdir / "profile"))
+        if count and step == first + count:
+            jax.profiler.stop_trace()
+            self.say(f"profile of steps {first} to {step} in {self.workdir / 'profile'}")
+
+
+@jax.jit
+def _add(sums: dict[str, jax.Array], metrics: dict[str, jax.Array]) -> dict[str, jax.Array]:
+    return jax.tree.map(jnp.add, sums, metrics)
+
+
+def _line(step: int, total: int, figures: Mapping[str, float]) -> str:
+    left = (total - step) * figures["ms_per_step"] / 1e3
+    shown = " ".join(f"{name}={value:.4g}" for name, value in figures.items() if name != "seconds")
+    return f"step {step}/{total}, about {_duration(left)} left: {shown}"
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+
+
+def _json(value: Any) -> Any:
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _same_run(found: Mapping[str, Any], wanted: Mapping[str, Any], workdir: pathlib.Path) -> None:
+    """Refuses to go on with a run of something else.
+
+    Raises:
+        InputError: Names what differs.
+    """
+    changed = [
+        f"{name} was {found.get(name)!r}, now {wanted.get(name)!r}"
+        for name in sorted(found.keys() | wanted.keys())
+        if found.get(name) != wanted.get(name)
+    ]
+    if changed:
+        raise InputError(f"{workdir} holds a run of something else ({'; '.join(changed)[:300]}); take a new --workdir")
+
+
+@contextlib.contextmanager
+def _locked(workdir: pathlib.Path) -> Iterator[None]:
+    """Holds the folder for this trainer; process 0 does it for all.
+
+    Raises:
+        InputError: Another one holds it.
+    """
+    if jax.process_index() != 0:
+        yield
+        return
+    with (workdir / ".lock").open("a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            file.seek(0)
+            holder = file.read().strip() or "unknown"
+            raise InputError(
+                f"another trainer (process {holder}) writes to {workdir}; wait for it or take a new --workdir"
+            ) from None
+        file.truncate(0)
+        file.write(str(os.getpid()))
+        file.flush()
+        yield
+
+
+@contextlib.contextmanager
+def _sigterm() -> Iterator[Callable[[], bool]]:
+    """A function that says whether a SIGTERM came; schedulers send one before they take a machine away."""
+    came = False
+
+    def handle(number: int, frame: object) -> None:
+        nonlocal came
+        came = True
+
+    try:
+        before = signal.signal(signal.SIGTERM, handle)
+    except ValueError:  # not in the main thread
+        yield lambda: False
+        return
+    try:
+        yield lambda: came
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _everywhere(flag: bool) -> bool:
+    """Whether any process says so: all must save and end at the same step."""
+    if jax.process_count() == 1:
+        return flag
+    from jax.experimental import multihost_utils
+
+    return bool(np.any(multihost_utils.process_allgather(np.asarray(flag))))

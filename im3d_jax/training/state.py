@@ -1,57 +1,43 @@
-"""The functional state of a training run.
-
-Parameters are flat dictionaries {dotted name: array}, so that "what is trained" and "what is held" are two
-dictionaries and a rule on names splits them.
-"""
+"""The functional state of a training run."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from typing import Any
 
 import flax.struct
 import jax
 import jax.numpy as jnp
 import optax
 
+from im3d_jax.training.trees import Tree
+
 
 @flax.struct.dataclass
 class TrainState:
-    """Everything that a run needs to continue; a pytree."""
+    """Everything that a run needs to continue, beside the parameters that are held; a pytree.
+
+    Attributes:
+        step: [] int32, updates done or skipped: batches used.
+        params: Nested trained parameters, float32.
+        ema: Exponential moving average of `params`, float32.
+        opt_state: The optimizer's state.
+        key: Typed PRNG key of the run; the i-th example that is drawn uses fold_in(key, i).
+        skipped: [] int32, steps whose loss or gradient was not finite; they changed nothing.
+        skipped_in_a_row: [] int32, of those the last ones in a row.
+    """
 
     step: jax.Array
-    """Scalar int32, updates done."""
-    params: dict[str, jax.Array]
-    """Trained parameters, float32."""
-    ema: dict[str, jax.Array]
-    """Exponential moving average of `params`, float32."""
+    params: Tree
+    ema: Tree
     opt_state: optax.OptState
-    """The optimizer's state."""
     key: jax.Array
-    """Typed PRNG key of the run; step k uses fold_in(key, k)."""
+    skipped: jax.Array
+    skipped_in_a_row: jax.Array
 
 
-def split(flat: dict[str, jax.Array], trained: Callable[[str], bool]) -> tuple[dict, dict]:
-    """Splits {name: array} into (trained, held) by a rule on names."""
-    return {k: v for k, v in flat.items() if trained(k)}, {k: v for k, v in flat.items() if not trained(k)}
-
-
-def merge(*parts: dict[str, jax.Array]) -> dict[str, jax.Array]:
-    """The union of dictionaries with distinct names.
-
-    Raises:
-        ValueError: If a name occurs twice.
-    """
-    merged: dict[str, jax.Array] = {}
-    for part in parts:
-        twice = merged.keys() & part.keys()
-        if twice:
-            raise ValueError(f"parameters given twice: {sorted(twice)[:3]}")
-        merged |= part
-    return merged
-
-
-def create_state(key: jax.Array, params: dict[str, jax.Array], optimizer: optax.GradientTransformation) -> TrainState:
+def create_state(key: jax.Array, params: dict[str, Any], optimizer: optax.GradientTransformation) -> TrainState:
     """A fresh state; `params` are copied, because a train step donates its state."""
-    params = {name: jnp.array(value, jnp.float32) for name, value in params.items()}
-    ema = {name: jnp.array(value) for name, value in params.items()}
-    return TrainState(jnp.zeros((), jnp.int32), params, ema, optimizer.init(params), key)
+    params = jax.tree.map(lambda leaf: jnp.array(leaf, jnp.float32), params)
+    ema = jax.tree.map(jnp.array, params)
+    zero = lambda: jnp.zeros((), jnp.int32)  # noqa: E731
+    return TrainState(zero(), params, ema, optimizer.init(params), key, zero(), zero())

@@ -1,98 +1,109 @@
-"""The train step: draw a batch, differentiate the loss, update, average.
-
-Data live on the devices (a run renders and encodes its set once), so that a step is one program with no host
-in it, and many steps are one `lax.scan`.
-"""
+"""The train step: differentiate the loss of a batch, update, average; what is not finite changes nothing."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
 from jax import lax
-from jax.sharding import Mesh
+from jax.sharding import Mesh, PartitionSpec
 
 from im3d_jax.parallel import batch_sharding
-from im3d_jax.training.stacks import Stacks
+from im3d_jax.training.objectives import Objective
 from im3d_jax.training.state import TrainState
-
-
-Loss = Callable[[dict, dict, dict, jax.Array], tuple[jax.Array, dict[str, jax.Array]]]
-"""loss(params, held, batch, key) -> (scalar, {name: scalar})."""
+from im3d_jax.training.trees import merge
 
 
 Schedule = Callable[[jax.Array, jax.Array], jax.Array]
 """schedule(step, total) -> share of the learning rate."""
+# Number of an example in the order in which the run draws them; what is random about it follows from this number.
+DRAW = "draw"
 
 
-def make_train_steps(
-    loss: Loss,
+def make_train_step(
+    objective: Objective,
     optimizer: optax.GradientTransformation,
-    batch_size: int,
-    ema: float,
-    mesh: Mesh | None = None,
+    *,
+    ema: float = 0.999,
     schedule: Schedule | None = None,
-    stacks: Stacks | None = None,
-):
-    """Builds `steps(state, held, data, count, total=0) -> (state, metrics)`, jitted, `state` donated, `count` static.
+    micro_batches: int = 1,
+    mesh: Mesh | None = None,
+    combine: Callable[[dict[str, Any], dict[str, Any]], dict[str, Any]] = merge,
+) -> Callable[[TrainState, dict[str, Any], dict[str, Any], jax.Array | int], tuple[TrainState, dict[str, jax.Array]]]:
+    """Builds `step(state, held, batch, total) -> (state, metrics)`, jitted, `state` donated.
 
     Args:
-        loss: Of a batch: rows of `data` drawn with replacement.
-        optimizer: Any optax transformation.
-        batch_size: Rows a step.
-        ema: Decay of the average in [0, 1); it warms up as (1 + step) / (10 + step), so that a young average
-            is not dominated by the initialisation.
+        objective: The loss of each example.
+        optimizer: Any optax transformation over the nested trained parameters.
+        ema: Decay of the average in [0, 1); it warms up as (1 + step) / (10 + step), so that a young average is not
+            dominated by the initialisation. 0 makes the average the parameters themselves.
+        schedule: Scales the updates by step and `total`, the run's length, which is thus an argument of the compiled
+            step; constant without a schedule.
+        micro_batches: Parts of a batch whose gradients are accumulated; the batch must be divisible.
         mesh: Splits the batch over its devices when given.
-        schedule: Scales the updates by step and `total`. A run's length is thus an argument of the compiled step, not
-            a part of it; constant without a schedule.
-        stacks: The state's parameters are stacked this way; the loss sees them unstacked.
+        combine: Makes the network's parameters of the trained and the held ones.
 
-    Metrics are means over the `count` steps; `loss` and `gradient_norm` are always among them.
+    The batch holds arrays with a leading axis of B examples, among them `DRAW` [B]. Metrics: `loss`, `gradient_norm`,
+    `skipped` (0 or 1), and the means of the objective's figures.
     """
 
-    def one(state: TrainState, held: dict, data: dict, total: jax.Array) -> tuple[TrainState, dict]:
-        key = jax.random.fold_in(state.key, state.step)
-        draw, key = jax.random.split(key)
-        rows = jax.random.randint(draw, (batch_size,), 0, jax.tree.leaves(data)[0].shape[0])
-        if mesh is not None:
-            rows = lax.with_sharding_constraint(rows, batch_sharding(mesh))
-        batch = jax.tree.map(lambda a: a[rows], data)
+    def mean_loss(params, held, batch, keys):
+        losses, figures = objective(combine(params, held), batch, keys)
+        return losses.mean(), jax.tree.map(jnp.mean, {**figures, "loss": losses})
+
+    def gradient(params, held, batch, keys):
+        (_, figures), gradients = jax.value_and_grad(mean_loss, has_aux=True)(params, held, batch, keys)
+        return gradients, figures
+
+    def accumulated(params, held, batch, keys):
+        if micro_batches == 1:
+            return gradient(params, held, batch, keys)
+
+        def cut(leaf):
+            # Every micro-batch takes rows of all devices: example i goes to part i mod n.
+            parts = leaf.reshape(leaf.shape[0] // micro_batches, micro_batches, *leaf.shape[1:]).swapaxes(0, 1)
+            if mesh is None:
+                return parts
+            rows = batch_sharding(mesh).spec
+            return lax.with_sharding_constraint(parts, jax.NamedSharding(mesh, PartitionSpec(None, *rows)))
+
+        first = jax.eval_shape(gradient, params, held, *jax.tree.map(lambda leaf: cut(leaf)[0], (batch, keys)))
+        zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), first)
+
+        def add(total, part):
+            return jax.tree.map(jnp.add, total, gradient(params, held, *part)), None
+
+        total, _ = lax.scan(add, zeros, jax.tree.map(cut, (batch, keys)))
+        return jax.tree.map(lambda leaf: leaf / micro_batches, total)
+
+    def step(state: TrainState, held, batch, total):
         if mesh is not None:
             batch = lax.with_sharding_constraint(batch, batch_sharding(mesh))
-        # Not differentiated through: the gradient of a slice is a whole stack of zeros.
-        params = state.params if stacks is None else stacks.unstack(state.params)
-        (value, metrics), gradients = jax.value_and_grad(loss, has_aux=True)(params, held, batch, key)
-        if stacks is not None:
-            gradients = stacks.stack(gradients)
+        keys = jax.vmap(lambda row: jax.random.fold_in(state.key, row))(batch[DRAW])
+        gradients, metrics = accumulated(state.params, held, batch, keys)
+        norm = optax.tree.norm(gradients)
+        fine = jnp.isfinite(metrics["loss"]) & jnp.isfinite(norm)
         updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
         if schedule is not None:
-            share = schedule(state.step, total)
+            share = schedule(state.step, jnp.asarray(total))
             updates = jax.tree.map(lambda update: share * update, updates)
         params = optax.apply_updates(state.params, updates)
         decay = jnp.minimum(ema, (1.0 + state.step) / (10.0 + state.step))
-        average = optax.incremental_update(params, state.ema, 1.0 - decay)
-        metrics = {**metrics, "loss": value, "gradient_norm": optax.tree.norm(gradients)}
-        return TrainState(state.step + 1, params, average, opt_state, state.key), metrics
+        average = jax.tree.map(lambda old, new: decay * old + (1.0 - decay) * new, state.ema, params)
+        keep = lambda new, old: jax.tree.map(lambda a, b: jnp.where(fine, a, b), new, old)  # noqa: E731
+        bad = (~fine).astype(jnp.int32)
+        state = TrainState(
+            step=state.step + 1,
+            params=keep(params, state.params),
+            ema=keep(average, state.ema),
+            opt_state=keep(opt_state, state.opt_state),
+            key=state.key,
+            skipped=state.skipped + bad,
+            skipped_in_a_row=bad * (state.skipped_in_a_row + 1),
+        )
+        return state, {**metrics, "gradient_norm": norm, "skipped": bad.astype(jnp.float32)}
 
-    def steps(state: TrainState, held: dict, data: dict, count: int, total: int = 0) -> tuple[TrainState, dict]:
-        state, metrics = lax.scan(lambda s, _: one(s, held, data, total), state, None, length=count)
-        return state, jax.tree.map(jnp.mean, metrics)
-
-    many = jax.jit(steps, static_argnames="count", donate_argnames="state")
-    return many if jax.default_backend() != "cpu" else _one_by_one(many)
-
-
-def _one_by_one(many):
-    """The same calls as single steps: XLA's CPU convolutions lose their threads in a device loop (7 times slower)."""
-
-    def steps(state: TrainState, held: dict, data: dict, count: int, total: int = 0) -> tuple[TrainState, dict]:
-        summed = None
-        for _ in range(count):
-            state, metrics = many(state, held, data, 1, total)
-            summed = metrics if summed is None else jax.tree.map(jnp.add, summed, metrics)
-        return state, jax.tree.map(lambda value: value / count, summed)
-
-    steps.lower = many.lower
-    return steps
+    return jax.jit(step, donate_argnums=0)

@@ -1,0 +1,104 @@
+"""What a training run writes down: metrics.jsonl without a step twice, TensorBoard, rates and memory."""
+
+from __future__ import annotations
+
+import json
+import os
+import pathlib
+from collections.abc import Mapping
+from types import TracebackType
+from typing import Any
+
+import jax
+import numpy as np
+
+
+class MetricsLog:
+    """`metrics.jsonl` of a run folder, and TensorBoard's files where its writer is installed; process 0 writes.
+
+    Args:
+        folder: Of the run.
+        step: Where the run begins: lines of later steps, of a run that was killed after its last checkpoint, go.
+        tensorboard: Whether to write TensorBoard's files too.
+
+    Attributes:
+        tensorboard: Whether they are written.
+    """
+
+    def __init__(self, folder: str | os.PathLike, *, step: int = 0, tensorboard: bool = False):
+        self._writer = None
+        self._file = None
+        self.tensorboard = False
+        if jax.process_index() != 0:
+            return
+        path = pathlib.Path(folder) / "metrics.jsonl"
+        kept = [line for line in _lines(path) if line["step"] <= step]
+        partial = path.with_name(".partial-metrics.jsonl")
+        partial.write_text("".join(json.dumps(line) + "\n" for line in kept))
+        os.replace(partial, path)
+        self._file = path.open("a")
+        if tensorboard:
+            try:
+                from tensorboardX import SummaryWriter
+            except ImportError:
+                return
+            self._writer = SummaryWriter(str(pathlib.Path(folder) / "tensorboard"), purge_step=step + 1)
+            self.tensorboard = True
+
+    def __enter__(self) -> MetricsLog:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._file is not None:
+            self._file.close()
+        if self._writer is not None:
+            self._writer.close()
+
+    def write(self, step: int, figures: Mapping[str, float]) -> None:
+        """One line: the step and its figures."""
+        if self._file is None:
+            return
+        self._file.write(json.dumps({"step": step, **figures}) + "\n")
+        self._file.flush()
+        if self._writer is not None:
+            for name, value in figures.items():
+                self._writer.add_scalar(name, value, step)
+
+    def picture(self, step: int, name: str, image: np.ndarray) -> None:
+        """A picture [H, W, 3] float32 in [0, 1] for TensorBoard."""
+        if self._writer is not None:
+            self._writer.add_image(name, image, step, dataformats="HWC")
+
+
+def _lines(path: pathlib.Path) -> list[dict[str, Any]]:
+    """Whole lines of a file; a process that was killed may have left a part of one."""
+    if not path.is_file():
+        return []
+    found = []
+    for line in path.read_text().splitlines():
+        try:
+            found.append(json.loads(line))
+        except ValueError:
+            continue
+    return [line for line in found if isinstance(line, dict) and isinstance(line.get("step"), int)]
+
+
+# Dense bfloat16 without sparsity, TFLOP/s of one device (vendors' data sheets).
+PEAK_TFLOPS = {
+    "NVIDIA H100": 989.0, "NVIDIA H200": 989.0, "NVIDIA A100": 312.0, "TPU v4": 275.0, "TPU v5 lite": 197.0,
+    "TPU v5p": 459.0, "TPU v6 lite": 918.0,
+}  # fmt: skip
+
+
+def peak_tflops(kind: str) -> float | None:
+    """Peak of a device kind, or None where it is not in the table."""
+    return next((value for name, value in PEAK_TFLOPS.items() if kind.startswith(name)), None)
+
+
+def peak_memory_gib() -> float | None:
+    """Most memory that the allocator of the first local device has held, GiB; None on CPUs."""
+    stats = jax.local_devices()[0].memory_stats() or {}
+    peak = stats.get("peak_bytes_in_use")
+    return None if peak is None else peak / 2**30

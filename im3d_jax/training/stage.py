@@ -1,0 +1,42 @@
+"""A stage of training: what is trained on what, by which loss, how it is judged, and what is written at its end."""
+
+from __future__ import annotations
+
+import dataclasses
+import pathlib
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from im3d_jax.data.loading import ExampleSource
+from im3d_jax.training.objectives import Objective
+from im3d_jax.training.trees import Rule, Tree, merge
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Stage:
+    """Everything about a stage that the trainer does not know.
+
+    Attributes:
+        name: For folders and messages.
+        identity: JSON values that say what is trained: sizes, starting weights by their SHA-256, data. A run folder of
+            another identity is refused.
+        params: Nested parameters at the start; held ones in the dtype in which they are kept.
+        trained: Which parameters are trained, by dotted name.
+        objective: The loss.
+        source: The examples.
+        combine: Makes the network's parameters of trained and held ones.
+        evaluate: Figures of nested parameters, all of them, for the log; None for none.
+        sheet: A picture [H, W, 3] of what nested parameters draw, for the log; None for none.
+        export: Writes what the stage is for; called with all nested parameters and the run's folder.
+    """
+
+    name: str
+    identity: Mapping[str, Any]
+    params: Tree
+    trained: Rule
+    objective: Objective
+    source: ExampleSource
+    combine: Callable[[Tree, Tree], Tree] = merge
+    evaluate: Callable[[Tree], dict[str, float]] | None = None
+    sheet: Callable[[Tree], Any] | None = None
+    export: Callable[[Tree, pathlib.Path], None] = lambda params, folder: None
