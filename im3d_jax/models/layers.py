@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from im3d_jax.models.attention import attend
 from im3d_jax.models.norms import group_norm, layer_norm
 
 
@@ -33,21 +34,6 @@ def sinusoid(value: jax.Array, dim: int, max_period: float = 10_000.0) -> jax.Ar
     frequencies = jnp.exp(-jnp.log(max_period) * jnp.arange(dim // 2, dtype=jnp.float32) / (dim // 2))
     angles = value.astype(jnp.float32)[..., None] * frequencies.reshape((1,) * value.ndim + (-1,))
     return jnp.concatenate([jnp.cos(angles), jnp.sin(angles)], axis=-1)
-
-
-def attend(q: jax.Array, k: jax.Array, v: jax.Array, mask: jax.Array | None = None, implementation: str = "xla"):
-    """Scaled dot-product attention.
-
-    Args:
-        q: [B, Q, heads, dim]; k and v: [B, K, heads, dim].
-        mask: Optional [B, K] booleans, True where a key may be seen.
-        implementation: ``xla`` anywhere, ``cudnn`` for flash attention on NVIDIA devices in bfloat16.
-    """
-    if mask is not None:
-        mask = mask[:, None, None, :]
-    elif implementation == "cudnn":
-        return jax.nn.dot_product_attention(q, k, v, implementation="cudnn")
-    return jax.nn.dot_product_attention(q, k, v, mask=mask, implementation="xla")
 
 
 def add_bias(y: jax.Array, bias: jax.Array) -> jax.Array:

@@ -10,12 +10,13 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from im3d_jax.models.layers import Attention, Dense, FeedForward, GroupNorm, LayerNorm, attend, sinusoid
+from im3d_jax.models.attention import attend
+from im3d_jax.models.layers import Attention, Dense, FeedForward, GroupNorm, LayerNorm, sinusoid
 from im3d_jax.models.stable_blocks import MixFactor
 
 
 def flash_where_possible(implementation: str, head_dim: int) -> str:
-    """``xla`` in place of ``cudnn`` for heads wider than 128, which flash attention does not take everywhere."""
+    """``xla`` for heads wider than 128, which flash attention does not take everywhere."""
     return "xla" if head_dim > 128 else implementation
 
 
