@@ -1,7 +1,7 @@
 """Scaled dot-product attention by three routes: plain XLA, cuDNN's flash attention, and Pallas' on TPUs.
 
-The plain route writes all scores to memory: at 72 x 72 tokens of 42 frames these are tens of gigabytes, more than a TPU v5e
-has. The flash routes keep them on the chip, forward and backward.
+The plain route writes all scores to memory: at 72 x 72 tokens of 42 frames these are tens of gigabytes, more than a
+TPU v5e has. The flash routes keep them on the chip, forward and backward.
 """
 
 from __future__ import annotations

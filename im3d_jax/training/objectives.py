@@ -86,8 +86,8 @@ class Denoising:
         prediction: What the network predicts.
         times: Draws a time from a key.
         weighting: ``unit``: of the prediction as it is, which for ``edm_v`` is EDM's weight lambda(sigma) on x0
-            (Karras et al., table 1). ``min_snr``: weight min(SNR, 5) on x0 (Hang et al. 2303.09556, eq. 9). ``edm``: EDM's weight
-            on x0 at unit data variance, for any prediction.
+            (Karras et al., table 1). ``min_snr``: weight min(SNR, 5) on x0 (Hang et al. 2303.09556, eq. 9). ``edm``:
+            EDM's weight on x0 at unit data variance, for any prediction.
     """
 
     process: NoiseProcess

@@ -9,6 +9,7 @@ from __future__ import annotations
 import concurrent.futures
 import dataclasses
 import fnmatch
+import inspect
 import pathlib
 import re
 from collections.abc import Callable
@@ -17,6 +18,7 @@ from typing import Any, get_args
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import DTypeLike
 
 from im3d_jax.errors import WeightsError
 from im3d_jax.weights.names.networks import (
@@ -327,7 +329,7 @@ def load_network(
     checkpoint: Checkpoint,
     network: str,
     *,
-    dtype=None,
+    dtype: DTypeLike | Callable[[str], DTypeLike] | None = None,
     sharding: jax.sharding.Sharding | Callable[[dict], dict] | None = None,
 ) -> dict:
     """The parameters of ``unet`` or ``vae``, read, cast and put in place a few tensors at a time.
@@ -335,7 +337,7 @@ def load_network(
     Args:
         checkpoint: From `open_checkpoint`.
         network: ``unet`` or ``vae``.
-        dtype: Of the result; the stored one by default.
+        dtype: Of the result, or a function of our dotted name; the stored one by default.
         sharding: One `jax.sharding.Sharding` for all, or a function of the tree of shapes that returns a tree of them
             (``functools.partial(parallel.fsdp_sharding, mesh)``); the default device by default. Only the slices that
             this process holds are read.
@@ -350,7 +352,9 @@ def load_network(
         places = flatten(sharding(shapes))
     stored = checkpoint.networks[network]
     with concurrent.futures.ThreadPoolExecutor(READERS) as pool:
-        place = lambda ours: _place(stored[table[ours].name], table[ours], dtype, places.get(ours))  # noqa: E731
+        # Dtypes such as `jnp.bfloat16` can be called too.
+        kind = dtype if inspect.isfunction(dtype) else lambda ours: dtype  # noqa: E731
+        place = lambda ours: _place(stored[table[ours].name], table[ours], kind(ours), places.get(ours))  # noqa: E731
         flat = dict(zip(table, pool.map(place, table), strict=True))
     return unflatten(flat, shapes)
 

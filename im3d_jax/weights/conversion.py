@@ -182,7 +182,7 @@ def _fill_folder(checkpoint: Checkpoint, folder: pathlib.Path, networks: dict, a
     for network, config in diffusers_configs(preset).items():
         if network in networks:
             (folder / network / "config.json").write_text(json.dumps(config, indent=1) + "\n")
-    record = {"family": preset.name, **_computed(preset)}
+    record = record_of(preset)
     encoder = encoder_folder(preset)
     if encoder in networks:
         record["encoder_prefix"] = detect_layout(checkpoint.networks[encoder], _encoder(preset))[1]
@@ -207,6 +207,11 @@ def _write_file(checkpoint: Checkpoint, file: pathlib.Path, networks: dict, asid
     file.parent.mkdir(parents=True, exist_ok=True)
     write_tensors(file, items, metadata)
     return counts
+
+
+def record_of(preset: Preset) -> dict[str, str]:
+    """What `im3d.json` of a folder says: the family, and what the files' layout leaves open."""
+    return {"family": preset.name, **_computed(preset)}
 
 
 def _computed(preset: Preset) -> dict[str, str]:

@@ -1,0 +1,230 @@
+"""Fine-tuning SVD-like networks on turntables: SVD to a multiview model, SV3D further, adapters, explicit cameras."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import pathlib
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+
+from im3d_jax import parallel
+from im3d_jax.data.encoded import EncodedFolder
+from im3d_jax.diffusion import Karras
+from im3d_jax.errors import InputError
+from im3d_jax.models import StableUNet, StableUNetConfig, is_temporal_parameter
+from im3d_jax.training import lora
+from im3d_jax.training.objectives import Denoising, LogNormalSigmas
+from im3d_jax.training.stage import Stage
+from im3d_jax.training.stages.video_objectives import SvdObjective
+from im3d_jax.training.trees import Rule, Tree, merge
+from im3d_jax.weights import flatten, open_checkpoint, unflatten
+from im3d_jax.weights.checkpoints import Checkpoint, load_network
+from im3d_jax.weights.export import export_checkpoint
+from im3d_jax.weights.hub import find_model
+from im3d_jax.weights.identify import checkpoint_hash
+from im3d_jax.weights.names.networks import unet_shapes
+from im3d_jax.weights.presets import PRESETS, Preset
+from im3d_jax.weights.starting import KERNEL_INIT
+
+
+Trained = Literal["temporal", "all", "lora"]
+Remat = Literal["none", "blocks"]
+
+
+@dataclasses.dataclass(frozen=True)
+class SvdTraining:
+    """Settings of a stage.
+
+    Attributes:
+        start: Weights to start from: a folder, a file or a hub id; ``random`` draws them, to measure speed.
+        family: Of the network that is trained; the starting weights' own where empty. Another one of the same sizes
+            takes over what fits: ``sv3d_p`` from SVD learns explicit cameras.
+        data: Folder of encoded turntables.
+        trained: ``temporal`` layers, ``all``, or ``lora``: adapters on the spatial attention, all else held.
+        rank: Of the adapters.
+        drop: Share of the examples without their picture, for guidance.
+        sigma_mean: Of log sigma (arXiv 2311.15127, appendix D; 1.0 and 1.6 in public fine-tunings).
+        sigma_std: Of log sigma.
+        learning_rate: Peak of the rate.
+        dtype: Of the computation and of held parameters; trained ones are float32.
+        remat: ``blocks`` recomputes each block's activations in the backward pass; ``none`` keeps them.
+        attention: ``xla``, ``cudnn`` or ``tpu``; empty chooses by the device.
+        fixed: (sample, time, noise) triples on which the loss is compared over the run; 0 for none.
+    """
+
+    start: str = ""
+    family: str = ""
+    data: str = ""
+    trained: Trained = "temporal"
+    rank: int = 16
+    drop: float = 0.1
+    sigma_mean: float = 1.0
+    sigma_std: float = 1.6
+    learning_rate: float = 1e-5
+    dtype: str = "bfloat16"
+    remat: Remat = "blocks"
+    attention: str = ""
+    fixed: int = 64
+
+
+def trained_rule(trained: Trained) -> Rule:
+    """Which parameters of ``{"unet": ..., "adapters": ...}`` are trained.
+
+    Raises:
+        InputError: An unknown choice.
+    """
+    if trained == "all":
+        return lambda name: True
+    if trained == "lora":
+        return lambda name: name.startswith("adapters.")
+    if trained == "temporal":
+        return is_temporal_parameter
+    raise InputError(f"trained={trained}: expected temporal, all or lora")
+
+
+def build_svd(settings: SvdTraining, mesh: Mesh, *, seed: int = 0) -> Stage:
+    """The stage of the settings: weights are read here, each array to where it belongs.
+
+    Args:
+        settings: Of the stage.
+        mesh: Of `parallel.make_mesh`.
+        seed: Of adapters and of random weights.
+
+    Raises:
+        InputError: Weights or data that cannot be used, or that do not belong together.
+    """
+    source = EncodedFolder(settings.data)
+    checkpoint = None if settings.start == "random" else open_checkpoint(find_model(settings.start or "", "start"))
+    preset = _preset(settings, checkpoint)
+    rule = trained_rule(settings.trained)
+    network = StableUNet(_config(preset, settings), jnp.dtype(settings.dtype), remat=settings.remat == "blocks")
+    params = {"unet": _unet(settings, preset, checkpoint, rule, mesh, seed)}
+    combine = merge
+    if settings.trained == "lora":
+        params["adapters"] = lora.create_adapters(jax.random.key(seed), params["unet"], settings.rank)
+        combine = _with_adapters
+    denoising = Denoising(Karras(), "edm_v", LogNormalSigmas(settings.sigma_mean, settings.sigma_std))
+    objective = SvdObjective(network, denoising, settings.drop)
+    identity = {
+        "family": preset.name,
+        "start": "random" if checkpoint is None else checkpoint_hash(checkpoint.path),
+        "trained": settings.trained,
+        "rank": settings.rank if settings.trained == "lora" else None,
+        "data": source.identity(),
+    }
+    return Stage(
+        name="svd",
+        identity=identity,
+        params=params,
+        trained=rule,
+        objective=objective,
+        source=source,
+        combine=combine,
+        evaluate=_fixed_loss(objective, source, settings.fixed, mesh) if settings.fixed else None,
+        export=functools.partial(_export, checkpoint, preset, settings.trained),
+    )
+
+
+def _preset(settings: SvdTraining, checkpoint: Checkpoint | None) -> Preset:
+    if checkpoint is None:
+        return PRESETS[settings.family or "svd"]
+    preset = checkpoint.preset
+    if preset.unet.temporal != "blended":
+        raise InputError(f"start={settings.start}: {preset.name} is no video network; give SVD or SV3D")
+    if not settings.family or settings.family == preset.name:
+        return preset
+    wanted = PRESETS[settings.family]
+    # The files' own eps go on, and so does the autoencoder that encoded the data.
+    unet = dataclasses.replace(preset.unet, vector_dims=wanted.unet.vector_dims)
+    return dataclasses.replace(wanted, unet=unet, autoencoder=preset.autoencoder, norm_eps=preset.norm_eps)
+
+
+def _config(preset: Preset, settings: SvdTraining) -> StableUNetConfig:
+    attention = settings.attention or {"tpu": "tpu", "gpu": "cudnn"}.get(jax.default_backend(), "xla")
+    if attention == "cudnn" and settings.dtype != "bfloat16":
+        attention = "xla"
+    return dataclasses.replace(preset.unet, attention_implementation=attention)
+
+
+def _unet(
+    settings: SvdTraining, preset: Preset, checkpoint: Checkpoint | None, rule: Rule, mesh: Mesh, seed: int
+) -> Tree:
+    """The UNet's parameters: trained ones in float32, held ones in the dtype of the computation."""
+    shapes = unet_shapes(preset.unet)
+    place = functools.partial(parallel.fsdp_sharding, mesh)
+    kind = lambda name: jnp.float32 if rule(f"unet.{name}") else jnp.dtype(settings.dtype)  # noqa: E731
+    if checkpoint is None:
+        return _random(shapes, kind, place(shapes), seed)
+    if preset.unet == checkpoint.preset.unet:
+        return load_network(checkpoint, "unet", dtype=kind, sharding=place)
+    found = flatten(load_network(checkpoint, "unet", dtype=kind, sharding=place))
+    fresh = flatten(_random(shapes, kind, place(shapes), seed))
+    taken = {
+        name: found[name] if name in found and found[name].shape == leaf.shape else leaf for name, leaf in fresh.items()
+    }
+    return unflatten(taken, shapes)
+
+
+def _random(shapes: Tree, kind: Any, shardings: Tree, seed: int) -> Tree:
+    """Parameters as a new network has them; kernels of spread 1 / sqrt(inputs), temporal layers included."""
+    places = flatten(shardings)
+
+    def draw(number: int, name: str, leaf: jax.ShapeDtypeStruct) -> jax.Array:
+        last = name.rpartition(".")[2]
+
+        def make(key):
+            if last == "scale":
+                return jnp.ones(leaf.shape, kind(name))
+            if last == "mix_factor":
+                return jnp.full(leaf.shape, 0.5, kind(name))
+            return jnp.zeros(leaf.shape, kind(name)) if last == "bias" else KERNEL_INIT(key, leaf.shape, kind(name))
+
+        return jax.jit(make, out_shardings=places[name])(jax.random.fold_in(jax.random.key(seed), number))
+
+    flat = {name: draw(i, name, leaf) for i, (name, leaf) in enumerate(flatten(shapes).items())}
+    return unflatten(flat, shapes)
+
+
+def _with_adapters(trained: Tree, held: Tree) -> Tree:
+    """The network's parameters with the adapters merged in; the adapters stay beside them."""
+    both = merge(trained, held)
+    return {**both, "unet": lora.add_adapters(both["unet"], both["adapters"])}
+
+
+def _fixed_loss(objective: SvdObjective, source: EncodedFolder, count: int, mesh: Mesh) -> Any:
+    """Mean loss on fixed (sample, time, noise) triples: comparable over a whole run, whatever the batches draw."""
+    key = jax.random.key(2402_08682)
+    times = jax.vmap(lambda k: objective.denoising.times(k, objective.denoising.process))(
+        jax.random.split(jax.random.fold_in(key, 0), count)
+    )
+    whole = parallel.replicated(mesh)
+
+    @jax.jit
+    def one(params, batch, time, number):
+        noise = jax.random.normal(jax.random.fold_in(key, 1 + number), batch["latents"].shape)
+        return objective.fixed_error(params, batch, time[None], noise)[0]
+
+    def evaluate(params: Tree) -> dict[str, float]:
+        losses = []
+        for number in range(count):
+            rows = {name: np.asarray(value)[None] for name, value in source[number % len(source)].items()}
+            batch = jax.device_put(rows, whole)
+            losses.append(one(params, batch, times[number], number))
+        return {"fixed_loss": float(np.mean(jax.device_get(losses)))}
+
+    return evaluate
+
+
+def _export(
+    checkpoint: Checkpoint | None, preset: Preset, trained: Trained, params: Tree, folder: pathlib.Path
+) -> None:
+    """Writes what the run is for: a model folder that opens in diffusers and in `im3d generate`, or adapters."""
+    if trained == "lora":
+        lora.save_adapters(folder / "pytorch_lora_weights.safetensors", params["adapters"])
+    if checkpoint is not None:
+        export_checkpoint(checkpoint, preset, params["unet"], folder / "model")
