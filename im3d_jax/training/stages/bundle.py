@@ -1,0 +1,358 @@
+"""The stages that make a bundle of this project, from nothing to the files that ship.
+
+Each stage starts from a bundle (or from nothing), trains its part on rendered turntables and writes a bundle with the
+averaged parameters of that part. Parameters are nested under the names of the bundle's parts.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import pathlib
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from im3d_jax.data import turntables
+from im3d_jax.data.toybox import ALIASES, VOCABULARY
+from im3d_jax.digests import json_hash
+from im3d_jax.errors import InputError
+from im3d_jax.images.alpha import composite, composite_on_white
+from im3d_jax.images.metrics import psnr
+from im3d_jax.models import is_temporal_parameter
+from im3d_jax.pipelines.base import ViewTask
+from im3d_jax.pipelines.bundle import QUALITIES, BundleModel
+from im3d_jax.progress import Progress
+from im3d_jax.training.objectives import Denoising, UniformTimes
+from im3d_jax.training.stage import Stage
+from im3d_jax.training.stages.bundle_objectives import (
+    AutoencoderObjective,
+    ElevationObjective,
+    PictureObjective,
+    TurntableObjective,
+)
+from im3d_jax.training.trees import Tree
+from im3d_jax.weights import Bundle, BundleConfig, WordTokenizer, build_tokenizer, load_bundle, networks, save_bundle
+from im3d_jax.weights.bundle import example_inputs
+from im3d_jax.weights.identify import bundle_hash
+
+
+@dataclasses.dataclass(frozen=True)
+class Rendered:
+    """Toybox turntables that a stage renders at its start.
+
+    Attributes:
+        objects: Training objects, by index from 0.
+        frames: Frame numbers drawn of each.
+        held_out: Objects of the test split for evaluations; 0 for none.
+    """
+
+    objects: int = 10_000
+    frames: tuple[int, ...] = tuple(range(turntables.ORBIT_FRAMES))
+    held_out: int = 32
+
+
+@dataclasses.dataclass(frozen=True)
+class Start:
+    """What a stage starts from.
+
+    Attributes:
+        bundle: ``tiny`` or a bundle's folder; empty for new networks of the sizes of `model`.
+        model: Sizes of a new bundle.
+    """
+
+    bundle: str = ""
+    model: BundleConfig = BundleConfig()
+
+    def open(self, seed: int) -> Bundle:
+        """The bundle; a new one has random weights and the words of Toybox."""
+        if self.bundle:
+            return load_bundle(self.bundle)
+        tokenizer = WordTokenizer(build_tokenizer(VOCABULARY, ALIASES), self.model.text.length)
+        if len(tokenizer.words()) + 3 > self.model.text.vocabulary:
+            raise InputError(
+                f"{len(tokenizer.words())} words do not fit into model.text.vocabulary={self.model.text.vocabulary}"
+            )
+        inputs, params = example_inputs(self.model), {}
+        for number, (part, module) in enumerate(networks(self.model).items()):
+            key = jax.random.fold_in(jax.random.key(seed), number)
+            params[part] = jax.jit(module.init)(key, *inputs[part])["params"]
+        return Bundle("new", pathlib.Path(), self.model, tokenizer, params)
+
+    def identity(self) -> dict[str, Any]:
+        """Sizes, and the weights by their SHA-256."""
+        if not self.bundle:
+            return {"start": "new", "model": json_hash(dataclasses.asdict(self.model))}
+        bundle = load_bundle(self.bundle)
+        return {"start": bundle_hash(bundle.folder), "model": json_hash(dataclasses.asdict(bundle.config))}
+
+
+class ArrayExamples:
+    """An `ExampleSource` over arrays in memory with a common leading axis."""
+
+    def __init__(self, arrays: Mapping[str, np.ndarray]):
+        self.arrays = dict(arrays)
+
+    def __len__(self) -> int:
+        return len(next(iter(self.arrays.values())))
+
+    def __getitem__(self, index: int) -> dict[str, np.ndarray]:
+        return {name: array[index] for name, array in self.arrays.items()}
+
+
+@dataclasses.dataclass(frozen=True)
+class AutoencoderTraining:
+    """The autoencoder on single frames.
+
+    Attributes:
+        start: What it starts from.
+        data: Frames that it sees.
+        kl_weight: Of the divergence from N(0, 1).
+        learning_rate: Peak of the rate.
+        dtype: Of the computation.
+    """
+
+    start: Start = Start()
+    data: Rendered = Rendered(12_000, (0, 3, 6, 9, 13))
+    kl_weight: float = 1e-4
+    learning_rate: float = 1e-3
+    dtype: str = "bfloat16"
+
+    def build(self, seed: int, progress: Progress) -> Stage:
+        """The stage; its data are rendered here."""
+        bundle = self.start.open(seed)
+        rgba, _, _ = _render(bundle, self.data, "train", progress, turntables.to_bytes)
+        held, _, _ = _render(bundle, self.data, "test", progress, turntables.to_bytes)
+        pictures = {"rgba": rgba.reshape(-1, *rgba.shape[2:])}
+        model = networks(bundle.config, jnp.dtype(self.dtype))["autoencoder"]
+
+        def evaluate(params: Tree) -> dict[str, float]:
+            autoencoder = networks(bundle.config)["autoencoder"]
+            true = jnp.asarray(held.reshape(-1, *held.shape[2:])[:256], jnp.float32) / 255.0
+            made = autoencoder.apply({"params": params["autoencoder"]}, composite_on_white(true))
+            return {"test_psnr": float(psnr(made[..., :3], composite(true)).mean())}
+
+        return Stage(
+            name="autoencoder",
+            identity={**self.start.identity(), "data": dataclasses.asdict(self.data)},
+            params={"autoencoder": bundle.params["autoencoder"]},
+            trained=lambda name: not name.endswith(("latent_mean", "latent_std")),
+            objective=AutoencoderObjective(model, self.kl_weight),
+            source=ArrayExamples(pictures),
+            evaluate=evaluate if self.data.held_out else None,
+            export=lambda params, folder: _save_measured(bundle, params, pictures["rgba"], folder),
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class PictureTraining:
+    """The text-to-image part: spatial layers and text encoder, on first frames.
+
+    Attributes:
+        start: What it starts from.
+        data: Frames that it sees.
+        drop: Share of the examples without their prompt.
+        learning_rate: Peak of the rate.
+        dtype: Of the computation.
+        attention: ``xla`` or ``cudnn``.
+    """
+
+    start: Start = Start()
+    data: Rendered = Rendered(100_000, (0,), 0)
+    drop: float = 0.1
+    learning_rate: float = 6e-4
+    dtype: str = "bfloat16"
+    attention: str = "xla"
+
+    def build(self, seed: int, progress: Progress) -> Stage:
+        """The stage; its data are rendered and encoded here."""
+        bundle = self.start.open(seed)
+        nets = _networks(bundle, self.dtype, self.attention)
+        denoising = Denoising(bundle.config.process, "v", UniformTimes())
+        return Stage(
+            name="pictures",
+            identity={**self.start.identity(), "data": dataclasses.asdict(self.data)},
+            params={part: bundle.params[part] for part in ("unet", "text_encoder")},
+            trained=lambda name: not is_temporal_parameter(name),
+            objective=PictureObjective(nets["unet"], nets["text_encoder"], denoising, self.drop),
+            source=_encoded(bundle, self.data, "train", progress),
+            export=functools.partial(_save, bundle),
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class TurntableTraining:
+    """The turntables: temporal layers, and spatial ones at a share of the rate.
+
+    Attributes:
+        start: What it starts from.
+        data: Turntables that it sees.
+        drop: Share of the examples that lose the prompt, the picture, and both, each.
+        condition_noise: Most standard deviation of the noise on the conditioning latent.
+        spatial_rate: Share of the learning rate that spatial layers get; 0 holds them.
+        picture_weight: Of the loss of single first frames.
+        high_noise: Share of the times drawn from the noisiest fifth alone.
+        learning_rate: Peak of the rate.
+        dtype: Of the computation.
+        attention: ``xla`` or ``cudnn``.
+    """
+
+    start: Start = Start()
+    data: Rendered = Rendered(16_000)
+    drop: float = 0.1
+    condition_noise: float = 0.1
+    spatial_rate: float = 0.0
+    picture_weight: float = 0.0
+    high_noise: float = 0.0
+    learning_rate: float = 8e-4
+    dtype: str = "bfloat16"
+    attention: str = "xla"
+
+    def rate(self, name: str) -> float:
+        """Learning rate of a parameter."""
+        return self.learning_rate * (1.0 if is_temporal_parameter(name) else self.spatial_rate)
+
+    def build(self, seed: int, progress: Progress) -> Stage:
+        """The stage; its data are rendered and encoded here."""
+        bundle = self.start.open(seed)
+        nets = _networks(bundle, self.dtype, self.attention)
+        denoising = Denoising(bundle.config.process, "v", UniformTimes(self.high_noise))
+
+        def trained(name: str) -> bool:
+            return is_temporal_parameter(name) or (self.spatial_rate > 0 and name.startswith("unet."))
+
+        return Stage(
+            name="turntables",
+            identity={**self.start.identity(), "data": dataclasses.asdict(self.data)},
+            params={part: bundle.params[part] for part in ("unet", "text_encoder")},
+            trained=trained,
+            objective=TurntableObjective(
+                nets["unet"],
+                nets["text_encoder"],
+                denoising,
+                self.drop,
+                self.condition_noise,
+                self.picture_weight,
+            ),
+            source=_encoded(bundle, self.data, "train", progress),
+            evaluate=_views_of_held_out(bundle, self.data, progress) if self.data.held_out else None,
+            export=functools.partial(_save, bundle),
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class ElevationTraining:
+    """The elevation head on latents of turntables.
+
+    Attributes:
+        start: What it starts from.
+        data: Frames that it sees.
+        learning_rate: Peak of the rate.
+    """
+
+    start: Start = Start()
+    data: Rendered = Rendered(50_000, (0, 4, 8, 12), 256)
+    learning_rate: float = 1e-3
+
+    def build(self, seed: int, progress: Progress) -> Stage:
+        """The stage; its data are rendered and encoded here."""
+        bundle = self.start.open(seed)
+        head = networks(bundle.config)["elevation"]
+        held = _encoded(bundle, self.data, "test", progress).arrays if self.data.held_out else None
+
+        def evaluate(params: Tree) -> dict[str, float]:
+            assert held is not None
+            estimate = head.apply({"params": params["elevation"]}, jnp.asarray(held["latents"], jnp.float32))
+            return {"test_degrees": float(jnp.rad2deg(jnp.abs(estimate - held["elevation"]).mean()))}
+
+        return Stage(
+            name="elevation",
+            identity={**self.start.identity(), "data": dataclasses.asdict(self.data)},
+            params={"elevation": bundle.params["elevation"]},
+            trained=lambda name: True,
+            objective=ElevationObjective(head),
+            source=_encoded(bundle, self.data, "train", progress),
+            evaluate=evaluate if held is not None else None,
+            export=functools.partial(_save, bundle),
+        )
+
+
+def _networks(bundle: Bundle, dtype: str, attention: str) -> dict[str, Any]:
+    unet = dataclasses.replace(bundle.config.unet, attention_implementation=attention)
+    return networks(dataclasses.replace(bundle.config, unet=unet), jnp.dtype(dtype))
+
+
+def _render(
+    bundle: Bundle, data: Rendered, split: str, progress: Progress, transform: Callable[[jax.Array], jax.Array]
+) -> tuple[np.ndarray, list[str], np.ndarray]:
+    """(transformed frames [N, F, ...], captions, elevations [N] radians) of a split of Toybox."""
+    count = data.objects if split == "train" else max(1, data.held_out)
+    with progress.stage(f"render Toybox, {split}") as report:
+        values, captions, elevations = turntables.map_orbits(
+            split,
+            range(count),
+            size=bundle.config.image_size,
+            frames=data.frames,
+            transform=transform,
+            chunk=max(1, 512 // len(data.frames)),
+            progress=lambda done, total: report(done, total, ""),
+        )
+    return np.asarray(values), captions, elevations
+
+
+def _encoded(bundle: Bundle, data: Rendered, split: str, progress: Progress) -> ArrayExamples:
+    """Latents [N, F, h, w, z] bfloat16, tokens [N, L] and elevations [N] of a split of Toybox."""
+    encoder = networks(bundle.config)["autoencoder"]
+    params = jax.tree.map(jnp.asarray, bundle.params["autoencoder"])
+
+    def encode(rgba: jax.Array) -> jax.Array:
+        flat = composite_on_white(rgba.reshape(-1, *rgba.shape[2:]))
+        latents = encoder.apply({"params": params}, flat, method="encode")
+        return latents.reshape(*rgba.shape[:2], *latents.shape[1:]).astype(jnp.bfloat16)
+
+    latents, captions, elevations = _render(bundle, data, split, progress, encode)
+    tokens = np.asarray(bundle.tokenizer(captions))
+    return ArrayExamples({"latents": latents, "tokens": tokens, "elevation": elevations.astype(np.float32)})
+
+
+def _views_of_held_out(bundle: Bundle, data: Rendered, progress: Progress) -> Callable[[Tree], dict[str, float]]:
+    """PSNR of the views of held-out objects against their true turntables, and that of repeating the first frame."""
+    true, captions, _ = _render(bundle, data, "test", progress, turntables.to_bytes)
+    true = true.astype(np.float32) / 255.0
+    white = jnp.asarray(composite(true))
+
+    def evaluate(params: Tree) -> dict[str, float]:
+        model = BundleModel(dataclasses.replace(bundle, params={**bundle.params, **params}))
+        tasks = [
+            ViewTask(views[0], caption, seed) for seed, (views, caption) in enumerate(zip(true, captions, strict=True))
+        ]
+        drawn = model.draw_views(tasks, QUALITIES["standard"])()
+        made = jnp.asarray(composite(np.stack([each.images for each in drawn])))
+        return {
+            "test_psnr": float(psnr(made[:, 1:], white[:, 1:]).mean()),
+            "repeat_psnr": float(psnr(jnp.broadcast_to(white[:, :1], white[:, 1:].shape), white[:, 1:]).mean()),
+        }
+
+    return evaluate
+
+
+def _save(bundle: Bundle, params: Tree, folder: pathlib.Path) -> None:
+    save_bundle(folder / "bundle", bundle.config, bundle.tokenizer, {**bundle.params, **params}, dtype=jnp.float32)
+
+
+def _save_measured(bundle: Bundle, params: Tree, rgba: np.ndarray, folder: pathlib.Path) -> None:
+    """Measures the spread of the latents and the usual size of objects, and writes the bundle."""
+    model = networks(bundle.config)["autoencoder"]
+    moments = jax.jit(lambda rgba: model.apply({"params": params["autoencoder"]}, rgba, method="moments")[0])
+    rows = rgba[:: max(1, len(rgba) // 4096)][:4096].astype(np.float32) / 255.0
+    means = jnp.concatenate(
+        [moments(composite_on_white(jnp.asarray(rows[i : i + 256]))) for i in range(0, len(rows), 256)]
+    )
+    spread = {"latent_mean": means.mean((0, 1, 2)), "latent_std": means.std((0, 1, 2))}
+    fractions = [turntables.box_fraction(picture) for picture in rgba[:2048] / 255.0]
+    config = dataclasses.replace(bundle.config, target_fraction=round(float(np.nanmedian(fractions)), 4))
+    measured = {"autoencoder": {**params["autoencoder"], **spread}}
+    _save(dataclasses.replace(bundle, config=config), measured, folder)
