@@ -43,7 +43,11 @@ class Checkpoints:
         self._options = ocp.CheckpointManagerOptions(
             max_to_keep=max(2, keep), enable_async_checkpointing=asynchronous, cleanup_tmp_directories=True
         )
-        self._manager = ocp.CheckpointManager(self._folder, options=self._options)
+        self._manager = self._open()
+
+    def _open(self) -> ocp.CheckpointManager:
+        handlers = {"state": ocp.StandardCheckpointHandler(), "record": ocp.JsonCheckpointHandler()}
+        return ocp.CheckpointManager(self._folder, options=self._options, item_handlers=handlers)
 
     def __enter__(self) -> Checkpoints:
         return self
@@ -139,7 +143,7 @@ class Checkpoints:
             damaged = self._folder / str(step)
             damaged.rename(self._folder.parent / f"damaged_{self._folder.name}_{step}")
         self._manager.close()
-        self._manager = ocp.CheckpointManager(self._folder, options=self._options)
+        self._manager = self._open()
 
     def _surfacing(self, call: Callable[[], Any]) -> None:
         try:

@@ -29,7 +29,7 @@ class EncodeSettings:
     Attributes:
         frames: Of a video; 0 for the model's own. Turntables must have a multiple of it, of which every n-th frame is
             taken.
-        family: Whose scalar conditions are written, where that is not the model's own (``sv3d_p`` for explicit cameras).
+        family: Whose scalar conditions are written, where not the model's own (``sv3d_p`` for explicit cameras).
         background: Colour of the background, 1.0 for white.
         seed: Of the noise on conditioning pictures.
     """

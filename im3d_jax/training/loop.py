@@ -137,15 +137,15 @@ def train(
         stop = stack.enter_context(_sigterm())
         checkpoints = stack.enter_context(Checkpoints(workdir / "checkpoints", line=say))
         restored = checkpoints.restore(state)
-        position, total = 0, settings.steps
+        position, total, piece = 0, settings.steps, Piece()
         if restored is not None:
             state, record = restored
             _same_run(record["identity"], identity, workdir)
-            position = record["position"]
+            position, piece = record["position"], Piece(**record["piece"])
             if settings.fit_seconds is not None and record.get("total") is not None:
                 total = record["total"]
             say(f"resuming at step {int(state.step)} of {total}")
-        begun = Run(stage, settings, identity, workdir, mesh, say, total, tflop_per_example)
+        begun = Run(stage, settings, identity, workdir, mesh, say, total, tflop_per_example, piece)
         batches = Batches(stage.source, settings.batch, seed=seed, mesh=mesh, workers=settings.workers, start=position)
         begun.record_start(int(state.step))
         log = stack.enter_context(MetricsLog(workdir, step=int(state.step), tensorboard=settings.tensorboard))
@@ -175,6 +175,8 @@ class Run:
     say: Callable[[str], Any]
     total: int
     tflop_per_example: float | None
+    piece: Piece
+    pieces: int = 0
 
     def record_start(self, step: int) -> None:
         """Appends what this start does to runs.jsonl."""
@@ -193,59 +195,63 @@ class Run:
         log: MetricsLog,
         stop: Callable[[], bool],
     ) -> bool:
-        """Steps until the run's length, its time, or a SIGTERM."""
+        """Steps until the run's length, the end of its time, or a SIGTERM."""
         settings, started = self.settings, time.monotonic()
-        step, saved = int(state.step), time.monotonic()
-        stream, used, pieces = one_ahead(batches), batches.position, 0
-        sums, counted, since = None, 0, time.monotonic()
+        step, saved, used = int(state.step), time.monotonic(), batches.position
+        stream, piece, ended = one_ahead(batches), self.piece, False
 
         def save() -> None:
-            checkpoints.save(state, {"identity": dict(self.identity), "position": used, "total": self.total})
+            record = {"identity": dict(self.identity), "position": used, "total": self.total, "piece": piece.to_json()}
+            checkpoints.save(state, record)
 
-        while step < self.total:
+        while step < self.total and not ended:
             self._profile(step)
             state, metrics = step_of(state, held, next(stream), self.total)
-            sums = metrics if sums is None else _add(sums, metrics)
-            step, counted, used = step + 1, counted + 1, used + 1
-            last = step == self.total
+            piece.add(metrics)
+            step, used = step + 1, used + 1
+            logged = step % settings.log_every == 0 or step == self.total
+            if logged:
+                seconds = piece.seconds()
+                self._check(state, step, checkpoints)
+                figures = piece.means()
+                if settings.evaluate_every and self.stage.evaluate:
+                    if step % settings.evaluate_every == 0 or step == self.total:
+                        figures |= self.stage.evaluate(self._averaged(state, held))
+                        self._show(log, step, state, held)
+                figures |= self._rates(seconds, time.monotonic() - started)
+                log.write(step, figures)
+                self.say(_line(step, self.total, figures))
+                self._fit_length(step, seconds, time.monotonic() - started)
+                piece = Piece()
             # Several processes agree on an end at logged steps alone, or they would wait for each other for ever.
-            urgent = stop() and jax.process_count() == 1
-            if step % settings.log_every and not last and not urgent:
-                continue
-            figures = {name: float(value) / counted for name, value in jax.device_get(sums).items()}
-            seconds = time.monotonic() - since
-            if int(state.skipped_in_a_row) >= settings.bad_steps:
-                checkpoints.wait()
-                raise InputError(
-                    f"{settings.bad_steps} steps in a row were not finite at step {step}: look at the data, or lower "
-                    "the learning rate (--set learning_rate=...), which a run may change when it resumes"
-                )
-            if settings.evaluate_every and self.stage.evaluate and (last or step % settings.evaluate_every == 0):
-                figures |= self.stage.evaluate(self._averaged(state, held))
-                self._show(log, step, state, held)
-            figures |= self._rates(seconds / counted, time.monotonic() - started)
-            log.write(step, figures)
-            self.say(_line(step, self.total, figures))
-            pieces += 1
-            if settings.fit_seconds is not None and pieces == 2:
-                # The first piece compiled; this one shows how fast steps go.
-                left = settings.fit_seconds - (time.monotonic() - started)
-                self.total = step + max(1, int(left / (seconds / counted)))
-                self.say(f"{self.total} steps fit into {settings.fit_seconds:.0f} s")
-            sums, counted, since = None, 0, time.monotonic()
-            ended = _everywhere(stop() or time.monotonic() - started >= settings.max_seconds)
-            due = settings.checkpoint_every and step % settings.checkpoint_every == 0
-            if due or ended or _everywhere(time.monotonic() - saved >= settings.checkpoint_seconds):
-                save()
-                saved = time.monotonic()
-            if ended:
-                break
+            if logged or jax.process_count() == 1:
+                ended = _everywhere(stop() or time.monotonic() - started >= settings.max_seconds)
+                late = _everywhere(time.monotonic() - saved >= settings.checkpoint_seconds)
+                if late or (settings.checkpoint_every and step % settings.checkpoint_every == 0):
+                    save()
+                    saved = time.monotonic()
         save()
         checkpoints.wait()
         self.stage.export(jax.device_get(self._averaged(state, held)), self.workdir)
         done = step >= self.total
         self.say(f"{'finished' if done else 'stopped; the same command resumes'} at step {step} of {self.total}")
         return done
+
+    def _check(self, state: TrainState, step: int, checkpoints: Checkpoints) -> None:
+        if int(state.skipped_in_a_row) < self.settings.bad_steps:
+            return
+        checkpoints.wait()
+        raise InputError(
+            f"{self.settings.bad_steps} steps in a row were not finite at step {step}: look at the data, or lower the "
+            "learning rate (--set learning_rate=...), which a run may change when it resumes"
+        )
+
+    def _fit_length(self, step: int, seconds_a_step: float, elapsed: float) -> None:
+        """With `fit_seconds`: the first piece compiles, the second shows how fast steps go."""
+        self.pieces += 1
+        if self.settings.fit_seconds is not None and self.pieces == 2:
+            self.total = step + max(1, int((self.settings.fit_seconds - elapsed) / seconds_a_step))
+            self.say(f"{self.total} steps fit into {self.settings.fit_seconds:.0f} s")
 
     def _averaged(self, state: TrainState, held: dict[str, Any]) -> dict[str, Any]:
         return self.stage.combine(state.ema, held)
@@ -274,6 +280,39 @@ class Run:
             self.say(f"profile of steps {first} to {step} in {self.workdir / 'profile'}")
 
 
+class Piece:
+    """Sums of the metrics since the last line; a checkpoint keeps them, so that a resumed run logs the same means.
+
+    Args:
+        sums: As `to_json` gave them.
+        count: Steps of the sums.
+    """
+
+    def __init__(self, sums: Mapping[str, float] | None = None, count: int = 0):
+        self._sums = {name: jnp.float32(value) for name, value in sums.items()} if sums else None
+        self._count, self._timed, self._since = count, 0, time.monotonic()
+
+    def add(self, metrics: dict[str, jax.Array]) -> None:
+        """Counts a step."""
+        self._sums = metrics if self._sums is None else _add(self._sums, metrics)
+        self._count, self._timed = self._count + 1, self._timed + 1
+
+    def seconds(self) -> float:
+        """Of a step of this process, once all are done."""
+        jax.block_until_ready(self._sums)
+        return (time.monotonic() - self._since) / max(1, self._timed)
+
+    def means(self) -> dict[str, float]:
+        """Means over the steps."""
+        assert self._sums is not None
+        return {name: float(value) / self._count for name, value in jax.device_get(self._sums).items()}
+
+    def to_json(self) -> dict[str, Any]:
+        """What `Piece(**...)` takes."""
+        sums = {} if self._sums is None else jax.device_get(self._sums)
+        return {"sums": {name: _json(float(value)) for name, value in sums.items()}, "count": self._count}
+
+
 @jax.jit
 def _add(sums: dict[str, jax.Array], metrics: dict[str, jax.Array]) -> dict[str, jax.Array]:
     return jax.tree.map(jnp.add, sums, metrics)
@@ -292,7 +331,8 @@ def _duration(seconds: float) -> str:
 
 
 def _json(value: Any) -> Any:
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+    """A value that JSON can hold: what is not finite as text, which `float` and numpy read back."""
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _same_run(found: Mapping[str, Any], wanted: Mapping[str, Any], workdir: pathlib.Path) -> None:

@@ -1,196 +1,168 @@
-"""State, step, loop and checkpoints on a model of three numbers."""
+"""Runs: resuming to the same bits, every way to end, and what a folder refuses."""
 
 import json
-import types
+import os
+import pathlib
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
+from tests.training.toy import make_stage, run
 
-from im3d_jax.training import create_state, loop, make_train_steps, merge, train
-from im3d_jax.training.state import split
-
-
-DATA = {"x": jnp.asarray(np.random.default_rng(0).normal(size=(32, 3)), jnp.float32)}
-SETTINGS = {"batch": 4, "model": {"width": 3}}
+from im3d_jax.errors import InputError
 
 
-def loss(params, held, batch, key):
-    """Noisy least squares; `drawn` and `row` tell which key and rows the step used."""
-    drawn = jax.random.uniform(key)
-    error = batch["x"] @ params["w"] - held["target"] + 0.1 * drawn
-    return jnp.square(error).mean(), {"drawn": drawn, "row": batch["x"][0, 0]}
+ROOT = pathlib.Path(__file__).resolve().parents[2]
 
 
-OPTIMIZER = optax.adam(0.1)
-STEPS = make_train_steps(loss, OPTIMIZER, batch_size=4, ema=0.9)
+def figures(workdir):
+    """{step: (loss, gradient norm, mean row)} of the log; a step that stands there twice is an error."""
+    lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    steps = [line["step"] for line in lines]
+    assert steps == sorted(set(steps))
+    return {line["step"]: (line["loss"], line["gradient_norm"], line["first_row"]) for line in lines}
 
 
-def fresh(seed=0):
-    return create_state(jax.random.key(seed), {"w": jnp.asarray([1.0, -1.0, 0.5])}, OPTIMIZER)
+def out(workdir):
+    return json.loads((workdir / "out.json").read_text())
 
 
-HELD = {"target": jnp.asarray(2.0)}
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """An uninterrupted run that checkpoints as the others do."""
+    workdir = tmp_path_factory.mktemp("runs") / "whole"
+    assert run(workdir, checkpoint_every=4, line=lambda text: None)
+    return workdir
 
 
-def arrays(state):
-    state = state.replace(key=jax.random.key_data(state.key))
-    return [np.asarray(leaf) for leaf in jax.tree.leaves(state)]
+def test_the_loss_falls_and_averages_are_written(whole):
+    found = figures(whole)
+    assert list(found) == [4, 8, 12, 16, 20, 24]
+    assert found[24][0] < found[4][0]
+    assert len(out(whole)) == 3 and np.isfinite(out(whole)).all()
+    assert [json.loads(line)["step"] for line in (whole / "runs.jsonl").read_text().splitlines()] == [0]
 
 
-def same(a, b):
-    return all(np.array_equal(x, y) for x, y in zip(arrays(a), arrays(b), strict=True))
+def test_killed_again_and_again_the_run_ends_with_the_same_bits(whole, tmp_path):
+    """SIGKILL and SIGTERM at any moment, ten times: losses, order of the data and weights are the uninterrupted run's."""
+    workdir, lots, kills = tmp_path / "killed", random.Random(0), 0
+    command = [sys.executable, "-m", "tests.training.toy", str(workdir), "checkpoint_every=4"]
+    environment = {**os.environ, "JAX_PLATFORMS": "cpu"}
+    while kills < 10:
+        process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True)
+        # Kills fall anywhere behind the first line of the run, in steps as well as in checkpoints.
+        process.stdout.readline()
+        time.sleep(lots.uniform(0.0, 0.4))
+        if process.poll() is not None and process.returncode == 0:
+            shutil.rmtree(workdir)  # it was faster than the kill: once more from the start
+            continue
+        process.send_signal(lots.choice((signal.SIGKILL, signal.SIGTERM)))
+        process.communicate()
+        assert process.returncode in (0, -signal.SIGKILL)
+        kills += 1
+        if process.returncode == 0 and (workdir / "out.json").exists() and figures(workdir).get(24):
+            shutil.rmtree(workdir)
+    finished = subprocess.run(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True, timeout=120)
+    assert finished.returncode == 0, finished.stdout
+    assert figures(workdir) == figures(whole) and out(workdir) == out(whole)
 
 
-def run(workdir, total, **kwargs):
-    kwargs = {"settings": SETTINGS, "log_every": 2, **kwargs}
-    return train(kwargs.pop("steps", STEPS), fresh(), HELD, DATA, total=total, workdir=workdir, **kwargs)
+def test_sigterm_saves_and_ends_with_success(tmp_path):
+    command = [sys.executable, "-m", "tests.training.toy", str(tmp_path / "run"), "steps=100000", "log_every=50"]
+    process = subprocess.Popen(
+        command, cwd=ROOT, env={**os.environ, "JAX_PLATFORMS": "cpu"}, stdout=subprocess.PIPE, text=True
+    )
+    process.stdout.readline()
+    process.send_signal(signal.SIGTERM)
+    rest, _ = process.communicate(timeout=60)
+    assert process.returncode == 0 and "stopped; the same command resumes at step" in rest
+    lines = []
+    assert not run(tmp_path / "run", steps=100_000, log_every=50, max_seconds=0.0, line=lines.append)
+    assert lines[0].startswith("resuming at step ")
 
 
-def test_split_and_merge():
-    flat = {"a.w": 1, "b.w": 2, "a.b": 3}
-    trained, held = split(flat, lambda name: name.startswith("a."))
-    assert trained == {"a.w": 1, "a.b": 3} and held == {"b.w": 2}
-    assert merge(trained, held) == flat
-    with pytest.raises(ValueError, match="a.w"):
-        merge(trained, {"a.w": 5})
+def test_a_damaged_newest_checkpoint_gives_way_to_the_one_before(whole, tmp_path):
+    shutil.copytree(whole, tmp_path / "run")
+    newest = tmp_path / "run/checkpoints/24"
+    largest = max((path for path in newest.rglob("*") if path.is_file()), key=lambda path: path.stat().st_size)
+    largest.write_bytes(largest.read_bytes()[: largest.stat().st_size // 2])
+    lines = []
+    assert run(tmp_path / "run", checkpoint_every=4, line=lines.append)
+    assert "the checkpoint of step 24 cannot be read and is set aside" in lines[0]
+    assert lines[1] == "resuming at step 20 of 24"
+    assert figures(tmp_path / "run") == figures(whole) and out(tmp_path / "run") == out(whole)
 
 
-def test_a_state_owns_its_arrays():
-    """The step donates the state; the arrays that it was made from must live on."""
-    params = {"w": jnp.asarray([1.0, 2.0, 3.0])}
-    state = create_state(jax.random.key(0), params, OPTIMIZER)
-    jax.block_until_ready(STEPS(state, HELD, DATA, 1))
-    np.testing.assert_array_equal(params["w"], [1.0, 2.0, 3.0])
+def test_length_and_rate_may_change_and_are_recorded(whole, tmp_path):
+    shutil.copytree(whole, tmp_path / "run")
+    assert run(tmp_path / "run", steps=32, rate=0.01, line=lambda text: None)
+    assert list(figures(tmp_path / "run"))[-1] == 32
+    starts = [json.loads(line) for line in (tmp_path / "run/runs.jsonl").read_text().splitlines()]
+    assert [(start["step"], start["steps"]) for start in starts] == [(0, 24), (24, 32)]
 
 
-def test_checkpoints_come_in_between(tmp_path):
-    seen = []
-    state, _ = run(tmp_path, 6, checkpoint_seconds=0.0, on_checkpoint=lambda state: seen.append(int(state.step)))
-    assert seen == [2, 4, 6, 6]
-    late = []
-    run(tmp_path / "late", 6, on_checkpoint=lambda state: late.append(int(state.step)))
-    assert late == [6]
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"seed": 1}, "holds a run of something else .seed was 0, now 1."),
+        ({"stage": make_stage(width=4)}, "is of another model .*kernel has shape .3,., expected .4,."),
+    ],
+)
+def test_another_run_is_refused(whole, change, message, tmp_path):
+    shutil.copytree(whole, tmp_path / "run")
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "run/checkpoints").rglob("*")}
+    with pytest.raises(InputError, match=message) as error:
+        run(tmp_path / "run", **change)
+    assert "\n" not in str(error.value)
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "run/checkpoints").rglob("*")} == before
 
 
-def test_every_step_has_a_key_of_its_own():
-    state, singles = fresh(), []
-    for _ in range(6):
-        state, metrics = STEPS(state, HELD, DATA, 1)
-        singles.append(metrics)
-    drawn = [float(m["drawn"]) for m in singles]
-    assert len(set(drawn)) == 6
-    for step, value in enumerate(drawn):
-        _, key = jax.random.split(jax.random.fold_in(jax.random.key(0), step))
-        assert value == float(jax.random.uniform(key))
-    assert len({float(m["row"]) for m in singles}) > 2
-    again, mean = STEPS(fresh(), HELD, DATA, 6)
-    assert float(mean["drawn"]) == pytest.approx(np.mean(drawn), rel=1e-6)
-    assert float(mean["loss"]) == pytest.approx(np.mean([float(m["loss"]) for m in singles]), rel=1e-5)
-    for a, b in zip(arrays(again), arrays(state), strict=True):
-        np.testing.assert_allclose(a, b, rtol=1e-6)
-    other, _ = STEPS(fresh(seed=1), HELD, DATA, 6)
-    assert not np.array_equal(other.params["w"], state.params["w"])
+@pytest.mark.parametrize("change", [{"steps": -5}, {"batch": 0}, {"ema": 1.0}, {"log_every": 0}])
+def test_settings_outside_their_range_are_refused(change, tmp_path):
+    with pytest.raises(InputError, match="expected"):
+        run(tmp_path, **change)
 
 
-def test_average_of_parameters():
-    """ema_k+1 = d ema_k + (1 - d) params_k+1 with d = min(0.9, (1 + k) / (10 + k))."""
-    state, average = fresh(), np.array([1.0, -1.0, 0.5])
-    for step in range(100):
-        state, _ = STEPS(state, HELD, DATA, 1)
-        decay = min(0.9, (1 + step) / (10 + step))
-        average = decay * average + (1 - decay) * np.asarray(state.params["w"], np.float64)
-    np.testing.assert_allclose(state.ema["w"], average, atol=1e-5)
-    assert int(state.step) == 100
+def test_two_trainers_in_one_folder(tmp_path):
+    import fcntl
+
+    tmp_path.joinpath(".lock").write_text("4711")
+    with tmp_path.joinpath(".lock").open("a+") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        with pytest.raises(InputError, match=r"another trainer \(process 4711\) writes to"):
+            run(tmp_path)
 
 
-def test_resumed_equals_uninterrupted(tmp_path):
-    whole, done = run(tmp_path / "whole", 7)
-    assert done and int(whole.step) == 7
-    part, _ = run(tmp_path / "parts", 3)
-    part, done = run(tmp_path / "parts", 7)
-    assert done and same(part, whole)
-    lines = [json.loads(line) for line in (tmp_path / "parts/metrics.jsonl").read_text().splitlines()]
-    assert [line["step"] for line in lines] == [2, 3, 4, 6, 7]
-    assert {"loss", "gradient_norm", "seconds", "ms_per_step", "drawn"} <= lines[0].keys()
-    again, done = run(tmp_path / "parts", 7)
-    assert done and same(again, whole)
+def test_bad_steps_are_skipped_and_many_end_the_run(tmp_path):
+    stage = make_stage(broken=[5])
+    assert run(tmp_path / "one", stage=stage, steps=20, line=lambda text: None)
+    skipped = [json.loads(line)["skipped"] for line in (tmp_path / "one/metrics.jsonl").read_text().splitlines()]
+    assert 0 < sum(skipped) * 4 <= 3, "one example of 37 in 80 drawn"
+    assert np.isfinite(out(tmp_path / "one")).all()
+    lines = []
+    with pytest.raises(InputError, match="3 steps in a row were not finite") as error:
+        run(tmp_path / "all", stage=make_stage(broken=range(37)), bad_steps=3, line=lines.append)
+    assert "learning_rate" in str(error.value)
 
 
-def test_other_settings_are_refused(tmp_path):
-    run(tmp_path, 2)
-    with pytest.raises(ValueError, match=r"step 2 .*other settings \(batch\).*--workdir"):
-        run(tmp_path, 4, settings={**SETTINGS, "batch": 8})
-
-
-def test_time_limit(tmp_path, monkeypatch):
-    clock = types.SimpleNamespace(now=0.0)
-    monkeypatch.setattr(loop, "time", types.SimpleNamespace(monotonic=lambda: clock.now))
-
-    def slow(*args):
-        clock.now += 40
-        return STEPS(*args)
-
-    state, done = run(tmp_path, 20, steps=slow, max_seconds=100)
-    assert not done and int(state.step) == 6
-    state, done = run(tmp_path, 8, steps=slow, max_seconds=100)
-    assert done and same(state, run(tmp_path / "whole", 8)[0])
-
-
-@pytest.fixture
-def clocked(monkeypatch):
-    """(steps, the totals they were called with): the first piece takes 100 s (it compiles), each other one 40."""
-    clock, totals = types.SimpleNamespace(now=0.0), []
-    monkeypatch.setattr(loop, "time", types.SimpleNamespace(monotonic=lambda: clock.now))
-
-    def slow(*args):
-        clock.now += 40 if totals else 100
-        totals.append(args[-1])
-        return STEPS(*args)
-
-    return slow, totals
-
-
-def test_as_many_steps_as_fit(tmp_path, clocked):
-    """Three pieces more than the first two fit into 260 s."""
-    slow, totals = clocked
-    state, done = run(tmp_path, 1000, steps=slow, fit_seconds=260)
-    assert done and int(state.step) == 4 + 2 * (260 - 140) // 40 and totals == [1000, 1000, 10, 10, 10]
-
-
-def test_a_continued_run_keeps_the_length_that_fitted(tmp_path, clocked):
-    slow, totals = clocked
-    state, done = run(tmp_path, 1000, steps=slow, fit_seconds=260, max_seconds=150)
-    assert not done and int(state.step) == 6
-    state, done = run(tmp_path, 1000, steps=slow, fit_seconds=260, max_seconds=150)
-    assert done and int(state.step) == 10 and totals == [1000, 1000, 10, 10, 10]
-
-
-def test_the_schedule_scales_updates():
-    steps = make_train_steps(loss, OPTIMIZER, batch_size=4, ema=0.9, schedule=lambda step, total: step / total)
-    state, _ = steps(fresh(), HELD, DATA, 1, 10)
-    assert np.array_equal(state.params["w"], fresh().params["w"])
-    half, whole = (steps(fresh().replace(step=jnp.int32(5)), HELD, DATA, 1, total)[0] for total in (10, 5))
-    move = lambda state: np.asarray(state.params["w"] - fresh().params["w"])  # noqa: E731
-    np.testing.assert_allclose(2 * move(half), move(whole), rtol=1e-5)
-
-
-def test_a_loss_that_is_not_finite(tmp_path):
-    run(tmp_path, 2)
-
-    def diverged(state, held, data, count, total):
-        state, metrics = STEPS(state, held, data, count, total)
-        return state, {**metrics, "loss": jnp.nan}
-
-    with pytest.raises(FloatingPointError, match="nan at step 4: lower the learning rate"):
-        run(tmp_path, 6, steps=diverged)
-    state, _ = run(tmp_path, 2)
-    assert int(state.step) == 2
-
-
-def test_evaluation_is_logged(tmp_path):
-    run(tmp_path, 5, evaluate_every=4, evaluate=lambda state: {"quality": float(state.step)})
-    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
-    assert {line["step"]: line.get("quality") for line in lines} == {2: None, 4: 4.0, 5: 5.0}
+def test_a_full_disk_loses_nothing(tmp_path, whole):
+    """The checkpoint that cannot be written ends the run with one line; the one before is whole."""
+    shutil.copytree(whole, tmp_path / "run")
+    code = (
+        "import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000));"
+        "import signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN);"
+        "sys.argv = ['toy', *sys.argv[1:]]; import runpy; runpy.run_module('tests.training.toy', run_name='__main__')"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path / "run"), "steps=40", "checkpoint_every=4"]
+    ended = subprocess.run(
+        command, cwd=ROOT, env={**os.environ, "JAX_PLATFORMS": "cpu"}, capture_output=True, text=True, timeout=120
+    )
+    assert ended.returncode == 1 and ended.stderr.strip().splitlines()[-1].startswith("error: cannot write")
+    lines = []
+    assert run(tmp_path / "run", steps=28, checkpoint_every=4, line=lines.append)
+    assert "resuming at step 24 of 28" in lines
