@@ -12,6 +12,10 @@ from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 
+# Splitting an array of fewer elements costs more than it saves.
+SMALLEST_SPLIT = 2**16
+
+
 def make_mesh(data: int = -1, fsdp: int = 1, devices=None) -> Mesh:
     """Makes a ``(data, fsdp)`` mesh.
 
@@ -44,13 +48,13 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, P(("data", "fsdp")))
 
 
-def fsdp_sharding(mesh: Mesh, tree, min_size: int = 2**16):
+def fsdp_sharding(mesh: Mesh, tree, min_size: int = SMALLEST_SPLIT):
     """Shardings that split each large array's largest divisible dimension over ``fsdp``.
 
     Args:
         mesh: A mesh of `make_mesh`.
         tree: Arrays or `jax.ShapeDtypeStruct`s.
-        min_size: Arrays with fewer elements are replicated: splitting them costs more than it saves.
+        min_size: Arrays with fewer elements are replicated.
     """
     size = mesh.shape["fsdp"]
 

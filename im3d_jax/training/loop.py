@@ -155,11 +155,15 @@ def train(
 
 
 def place_state(
-    key: jax.Array, params: dict[str, Any], optimizer: optax.GradientTransformation, mesh: Mesh
+    key: jax.Array,
+    params: dict[str, Any],
+    optimizer: optax.GradientTransformation,
+    mesh: Mesh,
+    min_size: int = parallel.SMALLEST_SPLIT,
 ) -> TrainState:
-    """A fresh state, each array split over the mesh's `fsdp` axis where it is large."""
+    """A fresh state, each array split over the mesh's `fsdp` axis where it has at least `min_size` elements."""
     shapes = jax.eval_shape(lambda params: create_state(key, params, optimizer), params)
-    shardings = parallel.fsdp_sharding(mesh, shapes)
+    shardings = parallel.fsdp_sharding(mesh, shapes, min_size)
     return jax.jit(lambda key, params: create_state(key, params, optimizer), out_shardings=shardings)(key, params)
 
 

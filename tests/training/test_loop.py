@@ -12,9 +12,9 @@ import time
 
 import numpy as np
 import pytest
-from tests.training.toy import make_stage, run
 
 from im3d_jax.errors import InputError
+from tests.training.toy import make_stage, run
 
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -49,7 +49,7 @@ def test_the_loss_falls_and_averages_are_written(whole):
 
 
 def test_killed_again_and_again_the_run_ends_with_the_same_bits(whole, tmp_path):
-    """SIGKILL and SIGTERM at any moment, ten times: losses, order of the data and weights are the uninterrupted run's."""
+    """SIGKILL and SIGTERM at any moment, ten times: losses, data and weights are those of the uninterrupted run."""
     workdir, lots, kills = tmp_path / "killed", random.Random(0), 0
     command = [sys.executable, "-m", "tests.training.toy", str(workdir), "checkpoint_every=4"]
     environment = {**os.environ, "JAX_PLATFORMS": "cpu"}
