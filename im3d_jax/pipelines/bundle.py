@@ -240,7 +240,7 @@ class BundleModel:
         """Draws with alpha, in the size and place that views are drawn from; see `PictureModel`."""
         params = self._on(batch)
         given = self._conditions(params, batch.fill(prompts), batch)
-        x = self._noise([seeds.stream(seed, seeds.PICTURE) for seed in batch.fill(row_seeds)], 1, batch)
+        x = self._noise(batch.fill(row_seeds), seeds.PICTURE, 1, batch)
         latents, count = self._sample(params, x, settings, given, False, True, report, "image")
         pictures = self._decode(params["autoencoder"], latents[:, 0])
         return lambda: [Drawn(picture, count) for picture in np.asarray(pictures)[: len(prompts)]]
@@ -254,8 +254,7 @@ class BundleModel:
         report: Report | None = None,
     ) -> Drawing:
         """See `ViewModel`."""
-        keys = [seeds.stream(task.seed, seeds.VIEWS) for task in batch.fill(tasks)]
-        x = self._noise(keys, self.num_views, batch)
+        x = self._noise([task.seed for task in batch.fill(tasks)], seeds.VIEWS, self.num_views, batch)
         return self._draw(x, tasks, settings.views, batch, report, "views")
 
     def refine_views(
@@ -270,11 +269,12 @@ class BundleModel:
     ) -> Drawing:
         """See `ViewModel`."""
         params, sampling = self._on(batch), settings.refine
-        keys = [jax.random.fold_in(seeds.stream(task.seed, seeds.REFINE), round) for task in batch.fill(tasks)]
         frames = place(jnp.asarray(np.concatenate(batch.fill(renders))), batch)
         clean = self._encode(params["autoencoder"], frames)
         clean = clean.reshape(-1, self.num_views, *clean.shape[1:])
-        x = add_noise(clean, self._noise(keys, self.num_views, batch), sampling.start, self.config.process)
+        rows = [task.seed for task in batch.fill(tasks)]
+        noise = self._noise(rows, seeds.REFINE, self.num_views, batch, round)
+        x = add_noise(clean, noise, sampling.start, self.config.process)
         return self._draw(x, tasks, sampling, batch, report, f"refine {round}")
 
     def find_orbit(
@@ -315,11 +315,13 @@ class BundleModel:
             self._placed[batch.mesh] = jax.device_put(self.params, parallel.replicated(batch.mesh))
         return self._placed[batch.mesh]
 
-    def _noise(self, keys: Sequence[jax.Array], frames: int, batch: Batch) -> jax.Array:
-        """Normal noise [B, frames, h, w, z], each row as its key gives it alone."""
+    def _noise(
+        self, row_seeds: Sequence[int], number: int, frames: int, batch: Batch, round: int | None = None
+    ) -> jax.Array:
+        """Normal noise [B, frames, h, w, z], each row as its seed gives it alone."""
         size = self.config.latent_size
         shape = (frames, size, size, self.config.autoencoder.latent_channels)
-        return place(jnp.stack([jax.random.normal(key, shape) for key in keys]), batch)
+        return place(seeds.normals(row_seeds, number, shape, round), batch)
 
     def _conditions(
         self, params: dict, prompts: Sequence[str], batch: Batch, pictures: Sequence[np.ndarray] | None = None

@@ -120,8 +120,7 @@ class StableDiffusion:
         context = place(read[:-1], batch), place(jnp.broadcast_to(read[-1:], read[:-1].shape), batch)
         shape = (1, 1, preset.height // factor, preset.width // factor, preset.autoencoder.latent_channels)
         grid = timestep_grid(settings.steps, PROCESS, spacing="trailing")
-        keys = [seeds.stream(seed, seeds.PICTURE) for seed in batch.fill(row_seeds)]
-        noise = place(jnp.concatenate([jax.random.normal(key, shape) for key in keys]), batch)
+        noise = place(seeds.normals(batch.fill(row_seeds), seeds.PICTURE, shape[1:]), batch)
         x = initial_sample(noise, float(grid[0]), PROCESS)
         params = self._on(batch)
         guidance = Guidance(prompt=preset.guidance_high)

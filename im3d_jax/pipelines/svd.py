@@ -216,8 +216,8 @@ class OrbitModel:
         """
         rows = batch.fill(tasks)
         given = self._conditions(rows, batch)
-        noise = [jax.random.normal(seeds.stream(row.seed, seeds.VIEWS), self.latent_shape()) for row in rows]
-        x = initial_sample(place(jnp.concatenate(noise), batch), 1.0, PROCESS)
+        noise = seeds.normals([row.seed for row in rows], seeds.VIEWS, self.latent_shape()[1:])
+        x = initial_sample(place(noise, batch), 1.0, PROCESS)
         grid = time_grid(settings.views, last=0.0)
         return self._drawn(x, grid, settings, given, tasks, batch, report, "views")
 
@@ -239,8 +239,7 @@ class OrbitModel:
         for frames in batch.fill(renders):
             latents = self._autoencoder.encode(composite(jnp.asarray(frames))) * self.preset.autoencoder.scaling_factor
             clean.append(conditions.to_network_order(latents[None], self.preset.given_view))
-        keys = [jax.random.fold_in(seeds.stream(row.seed, seeds.REFINE), round) for row in rows]
-        noise = jnp.concatenate([jax.random.normal(key, self.latent_shape()) for key in keys])
+        noise = seeds.normals([row.seed for row in rows], seeds.REFINE, self.latent_shape()[1:], round)
         x = add_noise(place(jnp.concatenate(clean), batch), place(noise, batch), start, PROCESS)
         grid = time_grid(settings.refine, start=start, last=0.0)
         return self._drawn(x, grid, settings, given, tasks, batch, report, f"refine {round}")
