@@ -66,6 +66,7 @@ class FakeModel:
         rows: Of a batch on each device; 0 for a model that draws one object at a time.
 
     Attributes:
+        failures: {call: what is raised instead, once}.
         calls: What was asked for, in order: ``picture``, ``views``, ``refine 1``, ``orbit``; one entry a row.
         batches: How many rows each call of `draw_views` had.
     """
@@ -76,6 +77,7 @@ class FakeModel:
 
     def __init__(self, rows: int = 0):
         self.rows, self.calls, self.batches = rows, [], []
+        self.failures: dict[str, BaseException] = {}
 
     @property
     def pipeline(self) -> Pipeline:
@@ -169,6 +171,8 @@ class FakeModel:
 
     def _note(self, names: list[str], report: Report | None) -> None:
         self.calls += names
+        if names[0] in self.failures:
+            raise self.failures.pop(names[0])
         if report is not None:
             report(1, 1, names[0])
 

@@ -15,8 +15,8 @@ from im3d_jax.pipelines import Batch, Pipeline, ViewTask
 from im3d_jax.pipelines.base import place
 from im3d_jax.pipelines.bundle import BundleModel, Conditions
 from im3d_jax.weights import load_bundle
+from tests.small_checkpoints import open_small, tiny, write_sgm
 from tests.tiny import FRAMES, SIDE, write_bundle
-from tests.tiny_orbits import tiny_orbits
 
 
 def bundle_rows(model, many):
@@ -81,10 +81,11 @@ def main(folder):
     assert len(jax.devices()) == 8
     mesh = parallel.make_mesh()
     many = Batch(mesh, 8)
-    model = BundleModel(load_bundle(write_bundle(pathlib.Path(folder))))
+    model = BundleModel(load_bundle(write_bundle(pathlib.Path(folder) / "bundle")))
     bundle_rows(model, many)
     lowers_for_tpus(model, mesh)
-    orbit_rows(tiny_orbits("sv3d_p"), many)
+    file = write_sgm(pathlib.Path(folder) / "sv3d_p.safetensors", tiny("sv3d_p"))
+    orbit_rows(open_small(file, "sv3d_p"), many)
     assert len(place(jnp.zeros((8, 2)), many).sharding.device_set) == 8
     room = make_room(Pipeline(model, model), 5)
     assert len(room.devices) == 8 and room.rows == 8 and room.batch.mesh.size == 8

@@ -22,11 +22,17 @@ from im3d_jax.pipelines.bundle import BundleModel
 from im3d_jax.progress import ProgressPrinter
 from im3d_jax.weights import load_bundle
 from tests.fake_model import PICTURE_EVALUATIONS, FakeModel, disc
+from tests.small_checkpoints import open_small, tiny, write_sgm
 from tests.tiny import SIDE, write_bundle
-from tests.tiny_orbits import tiny_orbits
 
 
 ONE_DEVICE = tuple(jax.devices()[:1])
+
+
+@pytest.fixture(scope="module")
+def orbits(tmp_path_factory):
+    """A foreign model in miniature."""
+    return open_small(write_sgm(tmp_path_factory.mktemp("model") / "sv3d_u.safetensors", tiny("sv3d_u")), "sv3d_u")
 
 
 @pytest.fixture(scope="module")
@@ -188,9 +194,8 @@ def test_runs_that_are_drawn_come_first_and_cost_nothing():
     assert all(loop.runner.evaluations == PICTURE_EVALUATIONS + 24 for loop in loops)
 
 
-def test_wrong_batches_of_a_foreign_model():
-    model = tiny_orbits("sv3d_u")
-    settings = model.view_settings("draft")
+def test_wrong_batches_of_a_foreign_model(orbits):
+    model, settings = orbits, orbits.view_settings("draft")
     picture = np.ones((model.image_size, model.image_size, 4), np.float32)
     tasks = [ViewTask(picture, None, seed) for seed in (0, 1)]
     with pytest.raises(ValueError, match="expected 1 to 1 tasks"):
@@ -201,21 +206,19 @@ def test_wrong_batches_of_a_foreign_model():
         Batch(jax.sharding.Mesh(np.asarray(ONE_DEVICE * 2), ("data",)), 3)
 
 
-def test_weights_that_draw_no_numbers():
-    """The row says so; nothing is written of it."""
+def test_weights_that_draw_no_numbers(orbits):
+    """The row says so."""
 
     class Broken:
-        """A source whose decoder is damaged."""
+        """A source whose UNet is damaged."""
 
-        def __init__(self, source):
-            self.preset, self.name, self.remark, self._source = source.preset, source.name, "", source
+        preset, name, remark = orbits.preset, orbits.name, ""
 
         def load(self, part, dtype):
-            params = self._source.load(part, dtype)
+            params = orbits.parameters(part)
             return jax.tree.map(lambda leaf: leaf * jnp.nan, params) if part == "unet" else params
 
-    sound = tiny_orbits("sv3d_u")
-    model = type(sound)(Broken(sound._source), sound.memory_preset)
+    model = type(orbits)(Broken(), orbits.memory_preset)
     task = ViewTask(np.ones((model.image_size, model.image_size, 4), np.float32), None, 0)
     (drawn,) = model.draw_views([task], model.view_settings("draft"))()
     assert isinstance(drawn, WeightsError) and "no numbers" in str(drawn)

@@ -15,6 +15,6 @@ def test_eight_devices(tmp_path):
     }
     script = pathlib.Path(__file__).with_name("eight_devices.py")
     command = [sys.executable, str(script), str(tmp_path)]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr[-3000:]
     assert "8 devices" in done.stdout

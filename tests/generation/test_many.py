@@ -19,7 +19,6 @@ from im3d_jax.progress import ProgressPrinter
 from im3d_jax.weights import load_bundle
 from tests.fake_model import VIEW_EVALUATIONS, FakeModel, disc
 from tests.tiny import FRAMES, SIDE, write_bundle
-from tests.tiny_orbits import tiny_orbits
 
 
 def written(folder, *objects):
@@ -284,9 +283,8 @@ def test_memory_that_runs_out_is_one_line(tmp_path, rows):
 
 def test_wrong_lines_are_refused_before_anything_is_drawn(tmp_path):
     file = written(tmp_path, {"image": "disc.png"}, {"prompt": "mug"})
-    model = tiny_orbits("sv3d_u")
     with pytest.raises(InputError, match="line 2: .*starts from a picture"):
-        make(Pipeline(model), file)
+        make(Pipeline(FakeModel()), file)
     (tmp_path / "disc.png").write_bytes(b"no picture")
     with pytest.raises(InputError, match="line 1: .*not a readable picture"):
         make(FakeModel().pipeline, file)
