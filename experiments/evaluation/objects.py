@@ -229,7 +229,7 @@ def change_sampling(settings: ViewSettings, part: str, changes: Mapping[str, Any
     """
     if not changes:
         return settings
-    sampling = getattr(settings, part)
+    sampling = getattr(settings, part, None)
     known = {field.name for field in dataclasses.fields(sampling)} if dataclasses.is_dataclass(sampling) else set()
     if missing := [name for name in changes if name not in known]:
         raise InputError(

@@ -130,20 +130,21 @@ def _heading(summary: Mapping[str, Any]) -> list[str]:
         f"- machine: {settings['machine']}",
         f"- versions: {versions}",
         f"- weights: `{settings['model']}`, SHA-256 `{settings['weights']['sha256']}`",
-        f"- refinement: {_refinement(settings['sampling'])}",
+        *_refinement(settings["sampling"].get("refine")),
         *([f"- LPIPS: VGG16, SHA-256 `{settings['lpips_sha256']}`"] if "lpips_sha256" in settings else []),
     ]
 
 
-def _refinement(sampling: Mapping[str, Any]) -> str:
-    """How renders were drawn anew; models other than bundles have a number of steps alone."""
-    refine = sampling["refine"]
+def _refinement(refine: Mapping[str, Any] | int | None) -> list[str]:
+    """The line on how renders were drawn anew: a bundle's sampling, or another model's number of steps."""
+    if refine is None:
+        return []
     if not isinstance(refine, Mapping):
-        return f"{refine} steps"
-    return (
-        f"from t = {refine['start']:g}, {refine['steps']} steps, guidance {refine['image']:g} (image) and "
-        f"{refine['prompt']:g} (prompt)"
-    )
+        return [f"- refinement: {refine} steps"]
+    return [
+        f"- refinement: from t = {refine['start']:g}, {refine['steps']} steps, guidance {refine['image']:g} "
+        f"(image) and {refine['prompt']:g} (prompt)"
+    ]
 
 
 def write_tables(page: pathlib.Path, text: str) -> None:
