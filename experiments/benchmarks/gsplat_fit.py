@@ -204,9 +204,9 @@ def fit_gsplat(
     torch.manual_seed(seed)
     begun = time.perf_counter()
     params, optimizers, schedule = prepare(*start_points(start, capture, count, seed, rng))
-    strategy = DefaultStrategy() if strategy is None else strategy
-    strategy.check_sanity(params, optimizers)
-    state = strategy.initialize_state(scene_scale=extent)
+    rules = DefaultStrategy() if strategy is None else strategy
+    rules.check_sanity(params, optimizers)
+    state = rules.initialize_state(scene_scale=extent)
     order: list[int] = []
     for step in range(steps):
         order = order or rng.permutation(len(images)).tolist()
@@ -214,7 +214,7 @@ def fit_gsplat(
         true = images[view, None]
         degree = min(step // SH_EVERY, sh_degree)
         drawn, info = draw(params, poses[view, None], lenses[view, None], size, degree, rasterize)
-        strategy.step_pre_backward(params, optimizers, state, step, info)
+        rules.step_pre_backward(params, optimizers, state, step, info)
         error = torch.nn.functional.l1_loss(drawn, true)
         loss = (1 - SSIM_WEIGHT) * error + SSIM_WEIGHT * (1 - similarity(drawn, true))
         loss.backward()
@@ -222,9 +222,9 @@ def fit_gsplat(
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
         schedule.step()
-        strategy.step_post_backward(params, optimizers, state, step, info, packed=False)
-        if reset and 0 < step < strategy.refine_stop_iter and step % strategy.reset_every == 0:
-            reset_opa(params=params, optimizers=optimizers, state=state, value=2 * strategy.prune_opa)
+        rules.step_post_backward(params, optimizers, state, step, info, packed=False)
+        if reset and 0 < step < rules.refine_stop_iter and step % rules.reset_every == 0:
+            reset_opa(params=params, optimizers=optimizers, state=state, value=2 * rules.prune_opa)
         if (step + 1) % 100 == 0:
             report(step + 1, steps, f"{len(params['means'])} gaussians")
     _wait(device)

@@ -221,7 +221,7 @@ def run(values: flags.FlagValues) -> None:
         InputError: An unknown family or memory preset, or a peer that cannot run; nothing has been timed then.
     """
     for flag, known in (("family", PRESETS), ("memory", memory.MEMORIES)):
-        if unknown := [name for name in values[flag].value if name not in known]:
+        if unknown := [name for name in getattr(values, flag) if name not in known]:
             raise InputError(f"--{flag}={unknown[0]}: expected some of {', '.join(known)}")
     if values.diffusers:
         require_cuda("--diffusers", "diffusers")

@@ -53,8 +53,8 @@ SWEPT = {
 }
 TUNING = ("tile_size", "block_size", "slab", "unroll", "exact_tiles")
 PASSES = ("forward", "backward")
-Tuning = Mapping[str, int | bool | None]
-"""Options of `splat.render`; None is its default for the device."""
+Tuning = Mapping[str, Any]
+"""Options of `splat.render`: whole numbers, `exact_tiles` a bool; None is the default for the device."""
 
 
 def define_flags(values: flags.FlagValues) -> None:
@@ -174,17 +174,19 @@ def sweep(values: flags.FlagValues) -> list[dict[str, str]]:
             is possible.
     """
     for name, (default, _) in SWEPT.items():
-        for value in values[name].value:
+        for value in getattr(values, name):
             if not value.isdecimal() and not (value == "auto" and name in ("tile_size", "slab", "unroll")):
                 raise InputError(f"--{name} got {value!r}; expected whole numbers such as --{name}={default[0]}")
             if name not in ("unroll", "exact_tiles") and value != "auto" and int(value) < 1:
                 raise InputError(f"--{name} got {value}; expected at least 1")
-    return [dict(zip(SWEPT, each, strict=True)) for each in itertools.product(*(values[name].value for name in SWEPT))]
+    return [
+        dict(zip(SWEPT, each, strict=True)) for each in itertools.product(*(getattr(values, name) for name in SWEPT))
+    ]
 
 
-def tuning_of(case: Mapping[str, str]) -> dict[str, int | bool | None]:
+def tuning_of(case: Mapping[str, str]) -> Tuning:
     """Options of `splat.render` of one case."""
-    tuning: dict[str, int | bool | None] = {name: None if case[name] == "auto" else int(case[name]) for name in TUNING}
+    tuning = {name: None if case[name] == "auto" else int(case[name]) for name in TUNING}
     return tuning | {"exact_tiles": bool(tuning["exact_tiles"])}
 
 
@@ -229,7 +231,7 @@ def run_isolated(
         launch: Runs a command, as `subprocess.run`.
     """
     given = [f"--{name}={text}" for name, text in case.items()]
-    given += [f"--{name}={values[name].value}" for name in ("scene", "garden", "repeats", "stages", "gsplat")]
+    given += [f"--{name}={getattr(values, name)}" for name in ("scene", "garden", "repeats", "stages", "gsplat")]
     given += [f"--passes={name}" for name in values.passes]
     command = [sys.executable, "-m", "experiments.benchmarks.rasterizer", *given]
     done = launch(command, capture_output=True, text=True)

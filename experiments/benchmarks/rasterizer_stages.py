@@ -20,7 +20,7 @@ from splat.tiles import tile_ranges
 def time_stages(
     gaussians: Gaussians,
     cameras: Cameras,
-    tuning: Mapping[str, int | bool | None],
+    tuning: Mapping[str, Any],
     timed: Callable[[Callable[[], Any]], dict[str, float]],
 ) -> dict[str, float | int]:
     """Milliseconds of each part of one rendering and its gradient.

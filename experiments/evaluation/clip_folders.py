@@ -8,8 +8,8 @@ import json
 import math
 import os
 import pathlib
-from collections.abc import Mapping
-from typing import Any, TypeVar
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from experiments.evaluation.clip_similarity import Clip
 from im3d_jax.digests import file_hash
@@ -19,9 +19,6 @@ from im3d_jax.models.clip_images import CLIP_MEAN, CLIP_STD, Colour
 from im3d_jax.weights.encoders import load_encoder
 from im3d_jax.weights.prompt_tokenizers import load_clip_tokenizer
 from im3d_jax.weights.tensor_files import network_files
-
-
-Config = TypeVar("Config", CLIPTextConfig, CLIPVisionConfig)
 
 
 def load_clip(folder: str | os.PathLike) -> Clip:
@@ -213,10 +210,11 @@ def _colour(path: pathlib.Path, stated: Mapping[str, Any], name: str, usual: Col
         raise InputError(f"{path}: {name} is {value!r}; expected three numbers between 0 and 1")
     if name.endswith("std") and min(values) == 0:
         raise InputError(f"{path}: {name} is {value!r}; expected three numbers above 0")
-    return tuple(float(part) for part in values)
+    red, green, blue = (float(part) for part in values)
+    return red, green, blue
 
 
-def _config(kind: type[Config], path: pathlib.Path, fields: Mapping[str, Any], projection: Any) -> Config:
+def _config(kind: Callable[..., Any], path: pathlib.Path, fields: Mapping[str, Any], projection: Any) -> Any:
     for name, value in {**fields, "projection": projection}.items():
         expected = (str,) if name == "activation" else (int, float) if name == "eps" else (int,)
         if not isinstance(value, expected) or isinstance(value, bool) or (name != "activation" and value <= 0):

@@ -99,8 +99,8 @@ def _figures_of_images(features: Perceptual, made: jax.Array, true: jax.Array) -
 
 @jax.jit
 def _perceptual_of_images(features: Perceptual, made: jax.Array, true: jax.Array) -> jax.Array:
-    maps = (features.features(composite_on_white(images)) for images in (made, true))
-    return perceptual.distance(*maps, features.weights)
+    made, true = composite_on_white(made), composite_on_white(true)
+    return perceptual.distance(features.features(made), features.features(true), features.weights)
 
 
 @jax.jit

@@ -64,16 +64,16 @@ def open_finished_run(folder: str | os.PathLike) -> FinishedRun:
     if (path / STAGES_FILE).is_file():
         finished = _read_object(path / STAGES_FILE)
     settings = run.get("settings")
-    what = settings.get("what") if isinstance(settings, dict) else None
-    request = settings.get("request") if what == "asset" else None
-    if not isinstance(request, dict):
+    settings = settings if isinstance(settings, dict) else {}
+    what, request = settings.get("what"), settings.get("request")
+    if what != "asset" or not isinstance(request, dict):
         raise InputError(f"--runs={folder}: a run of {what!r}; expected one of 'asset', which `im3d generate` makes")
     rounds = request.get("rounds")
     drawn = f"refine{rounds}" if rounds else "views"
     again = "give its command again, which goes on where it stopped"
     if "metrics" not in finished:
         raise InputError(f"--runs={folder}: the run is unfinished; {again}")
-    outputs: dict[str, dict[str, str]] = {}
+    outputs: dict[str, Any] = {}
     for stage in ("input", "cameras", "asset", drawn):
         record = finished.get(stage)
         outputs[stage] = record.get("outputs") if isinstance(record, dict) else None

@@ -229,11 +229,12 @@ def change_sampling(settings: ViewSettings, part: str, changes: Mapping[str, Any
     """
     if not changes:
         return settings
-    sampling = getattr(settings, part, None)
+    whole: Any = settings
+    sampling: Any = getattr(settings, part, None)
     known = {field.name for field in dataclasses.fields(sampling)} if dataclasses.is_dataclass(sampling) else set()
     if missing := [name for name in changes if name not in known]:
         raise InputError(
             f"the sampling of {part} has no {' and no '.join(missing)} with this model; expected a bundle such as "
             "tiny, or none of the flags that change it"
         )
-    return dataclasses.replace(settings, **{part: dataclasses.replace(sampling, **changes)})
+    return dataclasses.replace(whole, **{part: dataclasses.replace(sampling, **changes)})
