@@ -1,4 +1,4 @@
-"""Packaging: three packages, one console script, and extras for what not everybody needs."""
+"""Packaging: two packages, one console script, and extras for what not everybody needs."""
 
 import pathlib
 import re
@@ -9,7 +9,7 @@ from setuptools import find_packages, setup
 ROOT = pathlib.Path(__file__).parent
 VERSION = re.search(r'__version__ = "([^"]+)"', (ROOT / "im3d_jax" / "version.py").read_text()).group(1)
 
-PACKAGES = ["im3d_jax", "splat", "experiments"]
+PACKAGES = ["im3d_jax", "splat"]
 
 REQUIREMENTS = [
     "jax>=0.10,<0.13",

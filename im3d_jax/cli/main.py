@@ -11,11 +11,10 @@ from collections.abc import Sequence
 
 from absl import flags
 
-from im3d_jax.errors import InputError, Stopped
+from im3d_jax.errors import INTERRUPTED, WRONG_INPUT, InputError, Stopped
 from im3d_jax.version import __version__
 
 
-WRONG_INPUT, INTERRUPTED = 2, 130  # exit codes; the second is the shell's for Ctrl-C
 COMMANDS = {
     "generate": "a prompt and/or a picture to a 3D asset",
     "views": "the first half alone: 16 turntable views",

@@ -117,8 +117,8 @@ def map_orbits(
 
 
 def to_bytes(rgba: jax.Array) -> jax.Array:
-    """Float pictures in [0, 1] to uint8, as a PNG would round them."""
-    return jnp.clip(jnp.round(rgba * 255.0), 0, 255).astype(jnp.uint8)
+    """Float pictures in [0, 1] to uint8, halves up as in `images.files.to_bytes`; values outside are clipped."""
+    return jnp.floor(jnp.clip(rgba, 0.0, 1.0) * 255.0 + 0.5).astype(jnp.uint8)
 
 
 def box_fraction(rgba: np.ndarray, threshold: float = 0.5) -> float:

@@ -4,8 +4,8 @@
     views          the orbit of the picture
     cameras        where its cameras stand
     preview        a video and a sheet of the views
-    fit0           gaussians, up to the first refinement
-    refine1        their renders, drawn anew
+    fit0           gaussians, up to the first refresh
+    refine1        their renders, drawn anew; left out where fewer rounds are asked for
     fit1 ...       the fit goes on with these as targets
     asset          the gaussians
     pictures       a turntable
@@ -110,7 +110,8 @@ def asset_stages(plan: Plan, *, files: bool = True, turntable: products.Turntabl
     drawn = yield from view_stages(plan, files=files)
     config, targets, request = plan.views.fit, drawn.views, plan.request
     network = None if plan.perceptual is None else plan.perceptual.network
-    stops = [config.steps * part // 12 for part in REFRESH_TWELFTHS[: request.rounds]] + [config.steps]
+    # Cut at every refresh, wanted or not: runs that differ in `rounds` alone have the parts before it in common.
+    stops = [config.steps * part // 12 for part in REFRESH_TWELFTHS] + [config.steps]
     state: Ref[FitState] | None = None
     for part, stop in enumerate(stops):
         fit = fits.Fit(config, stop, request.seed, network, plan.views.fit_side, before=plan.pipeline.views.release)

@@ -1,8 +1,8 @@
-"""Times the rasterizer's parts alone, each a program of its own on the outputs of the part before."""
+"""Times the parts of the rasterizer, each a program of its own on the results of the part before."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -20,7 +20,7 @@ from splat.tiles import tile_ranges
 def time_stages(
     gaussians: Gaussians,
     cameras: Cameras,
-    tuning: dict[str, int | bool | None],
+    tuning: Mapping[str, Any],
     timed: Callable[[Callable[[], Any]], dict[str, float]],
 ) -> dict[str, float | int]:
     """Milliseconds of each part of one rendering and its gradient.
@@ -33,7 +33,7 @@ def time_stages(
         gaussians: N gaussians, colours of degree 0 or higher.
         cameras: V cameras.
         tuning: Options of `splat.render`: tile_size, block_size, slab, unroll, exact_tiles.
-        timed: Gives the median and minimum time of a call, see `experiments.benchmark.timed`.
+        timed: Gives the median and minimum time of a call, see `timing.timed`.
 
     Returns:
         `<part>_median_ms` of each part, and the numbers of pairs and blocks.
@@ -45,7 +45,7 @@ def time_stages(
     figures: dict[str, float | int] = {"pairs": int(pairs)}
 
     def stage(name, function, *arguments):
-        """The result of a part, its time taken down."""
+        """The result of a part, whose time goes into the figures."""
         program = jax.jit(function)
         result = program(*arguments)
         figures[f"{name}_median_ms"] = timed(lambda: program(*arguments))["median_ms"]

@@ -1,9 +1,9 @@
-"""Damages gaussian files in random ways and reads them: a reader returns gaussians or raises one line.
+"""Reads gaussian files that are damaged in random ways: a reader returns gaussians or raises one line.
 
-    python -m experiments.fuzz --format=spz --inputs=100000 --seed=0
+    python -m experiments.benchmarks.readers --format=spz --inputs=100000 --seed=0
 
-Prints one JSON line. Anything but gaussians or a ValueError of one line (another error, a warning of numpy's,
-a result out of proportion, an input that takes longer than --slowest) stops the run; the input is kept.
+Prints one JSON line. Anything but gaussians or a ValueError of one line (another error, a warning of numpy's, a result
+out of proportion, an input that takes longer than --slowest) stops the run; the input is kept.
 """
 
 from __future__ import annotations
@@ -21,8 +21,9 @@ from pathlib import Path
 
 import jax
 import numpy as np
-from absl import app, flags
+from absl import flags
 
+from experiments.programs import Program
 from splat.io.files import Malformed, Rows, on_device
 from splat.io.formats import decode, encode
 from splat.io.frames import to_y_up
@@ -39,7 +40,20 @@ _TOKENS = (
 
 @dataclasses.dataclass
 class Report:
-    """What a run found: `slowest_ms` is processor time, `seconds` is wall time."""
+    """What a run found.
+
+    Attributes:
+        format: Of the files.
+        inputs: Files that were damaged.
+        seed: Of the damage.
+        read: Files that became gaussians all the same.
+        refused: Files that a reader refused with one line.
+        reasons: Different lines, numbers and names aside.
+        slowest_ms: Processor time of the slowest file.
+        seconds: Wall time of the run.
+        max_rss_mib: Largest resident size of the process.
+        rss_growth_mib: Of it, what the run added.
+    """
 
     format: str
     inputs: int
@@ -54,18 +68,18 @@ class Report:
 
 
 def fuzz(kind: str, inputs: int, seed: int, *, slowest: float = 5.0, keep: str | None = None) -> Report:
-    """Reads `inputs` damaged files.
+    """Reads damaged files.
 
     Args:
-      kind: "ply", "spz", "splat" or "glb".
-      inputs: number of files.
-      seed: of the damage; the same seed gives the same files.
-      slowest: seconds that one file may take.
-      keep: file for the input that stops the run.
+        kind: ``ply``, ``spz``, ``splat`` or ``glb``.
+        inputs: Number of files.
+        seed: Of the damage; the same seed gives the same files.
+        slowest: Seconds that one file may take.
+        keep: File for the input that stops the run.
 
     Raises:
-      Exception: whatever a reader raised that it must not raise.
-      RuntimeError: a result out of proportion, an error of several lines, or a file that took too long.
+        Exception: A reader raised what it must not raise.
+        RuntimeError: A result out of proportion, an error of several lines, or a file that took too long.
     """
     rng = np.random.default_rng(seed)
     originals = valid_files(kind)
@@ -116,7 +130,7 @@ def _read(data: bytes, kind: str, turn: np.ndarray, report: Report, reasons: set
 
 
 def valid_files(kind: str) -> list[bytes]:
-    """Small sound files of different degrees and variants."""
+    """Small sound files of different degrees and variants of a format."""
     rng = np.random.default_rng(0)
     files = []
     for count, terms in ((1, 1), (7, 4), (40, 16)):
@@ -144,7 +158,13 @@ def valid_files(kind: str) -> list[bytes]:
 
 
 def damage(rng: np.random.Generator, originals: list[bytes], kind: str) -> bytes:
-    """One damaged file: one to four random changes, for packed formats inside the packing or outside."""
+    """One damaged file: one to four random changes, of packed formats inside or outside of the packing.
+
+    Args:
+        rng: Chooses the changes.
+        originals: Sound files, one of which is taken.
+        kind: Of the files.
+    """
     data = originals[rng.integers(len(originals))]
     unpack, pack = _PACKINGS.get(kind, (_same, _same))
     inside = rng.random() < 0.7
@@ -263,21 +283,21 @@ def _rss() -> float:
 
 def define_flags(values: flags.FlagValues) -> None:
     """Flags of this program."""
-    flags.DEFINE_enum("format", "ply", ["ply", "spz", "splat", "glb"], "Format to damage.", flag_values=values)
-    flags.DEFINE_integer("inputs", 100_000, "Number of damaged files.", lower_bound=1, flag_values=values)
-    flags.DEFINE_integer("seed", 0, "Seed of the damage.", flag_values=values)
-    flags.DEFINE_float("slowest", 5.0, "Seconds that one input may take.", flag_values=values)
-    flags.DEFINE_string("keep", "fuzz-failure", "Where an input that stops the run is kept.", flag_values=values)
+    flags.DEFINE_enum("format", "ply", ["ply", "spz", "splat", "glb"], "format to damage", flag_values=values)
+    flags.DEFINE_integer("inputs", 100_000, "number of damaged files", lower_bound=1, flag_values=values)
+    flags.DEFINE_integer("seed", 0, "of the damage", lower_bound=0, flag_values=values)
+    flags.DEFINE_float("slowest", 5.0, "seconds that one input may take", flag_values=values)
+    flags.DEFINE_string("keep", "fuzz-failure", "where an input that stops the run is kept", flag_values=values)
 
 
-def main(argv: list[str]) -> None:
-    """Runs `fuzz` by flags and prints its report."""
-    del argv
-    values = flags.FLAGS
+def run(values: flags.FlagValues) -> None:
+    """Reads damaged files and prints the report."""
     report = fuzz(values.format, values.inputs, values.seed, slowest=values.slowest, keep=values.keep)
     print(json.dumps(dataclasses.asdict(report)))
 
 
+PROGRAM = Program("benchmarks.readers", define_flags, run, "nothing is printed")
+
+
 if __name__ == "__main__":
-    define_flags(flags.FLAGS)
-    app.run(main)
+    PROGRAM.start()

@@ -1,22 +1,21 @@
-"""Results of `experiments.evaluate`: kept line by line, and summarised."""
+"""Figures of objects: kept line by line, and summarised."""
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import os
 import pathlib
 import platform
-from collections.abc import Container
+from collections.abc import Container, Mapping, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 
+from im3d_jax.digests import json_hash
 from im3d_jax.errors import InputError
-from im3d_jax.output.run_folder import model_hash, to_json
-from im3d_jax.weights.bundle import BUNDLED
+from im3d_jax.output.run_folder import to_json
 
 
 MEASURES = ("psnr", "foreground_psnr", "ssim", "perceptual")
@@ -26,11 +25,6 @@ SIMILARITIES = ("clip_text", "clip_image")
 def measures(figures: Container[str]) -> tuple[str, ...]:
     """Those of every comparison with the truth: `MEASURES`, and LPIPS where its weights were given."""
     return (*MEASURES, "lpips") if "views/lpips" in figures else MEASURES
-
-
-def weights_hash(model: str) -> str:
-    """SHA-256 of a bundle, bundled or in a folder."""
-    return model_hash(BUNDLED if model == "tiny" else model)
 
 
 def machine() -> str:
@@ -50,20 +44,24 @@ def machine() -> str:
 class Results:
     """The finished objects of one choice of settings, kept in `results.jsonl` of a folder.
 
-    Lines of other settings stay in the file and do not count; one that a killed process left unfinished goes.
+    Lines of other settings stay in the file and do not count. A last line that a killed process left unfinished is
+    removed.
 
     Args:
-        folder: made if absent.
-        command: what makes the results, for the record.
-        settings: all that decides them, as JSON values.
+        folder: Made if absent.
+        command: What makes the results, for the record.
+        settings: All that decides them, as JSON values.
+
+    Attributes:
+        folder: Of the results.
 
     Raises:
-        InputError: the folder cannot be written.
+        InputError: The folder cannot be written, or a line of the file is damaged.
     """
 
-    def __init__(self, folder: pathlib.Path, command: str, settings: dict[str, Any]):
-        self._folder, self._command, self._settings = folder, command, json.loads(to_json(settings))
-        self._key = hashlib.sha256(json.dumps(self._settings, sort_keys=True).encode()).hexdigest()[:16]
+    def __init__(self, folder: pathlib.Path, command: str, settings: Mapping[str, Any]):
+        self.folder, self._command, self._settings = folder, command, json.loads(to_json(dict(settings)))
+        self._key = json_hash(self._settings)[:16]
         self._lines = folder / "results.jsonl"
         self._records: dict[int, dict[str, Any]] = {}
         try:
@@ -83,11 +81,11 @@ class Results:
                 self._records[record["index"]] = record
 
     def has(self, index: int) -> bool:
-        """Whether the object is finished."""
+        """Whether the object of this index is finished."""
         return index in self._records
 
-    def add(self, index: int, record: dict[str, Any]) -> None:
-        """Keeps the figures of an object, at once and for good."""
+    def add(self, index: int, record: Mapping[str, Any]) -> None:
+        """Writes the figures of an object to the file at once."""
         line = json.dumps({"settings": self._key, "index": index, **record}, allow_nan=False)
         with open(self._lines, "a") as file:
             file.write(line + "\n")
@@ -96,7 +94,11 @@ class Results:
         self._records[index] = json.loads(line)
 
     def write(self, objects: range) -> dict[str, Any]:
-        """Writes results.json over those of the `objects` that are finished and returns what it holds."""
+        """Writes results.json and returns what it holds.
+
+        Args:
+            objects: Indices; those that are not finished are left out.
+        """
         records = [self._records[index] for index in objects if index in self._records]
         summary = {
             "command": self._command,
@@ -105,11 +107,11 @@ class Results:
             **summarise(records),
             "records": records,
         }
-        (self._folder / "results.json").write_bytes(to_json(summary))
+        (self.folder / "results.json").write_bytes(to_json(summary))
         return summary
 
 
-def statistics(values) -> dict[str, float]:
+def statistics(values: Sequence[float] | np.ndarray) -> dict[str, float]:
     """Mean, standard deviation of the sample (n - 1), standard error of the mean, median, and n."""
     values = np.asarray(values, np.float64)
     spread = float(values.std(ddof=1)) if len(values) > 1 else 0.0
@@ -122,7 +124,7 @@ def statistics(values) -> dict[str, float]:
     }
 
 
-def flat(record: dict[str, Any], prefix: str = "") -> dict[str, float]:
+def flat(record: Mapping[str, Any], prefix: str = "") -> dict[str, float]:
     """The numbers of nested dictionaries under names joined with slashes; other values are left out."""
     found: dict[str, float] = {}
     for name, value in record.items():
@@ -133,8 +135,11 @@ def flat(record: dict[str, Any], prefix: str = "") -> dict[str, float]:
     return found
 
 
-def summarise(records: list[dict[str, Any]]) -> dict[str, Any]:
+def summarise(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Statistics over objects of every figure, of paired differences, and the bars.
+
+    Args:
+        records: Of the objects, see `objects.Evaluation.measure`; at least one.
 
     Returns:
         `figures` by the figure's path in a record; `differences`: `views_over_repeat/…`, and for r rounds
@@ -193,7 +198,7 @@ def _bars(figures: dict, differences: dict, rounds: str) -> list[dict[str, Any]]
     ]
 
 
-def one_line(record: dict[str, Any]) -> str:
+def one_line(record: Mapping[str, Any]) -> str:
     """The main figures of one object."""
     assets = record["assets"]
     fitted = ", ".join(f"{assets[r]['estimated']['cameras']['psnr']:.2f} dB after {r} rounds" for r in sorted(assets))

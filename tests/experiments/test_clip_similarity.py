@@ -10,7 +10,7 @@ import pytest
 import tokenizers
 from safetensors.numpy import load_file, save_file
 
-from experiments import clip_metrics
+from experiments.evaluation import clip_folders
 from im3d_jax.errors import InputError
 from im3d_jax.models import clip_images
 from im3d_jax.weights.encoders import encoder_network, encoder_table
@@ -44,7 +44,7 @@ def write_clip(folder, layout="transformers"):
     text, vision = TEXT | {"vocab_size": write_tokenizer(folder)}, VISION
     config = {"text_config": text, "vision_config": vision, "projection_dim": 12}
     (folder / "config.json").write_text(json.dumps(config))
-    _, ours_text, ours_vision = clip_metrics._transformers(folder / "config.json")
+    _, ours_text, ours_vision = clip_folders._transformers(folder / "config.json")
     if layout == "transformers":
         named = weights_of(ours_text, layout, "text_model.", 1) | weights_of(ours_vision, layout, "vision_model.", 2)
         save_file(named | {"logit_scale": np.zeros((), np.float32)}, folder / "model.safetensors")
@@ -69,7 +69,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def clip(folder):
-    return clip_metrics.load_clip(folder)
+    return clip_folders.load_clip(folder)
 
 
 @pytest.fixture(scope="module")
@@ -122,7 +122,7 @@ def test_the_backbone_is_named(clip, folder, tmp_path):
             save_file(part, shards / file)
         weight_map = {tensor: file for file, part in parts.items() for tensor in part}
         (shards / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
-        names.append(clip_metrics.load_clip(shards).backbone)
+        names.append(clip_folders.load_clip(shards).backbone)
     assert len({clip.backbone, *names}) == 3
 
 
@@ -150,10 +150,10 @@ def add_preprocessing(folder, fields):
 )
 def test_the_weights_own_mean_and_deviation(tmp_path, views, layout, fields):
     folder = write_clip(tmp_path / "clip", layout)
-    usual = clip_metrics.load_clip(folder)
+    usual = clip_folders.load_clip(folder)
     np.testing.assert_allclose((usual.mean, usual.std), (clip_images.CLIP_MEAN, clip_images.CLIP_STD))
     add_preprocessing(folder, fields)
-    clip = clip_metrics.load_clip(folder)
+    clip = clip_folders.load_clip(folder)
     pixels = 2 * clip_images.resize_and_crop(composite(views), 28) - 1
     seen = encoder_network(clip.vision.config).apply({"params": clip.vision_params}, pixels).pooled
     seen = np.asarray(seen) / np.linalg.norm(seen, axis=1, keepdims=True)
@@ -164,9 +164,9 @@ def test_the_weights_own_mean_and_deviation(tmp_path, views, layout, fields):
 def test_the_other_layouts_preprocessing_counts_where_its_own_is_missing(tmp_path):
     folder = write_clip(tmp_path / "clip")
     (folder / "open_clip_config.json").write_text(json.dumps({"preprocess_cfg": HALVES}))
-    assert clip_metrics.load_clip(folder).mean == (0.5,) * 3
+    assert clip_folders.load_clip(folder).mean == (0.5,) * 3
     (folder / "processor_config.json").write_text(json.dumps({"image_processor": {"image_mean": [0.25] * 3}}))
-    assert clip_metrics.load_clip(folder).mean == (0.25,) * 3
+    assert clip_folders.load_clip(folder).mean == (0.25,) * 3
 
 
 @pytest.mark.parametrize(
@@ -192,20 +192,20 @@ def test_a_preprocessing_that_is_not_ours_is_refused(tmp_path, layout, field, va
     folder = write_clip(tmp_path / "clip", layout)
     add_preprocessing(folder, {field: value})
     with pytest.raises(InputError, match=rf"{field} is .*; expected"):
-        clip_metrics.load_clip(folder)
+        clip_folders.load_clip(folder)
 
 
 def test_both_layouts_are_read(tmp_path, views):
-    one = clip_metrics.load_clip(write_clip(tmp_path / "open", "open_clip"))
+    one = clip_folders.load_clip(write_clip(tmp_path / "open", "open_clip"))
     assert one.backbone.startswith("OpenCLIP ViT, 2 layers of 16, 14px")
     found = one.similarities(views, prompt=PROMPT, image=views[0])
     # A colour that changes nothing under zero alpha must not count.
     hidden = np.where(views[..., 3:] > 0, views, np.float32([0.5, 0.5, 0.5, 0]))
     assert not np.array_equal(hidden, views)
     assert found == one.similarities(hidden, prompt=PROMPT, image=views[0])
-    theirs = clip_metrics._open_clip(tmp_path / "open" / "open_clip_config.json")[1:]
+    theirs = clip_folders._open_clip(tmp_path / "open" / "open_clip_config.json")[1:]
     write_clip(tmp_path / "both")
-    ours = clip_metrics._transformers(tmp_path / "both" / "config.json")[1:]
+    ours = clip_folders._transformers(tmp_path / "both" / "config.json")[1:]
     assert theirs == ours
 
 
@@ -218,42 +218,42 @@ def test_true_sizes_of_known_files(tmp_path):
     config = {"projection_dim": 1024, "text_config": text | {"hidden_act": "gelu"}}
     config["vision_config"] = vision | {"hidden_act": "gelu", "patch_size": 14}
     (tmp_path / "config.json").write_text(json.dumps(config))
-    _, text, vision = clip_metrics._transformers(tmp_path / "config.json")
+    _, text, vision = clip_folders._transformers(tmp_path / "config.json")
     assert vision == clip.CLIP_VISION_H14
     assert text == dataclasses.replace(clip.OPENCLIP_TEXT_H, layers=24, projection=1024)
     tower = {"image_size": 224, "layers": 32, "width": 1280, "head_width": 80, "patch_size": 14}
     words = {"context_length": 77, "vocab_size": 49408, "width": 1024, "heads": 16, "layers": 24}
     model = {"model_cfg": {"embed_dim": 1024, "vision_cfg": tower, "text_cfg": words}}
     (tmp_path / "open_clip_config.json").write_text(json.dumps(model))
-    assert clip_metrics._open_clip(tmp_path / "open_clip_config.json")[1:] == (text, vision)
+    assert clip_folders._open_clip(tmp_path / "open_clip_config.json")[1:] == (text, vision)
 
 
 def test_wrong_folders_are_one_line(tmp_path, folder):
     with pytest.raises(InputError, match="no such folder"):
-        clip_metrics.load_clip(tmp_path / "none")
+        clip_folders.load_clip(tmp_path / "none")
     with pytest.raises(InputError, match="neither a config.json of CLIP"):
-        clip_metrics.load_clip(tmp_path)
+        clip_folders.load_clip(tmp_path)
     (tmp_path / "config.json").write_text("{")
     with pytest.raises(InputError, match="cannot be read"):
-        clip_metrics.load_clip(tmp_path)
+        clip_folders.load_clip(tmp_path)
     config = json.loads((folder / "config.json").read_text())
     wrong = {"vision_config": {"patch_size": "14"}, "text_config": {"hidden_act": "relu"}}
     for part, message in (("vision_config", "patch is '14'"), ("text_config", "unknown activation 'relu'")):
         (tmp_path / "config.json").write_text(json.dumps(config | {part: config[part] | wrong[part]}))
         with pytest.raises(InputError, match=message):
-            clip_metrics.load_clip(tmp_path)
+            clip_folders.load_clip(tmp_path)
     (tmp_path / "config.json").write_text(json.dumps(config))
     with pytest.raises(InputError, match="tokenizer"):
-        clip_metrics.load_clip(tmp_path)
+        clip_folders.load_clip(tmp_path)
     write_tokenizer(tmp_path)
     with pytest.raises(InputError, match="no safetensors file"):
-        clip_metrics.load_clip(tmp_path)
+        clip_folders.load_clip(tmp_path)
     (tmp_path / "config.json").unlink()
     for change in ({"timm_model_name": "x"}, {"layers": [1, 2]}):
         model = {"embed_dim": 12, "vision_cfg": {"width": 16, **change}, "text_cfg": {}}
         (tmp_path / "open_clip_config.json").write_text(json.dumps({"model_cfg": model}))
         with pytest.raises(InputError, match="a tower that is not read"):
-            clip_metrics.load_clip(tmp_path)
+            clip_folders.load_clip(tmp_path)
 
 
 @pytest.mark.parity
@@ -267,7 +267,7 @@ def test_as_in_transformers(tmp_path, views):
     torch.manual_seed(0)
     theirs = transformers.CLIPModel(config).eval()
     theirs.save_pretrained(tmp_path)
-    ours = clip_metrics.load_clip(tmp_path)
+    ours = clip_folders.load_clip(tmp_path)
     pixels = np.array(clip_images.similarity_pixels(composite(views), 28)).transpose(0, 3, 1, 2)
     tokens = torch.from_numpy(ours.tokenizer([PROMPT])[0]).long()
     with torch.no_grad():

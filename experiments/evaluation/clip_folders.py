@@ -1,117 +1,37 @@
-"""Similarities of views to a text and to a picture by CLIP, with weights that the user gives.
-
-Scores of different backbones cannot be compared, and papers often do not name theirs: the backbone belongs beside every
-number. Here a similarity is the cosine of the two projected features (Radford et al. 2103.00020, section 2.3), on
-pictures composited on white and prepared as CLIP's own preprocessing does; a set of views has the mean over its views
-(the columns of table 1 of IM-3D, 2402.08682, in hundredths there).
-"""
+"""CLIP from the folders that people download: transformers' layout and OpenCLIP's."""
 
 from __future__ import annotations
 
 import dataclasses
-import functools
 import hashlib
 import json
 import math
+import os
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
-import jax
-import jax.numpy as jnp
-import numpy as np
-
-from im3d_jax.errors import InputError, input_errors
-from im3d_jax.images.alpha import composite_on_white
+from experiments.evaluation.clip_similarity import Clip
+from im3d_jax.digests import file_hash
+from im3d_jax.errors import InputError, WeightsError, input_errors
 from im3d_jax.models.clip import CLIPText, CLIPTextConfig, CLIPVision, CLIPVisionConfig
-from im3d_jax.models.clip_images import CLIP_MEAN, CLIP_STD, Colour, similarity_pixels
-from im3d_jax.output.run_folder import file_hash
-from im3d_jax.errors import WeightsError
+from im3d_jax.models.clip_images import CLIP_MEAN, CLIP_STD, Colour
 from im3d_jax.weights.encoders import load_encoder
-from im3d_jax.weights.prompt_tokenizers import PromptTokenizer, load_clip_tokenizer
+from im3d_jax.weights.prompt_tokenizers import load_clip_tokenizer
 from im3d_jax.weights.tensor_files import network_files
 
 
-@dataclasses.dataclass(frozen=True)
-class Clip:
-    """Both towers of a CLIP model.
-
-    Attributes:
-        backbone: its name for reports: kind, layers and width, patch, size of pictures, and the beginning of the
-            weights' SHA-256.
-        text, vision: the networks.
-        text_params, vision_params: their weights, float32.
-        tokenizer: of the text tower.
-        mean, std: of the colours in [0, 1] that the image tower was trained on.
-    """
-
-    backbone: str
-    text: CLIPText
-    vision: CLIPVision
-    text_params: dict
-    vision_params: dict
-    tokenizer: PromptTokenizer
-    mean: Colour = CLIP_MEAN
-    std: Colour = CLIP_STD
-
-    def embed_images(self, images) -> np.ndarray:
-        """Unit features [V, D] of pictures [V, H, W, 4] in [0, 1], straight alpha."""
-        colours = self.mean, self.std
-        return np.asarray(_image_features(self.vision, colours, self.vision_params, jnp.asarray(images)))
-
-    def embed_text(self, text: str) -> np.ndarray:
-        """Unit features [D]; what does not fit into the tower's length is cut off."""
-        tokens, _ = self.tokenizer([text])
-        return np.asarray(_text_features(self.text, self.text_params, jnp.asarray(tokens)))[0]
-
-    def similarities(self, views, *, prompt: str | None = None, image=None) -> dict[str, float]:
-        """Mean similarities of views.
-
-        Args:
-            views: [V, H, W, 4] in [0, 1], straight alpha.
-            prompt: text to compare with, or None.
-            image: [H, W, 4] picture to compare with, or None.
-
-        Returns:
-            `clip_text` and `clip_image`, of those that are given, in [-1, 1].
-        """
-        features = self.embed_images(views)
-        others = {}
-        if prompt is not None:
-            others["clip_text"] = self.embed_text(prompt)
-        if image is not None:
-            others["clip_image"] = self.embed_images(np.asarray(image)[None])[0]
-        return {name: float(np.mean(features @ other, dtype=np.float64)) for name, other in others.items()}
-
-
-@functools.partial(jax.jit, static_argnums=(0, 1))
-def _image_features(vision: CLIPVision, colours: tuple[Colour, Colour], params: dict, images: jax.Array) -> jax.Array:
-    pixels = similarity_pixels(composite_on_white(images)[..., :3], vision.config.image_size, *colours)
-    # One after the other: towers are large, and so are their maps.
-    return _unit(jax.lax.map(lambda one: vision.apply({"params": params}, one[None]).pooled[0], pixels))
-
-
-@functools.partial(jax.jit, static_argnums=0)
-def _text_features(text: CLIPText, params: dict, tokens: jax.Array) -> jax.Array:
-    return _unit(text.apply({"params": params}, tokens).pooled)
-
-
-def _unit(features: jax.Array) -> jax.Array:
-    features = features.astype(jnp.float32)
-    return features / jnp.linalg.norm(features, axis=-1, keepdims=True)
-
-
-def load_clip(folder: str | pathlib.Path) -> Clip:
-    """Reads CLIP from a folder.
+def load_clip(folder: str | os.PathLike) -> Clip:
+    """Reads CLIP.
 
     Args:
-        folder: with `config.json` and `model.safetensors` (transformers: openai/clip-vit-large-patch14 and others), or
-            with `open_clip_config.json` and `open_clip_model.safetensors` (OpenCLIP); either with the tokenizer's
-            files beside them. Where both are, the first is read. Mean and deviation of the colours are those of
-            `preprocessor_config.json` or of OpenCLIP's `preprocess_cfg`, or CLIP's own without them.
+        folder: With `config.json` and `model.safetensors` (transformers: openai/clip-vit-large-patch14 and others), or
+            with `open_clip_config.json` and `open_clip_model.safetensors` (OpenCLIP); the tokenizer's files lie beside
+            them. Where both layouts are there, the first is read. Mean and deviation of the colours come from
+            `preprocessor_config.json` or OpenCLIP's `preprocess_cfg`; without either they are CLIP's own.
 
     Raises:
-        InputError: something is missing, damaged, or of a kind that is not read.
+        InputError: A file is missing, damaged, or of a kind that is not read.
     """
     folder = pathlib.Path(folder)
     if not folder.is_dir():
@@ -229,7 +149,7 @@ def _colours(folder: pathlib.Path, size: int, *, open_clip_first: bool) -> tuple
     """Mean and deviation of the colours that the weights were trained on, from the files that state them.
 
     Raises:
-        InputError: the files state another preprocessing than bicubic of the shorter side and the centre.
+        InputError: The files state another preprocessing than bicubic of the shorter side and the centre.
     """
     readers = [_transformers_colours, _open_clip_colours]
     for read in reversed(readers) if open_clip_first else readers:
@@ -290,10 +210,11 @@ def _colour(path: pathlib.Path, stated: Mapping[str, Any], name: str, usual: Col
         raise InputError(f"{path}: {name} is {value!r}; expected three numbers between 0 and 1")
     if name.endswith("std") and min(values) == 0:
         raise InputError(f"{path}: {name} is {value!r}; expected three numbers above 0")
-    return tuple(float(part) for part in values)
+    red, green, blue = (float(part) for part in values)
+    return red, green, blue
 
 
-def _config(kind, path: pathlib.Path, fields: Mapping[str, Any], projection: Any):
+def _config(kind: Callable[..., Any], path: pathlib.Path, fields: Mapping[str, Any], projection: Any) -> Any:
     for name, value in {**fields, "projection": projection}.items():
         expected = (str,) if name == "activation" else (int, float) if name == "eps" else (int,)
         if not isinstance(value, expected) or isinstance(value, bool) or (name != "activation" and value <= 0):

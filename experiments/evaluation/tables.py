@@ -1,12 +1,12 @@
-"""Results of `experiments.evaluate` as Markdown tables, and the page that holds them."""
+"""Results of objects as Markdown tables, and the page that holds them."""
 
 from __future__ import annotations
 
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from experiments.report import SIMILARITIES, measures
+from experiments.evaluation.results import SIMILARITIES, measures
 
 
 _NAMES = {
@@ -29,8 +29,12 @@ def _row(name: str, figures: dict, path: str, columns: Sequence[str], sign: str 
     return f"| {name} | " + " | ".join(_cell(figures[f"{path}/{m}"], m, sign) for m in columns) + " |"
 
 
-def to_markdown(summary: dict[str, Any]) -> str:
-    """The tables, in Markdown, of what `Results.write` returned."""
+def to_markdown(summary: Mapping[str, Any]) -> str:
+    """The tables of an evaluation.
+
+    Args:
+        summary: From `Results.write`.
+    """
     figures, differences, settings = summary["figures"], summary["differences"], summary["settings"]
     rounds = sorted(str(number) for number in settings["rounds"])
     columns = measures(figures)
@@ -93,8 +97,8 @@ def to_markdown(summary: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _similarities(summary: dict[str, Any], rounds: Sequence[str]) -> list[str]:
-    """CLIP's table, where there was a CLIP: the columns of table 1 of IM-3D (2402.08682), as cosines."""
+def _similarities(summary: Mapping[str, Any], rounds: Sequence[str]) -> list[str]:
+    """The table of CLIP's similarities, if any: the columns of table 1 of IM-3D (arXiv 2402.08682), as cosines."""
     figures, differences = summary["figures"], summary["differences"]
     if "views/clip_text" not in figures:
         return []
@@ -115,9 +119,8 @@ def _similarities(summary: dict[str, Any], rounds: Sequence[str]) -> list[str]:
     return lines
 
 
-def _heading(summary: dict[str, Any]) -> list[str]:
+def _heading(summary: Mapping[str, Any]) -> list[str]:
     settings = summary["settings"]
-    refine = settings["refine"]
     versions = ", ".join(f"{name} {version}" for name, version in settings["versions"].items())
     return [
         f"`{summary['command']}`",
@@ -126,15 +129,31 @@ def _heading(summary: dict[str, Any]) -> list[str]:
         f"quality `{settings['quality']}`",
         f"- machine: {settings['machine']}",
         f"- versions: {versions}",
-        f"- weights: `{settings['model']}`, SHA-256 `{settings['weights_sha256']}`",
-        f"- refinement: from t = {refine['start']:g}, {refine['steps']} steps, guidance {refine['image']:g} "
-        f"(image) and {refine['prompt']:g} (prompt)",
+        f"- weights: `{settings['model']}`, SHA-256 `{settings['weights']['sha256']}`",
+        *_refinement(settings["sampling"].get("refine")),
         *([f"- LPIPS: VGG16, SHA-256 `{settings['lpips_sha256']}`"] if "lpips_sha256" in settings else []),
     ]
 
 
+def _refinement(refine: Mapping[str, Any] | int | None) -> list[str]:
+    """The line on how renders were drawn anew: a bundle's sampling, or another model's number of steps."""
+    if refine is None:
+        return []
+    if not isinstance(refine, Mapping):
+        return [f"- refinement: {refine} steps"]
+    return [
+        f"- refinement: from t = {refine['start']:g}, {refine['steps']} steps, guidance {refine['image']:g} "
+        f"(image) and {refine['prompt']:g} (prompt)"
+    ]
+
+
 def write_tables(page: pathlib.Path, text: str) -> None:
-    """Puts the tables between the two marks of the page, or at its end where it has none."""
+    """Puts tables between the two marks of a page, or at its end where it has none.
+
+    Args:
+        page: The Markdown file; made if absent.
+        text: The tables.
+    """
     before = page.read_text() if page.exists() else "# Results\n"
     section = f"{_BEGIN}\n\n{text}\n{_END}\n"
     start, stop = before.find(_BEGIN), before.find(_END)

@@ -22,7 +22,7 @@ from scipy.spatial import KDTree
 
 from im3d_jax.data.captures import Capture
 from im3d_jax.images.alpha import composite
-from im3d_jax.output.progress import Report
+from im3d_jax.progress import Report
 from im3d_jax.reconstruction import initial
 from splat import Cameras
 
@@ -31,6 +31,7 @@ from splat import Cameras
 CUBE_POINTS, CUBE_SIDE = 100_000, 2.6
 SH_EVERY = 1000  # steps after which one more degree is freed
 SSIM_WEIGHT = 0.2
+Rasterize = Callable[..., tuple[torch.Tensor, torch.Tensor, dict[str, Any]]]
 Similarity = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 
@@ -108,10 +109,27 @@ def make_parameters(
 
 
 def draw(
-    params: torch.nn.ParameterDict, poses: torch.Tensor, lenses: torch.Tensor, size: tuple[int, int], degree: int
+    params: torch.nn.ParameterDict,
+    poses: torch.Tensor,
+    lenses: torch.Tensor,
+    size: tuple[int, int],
+    degree: int,
+    rasterize: Rasterize = gsplat.rasterization,
 ) -> tuple[torch.Tensor, dict[str, Any]]:
-    """Images [V, H, W, 3] on white of width and height `size`, and what the strategy needs."""
-    rgb, _, info = gsplat.rasterization(
+    """Draws gaussians on white.
+
+    Args:
+        params: From `make_parameters`.
+        poses: [V, 4, 4] world to camera.
+        lenses: [V, 3, 3] intrinsics.
+        size: Width and height, pixels.
+        degree: Of the spherical harmonics in use.
+        rasterize: As `gsplat.rasterization`.
+
+    Returns:
+        Images [V, H, W, 3], and what the strategy needs.
+    """
+    rgb, _, info = rasterize(
         params["means"],
         params["quats"],
         torch.exp(params["scales"]),
@@ -138,6 +156,8 @@ def fit_gsplat(
     start: str = "hull",
     reset: bool = False,
     device: str = "cuda",
+    rasterize: Rasterize = gsplat.rasterization,
+    strategy: DefaultStrategy | None = None,
 ) -> tuple[dict[str, Any], Callable[[Cameras], np.ndarray]]:
     """Fits gaussians to the views on white, one view a step in shuffled cycles.
 
@@ -153,6 +173,8 @@ def fit_gsplat(
             condition as ``step % self.reset_every == 0 & step > 0``, a chained comparison with ``0 & step`` which
             never holds, so that by itself it never resets them.
         device: Of PyTorch.
+        rasterize: As `gsplat.rasterization`.
+        strategy: Density control; gsplat's default strategy with its own settings without.
 
     Returns:
         Figures: `seconds` from the choice of the start to the end of the last step, without the compilation of
@@ -177,21 +199,22 @@ def fit_gsplat(
 
     # The first call compiles gsplat's kernels.
     few = np.eye(4, 3, dtype=np.float32)
-    draw(prepare(few, few)[0], poses[:1], lenses[:1], size, sh_degree)
+    draw(prepare(few, few)[0], poses[:1], lenses[:1], size, sh_degree, rasterize)
     _wait(device)
     torch.manual_seed(seed)
     begun = time.perf_counter()
     params, optimizers, schedule = prepare(*start_points(start, capture, count, seed, rng))
-    strategy = DefaultStrategy()
-    strategy.check_sanity(params, optimizers)
-    state = strategy.initialize_state(scene_scale=extent)
+    rules = DefaultStrategy() if strategy is None else strategy
+    rules.check_sanity(params, optimizers)
+    state = rules.initialize_state(scene_scale=extent)
     order: list[int] = []
     for step in range(steps):
         order = order or rng.permutation(len(images)).tolist()
         view = order.pop()
         true = images[view, None]
-        drawn, info = draw(params, poses[view, None], lenses[view, None], size, min(step // SH_EVERY, sh_degree))
-        strategy.step_pre_backward(params, optimizers, state, step, info)
+        degree = min(step // SH_EVERY, sh_degree)
+        drawn, info = draw(params, poses[view, None], lenses[view, None], size, degree, rasterize)
+        rules.step_pre_backward(params, optimizers, state, step, info)
         error = torch.nn.functional.l1_loss(drawn, true)
         loss = (1 - SSIM_WEIGHT) * error + SSIM_WEIGHT * (1 - similarity(drawn, true))
         loss.backward()
@@ -199,9 +222,9 @@ def fit_gsplat(
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
         schedule.step()
-        strategy.step_post_backward(params, optimizers, state, step, info, packed=False)
-        if reset and 0 < step < strategy.refine_stop_iter and step % strategy.reset_every == 0:
-            reset_opa(params=params, optimizers=optimizers, state=state, value=2 * strategy.prune_opa)
+        rules.step_post_backward(params, optimizers, state, step, info, packed=False)
+        if reset and 0 < step < rules.refine_stop_iter and step % rules.reset_every == 0:
+            reset_opa(params=params, optimizers=optimizers, state=state, value=2 * rules.prune_opa)
         if (step + 1) % 100 == 0:
             report(step + 1, steps, f"{len(params['means'])} gaussians")
     _wait(device)
@@ -212,7 +235,7 @@ def fit_gsplat(
         with torch.no_grad():
             # One camera at a time: those of a whole capture need not fit into memory.
             pairs = zip(*on_device(cameras), strict=True)
-            rows = [draw(params, pose[None], lens[None], size, sh_degree)[0] for pose, lens in pairs]
+            rows = [draw(params, pose[None], lens[None], size, sh_degree, rasterize)[0] for pose, lens in pairs]
         rgb = torch.cat(rows).clamp(0, 1).cpu().numpy()
         return np.concatenate([rgb, np.ones_like(rgb[..., :1])], axis=-1)
 

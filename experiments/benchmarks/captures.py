@@ -1,10 +1,9 @@
 """Fits captures by our strategies and by gsplat's trainer on one machine; one JSON line a fit.
 
-    python -m experiments.compare_fits --data=../shared/data/lego400 --steps=7000 --seeds=0,1,2 --runs=ours,gsplat
-    python -m experiments.compare_fits --data=../shared/data/lego400_16views --seeds=0,1,2 --runs=ours,mcmc,gsplat
-    python -m experiments.compare_fits --data=../shared/data/lego400_16views --runs=ours --nouse_masks
-    python -m experiments.compare_fits --data=../shared/data/lego400 --runs=gsplat --gsplat_start=cube --gsplat_reset
-    python -m experiments.compare_fits --data=../shared/data/lego400_16views --downscale=4 --steps=1000 --runs=ours
+    python -m experiments.benchmarks.captures --data=DIR --steps=7000 --seeds=0,1,2 --runs=ours,mcmc,gsplat
+    python -m experiments.benchmarks.captures --data=DIR --runs=ours --nouse_masks
+    python -m experiments.benchmarks.captures --data=DIR --runs=gsplat --gsplat_start=cube --gsplat_reset
+    python -m experiments.benchmarks.captures --data=DIR --downscale=4 --steps=1000 --runs=ours
 
 `ours` and `mcmc` are the fits of `im3d reconstruct` with --strategy=default and mcmc. `gsplat` is gsplat's default
 strategy with the rates, the schedule and the losses of its `simple_trainer`, on white; it needs PyTorch with CUDA,
@@ -15,47 +14,45 @@ tighter than comparisons, which Python chains: ``step % self.reset_every == (0 &
 so its opacities are never reset. --gsplat_reset adds the reset that the strategy documents, every 3,000 steps.
 
 Both are judged by one function, on white: PSNR and SSIM are means over the held-out views, which the capture must have.
-`seconds` is wall time from the choice of the start to the end of the last step. Ours contains the compilation, of which
-the persistent cache spares later runs the most (`first_steps_s`: the start and the first segment of at most 100 steps);
+`seconds` is wall time from the choice of the start to the end of the last step. Ours contains the compilation, most of
+which the persistent cache spares later runs (`first_steps_s`: the start and the first segment of at most 100 steps);
 gsplat's does not contain that of its kernels. Times count only where nothing else runs on the device.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import importlib.util
-import json
 import pathlib
 import statistics
 import time
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from absl import app, flags
+from absl import flags
 
-from experiments.benchmark import machine, require_cuda
-from experiments.programs import flags_parser, run_program
-from experiments.shards import parse_shard
-from im3d_jax.cli import common
-from im3d_jax.errors import InputError, input_errors
-from im3d_jax.cli.fits import capture_rows
-from im3d_jax.cli.metrics import compare
-from im3d_jax.data.captures import Capture, CaptureError, load_capture
-from im3d_jax.errors import ImageError
+from experiments.benchmarks.timing import Lines, machine, require_cuda, require_one_of
+from experiments.programs import Program
+from im3d_jax import environment
+from im3d_jax.data.captures import Capture, load_capture
+from im3d_jax.errors import InputError
+from im3d_jax.generation.captures import CaptureSettings
+from im3d_jax.generation.products import compare
+from im3d_jax.generation.shards import parse_shard
 from im3d_jax.images import metrics
 from im3d_jax.images.alpha import composite
-from im3d_jax.output.progress import ProgressPrinter, Report
 from im3d_jax.output.renders import render_views
-from im3d_jax.reconstruction import FitConfig, Targets, capture_config, final_gaussians, fit, init_state
+from im3d_jax.progress import ProgressPrinter, Report
+from im3d_jax.reconstruction import FitConfig, Targets, final_gaussians, fit, init_state
 from splat import Cameras
 
 
-STRATEGIES = {"ours": "default", "mcmc": "mcmc"}
+STRATEGIES: dict[str, Literal["default", "mcmc"]] = {"ours": "default", "mcmc": "mcmc"}
 RUNS = (*STRATEGIES, "gsplat")
 Drawer = Callable[[Cameras], np.ndarray]
+"""Draws [V, H, W, 4] images, straight alpha, at cameras."""
 
 
 def define_flags(values: flags.FlagValues) -> None:
@@ -82,7 +79,7 @@ def parse_fits(values: flags.FlagValues) -> list[tuple[int, str]]:
     """Seed and run of each fit of --seeds, --runs and --shard, seed by seed.
 
     Raises:
-        InputError: a value that cannot be used.
+        InputError: A value that cannot be used.
     """
     part, parts = parse_shard(values.shard)
     if not values.seeds or not all(text.isdecimal() and len(text) < 10 for text in values.seeds):
@@ -101,31 +98,30 @@ def check_gsplat() -> None:
     """Checks that gsplat's trainer can run, and leaves it memory; before JAX's first use.
 
     Raises:
-        InputError: a package or a CUDA device is missing.
+        InputError: A package or a CUDA device is missing.
     """
-    if importlib.util.find_spec("torch") is None:
-        raise InputError("--runs=gsplat: torch is not installed here")
-    with input_errors(app.UsageError):
-        require_cuda("--runs=gsplat", "gsplat")
-    if not any(importlib.util.find_spec(package) for package in ("fused_ssim", "pytorch_msssim")):
-        raise InputError("--runs=gsplat: neither fused_ssim nor pytorch_msssim is installed here; install one of them")
+    require_cuda("--runs=gsplat", "gsplat")
+    require_one_of("--runs=gsplat", ["fused_ssim", "pytorch_msssim"])
 
 
 def open_capture(values: flags.FlagValues, with_gsplat: bool) -> Capture:
     """The capture of --data, as --downscale and --use_masks have it.
 
+    Args:
+        values: The flags.
+        with_gsplat: Whether gsplat will fit it too.
+
     Raises:
-        InputError: it cannot be read, has no held-out views, or is nothing for gsplat's classic rasterizer.
+        InputError: It cannot be read, has no held-out views, or is nothing for gsplat's classic rasterizer.
     """
-    with input_errors(CaptureError, ImageError):
-        capture = load_capture(values.data, values.downscale)
+    capture = load_capture(values.data, values.downscale)
     cameras = capture.cameras
     if capture.test is None:
         raise InputError(f"--data={values.data}: no held-out views to judge by; expected transforms_test.json in it")
-    if min(cameras.width, cameras.height) < ssim.WINDOW:
+    if min(cameras.width, cameras.height) < metrics.WINDOW:
         raise InputError(
             f"--downscale={values.downscale} leaves {cameras.width}x{cameras.height} pixels; "
-            f"SSIM needs at least {ssim.WINDOW}x{ssim.WINDOW}"
+            f"SSIM needs at least {metrics.WINDOW}x{metrics.WINDOW}"
         )
     if with_gsplat and (cameras.model != "pinhole" or cameras.distortion is not None):
         raise InputError(f"--runs=gsplat: {values.data} has distorted or fisheye views; only ours can fit those")
@@ -137,16 +133,22 @@ def open_capture(values: flags.FlagValues, with_gsplat: bool) -> Capture:
     return dataclasses.replace(capture, images=np.concatenate([rgb, np.ones_like(rgb[..., :1])], axis=-1))
 
 
-def config_of(values: flags.FlagValues, capture: Capture, strategy: str) -> FitConfig:
-    """Our settings: those of `im3d reconstruct`, as the flags change them."""
-    config = capture_config(
-        values.steps,
-        strategy=strategy,
+def config_of(values: flags.FlagValues, capture: Capture, run: str) -> FitConfig:
+    """Our settings: those of `im3d reconstruct`, as the flags change them.
+
+    Args:
+        values: The flags.
+        capture: What is fitted.
+        run: One of `RUNS`; that of gsplat takes the number of gaussians at the start from ours.
+    """
+    settings = CaptureSettings(
+        steps=values.steps,
+        strategy=STRATEGIES.get(run, "default"),
         sh_degree=values.sh_degree,
         random_background=values.random_background,
-        capacity=values.gaussians or capture_rows(capture),
+        gaussians=values.gaussians,
     )
-    return dataclasses.replace(config, mask_weight=values.mask_weight)
+    return dataclasses.replace(settings.config(capture), mask_weight=values.mask_weight)
 
 
 def fit_ours(capture: Capture, config: FitConfig, seed: int, report: Report) -> tuple[dict[str, Any], Drawer]:
@@ -161,7 +163,7 @@ def fit_ours(capture: Capture, config: FitConfig, seed: int, report: Report) -> 
     Returns:
         Figures: `seconds` in all, `start_s` up to the first step, `first_steps_s` to the end of the first segment, the
         segments' mean time a step as median and 90th percentile over all but the first one, gaussians, pairs and the
-        room for both. And a function that draws [V, H, W, 4] images, straight alpha, at cameras.
+        room for both. And what draws the result.
     """
     targets = jax.block_until_ready(Targets(jnp.asarray(capture.images)))
     begun = time.perf_counter()
@@ -199,7 +201,12 @@ def fit_ours(capture: Capture, config: FitConfig, seed: int, report: Report) -> 
 
 
 def judge(draw: Drawer, capture: Capture) -> dict[str, float]:
-    """Mean PSNR (dB) and SSIM of the held-out views, the worst of their PSNRs, and the mean PSNR of the fitted ones."""
+    """Mean PSNR (dB) and SSIM of the held-out views, the worst of their PSNRs, and the mean PSNR of the fitted ones.
+
+    Args:
+        draw: The result of a fit.
+        capture: What was fitted; it has held-out views.
+    """
     held_out = capture.test
     assert held_out is not None  # `open_capture` refuses captures without
     drawn = draw(held_out.cameras)
@@ -210,15 +217,23 @@ def judge(draw: Drawer, capture: Capture) -> dict[str, float]:
 
 
 def run_fit(values: flags.FlagValues, capture: Capture, seed: int, run: str, report: Report) -> dict[str, Any]:
-    """The line of one fit."""
-    config = config_of(values, capture, STRATEGIES.get(run, "default"))
+    """The line of one fit.
+
+    Args:
+        values: The flags.
+        capture: What is fitted.
+        seed: Of all that is random.
+        run: One of `RUNS`.
+        report: Takes the progress.
+    """
+    config = config_of(values, capture, run)
     line = {"data": pathlib.Path(values.data).resolve().name, "run": run, "seed": seed, "steps": values.steps}
     line |= {"views": len(capture.images), "width": capture.cameras.width, "height": capture.cameras.height}
     line |= {"sh_degree": values.sh_degree, "use_masks": values.use_masks}
     if run in STRATEGIES:
         figures, draw = fit_ours(capture, config, seed, report)
         return line | figures | judge(draw, capture)
-    from experiments import gsplat_fit  # needs packages that ours does without
+    from experiments.benchmarks import gsplat_fit  # needs packages that ours does without
 
     figures, draw = gsplat_fit.fit_gsplat(
         capture,
@@ -237,36 +252,24 @@ def run(values: flags.FlagValues) -> None:
     """Does every fit of the flags, and prints its line.
 
     Raises:
-        InputError: a flag or a capture that cannot be used; nothing has been fitted then.
+        InputError: A flag or a capture that cannot be used; nothing has been fitted then.
     """
     fits = parse_fits(values)
     with_gsplat = any(run == "gsplat" for _, run in fits)
     if with_gsplat:
         check_gsplat()
-    if values.out:
-        with input_errors(OSError), open(values.out, "a"):
-            pass
-    common.start_jax()
+    lines = Lines(values.out)
+    environment.start_jax()
     capture = open_capture(values, with_gsplat)
     printer = ProgressPrinter()
     for seed, run in fits:
         with printer.stage(f"{run}, seed {seed}") as report:
-            line = run_fit(values, capture, seed, run, report) | machine()
-        text = json.dumps({key: round(value, 4) if isinstance(value, float) else value for key, value in line.items()})
-        print(text, flush=True)
-        if values.out:
-            with open(values.out, "a") as file:
-                file.write(text + "\n")
+            line = run_fit(values, capture, seed, run, report)
+        lines.write(line | machine())
 
 
-parse_flags = flags_parser("compare_fits")
-
-
-def main(argv: Sequence[str]) -> int:
-    """Returns 0, 2 for a wrong input (one line on stderr), 130 after Ctrl-C."""
-    return run_program("compare_fits", lambda: run(flags.FLAGS), argv, "the lines of finished fits are printed")
+PROGRAM = Program("benchmarks.captures", define_flags, run, "the lines of finished fits are printed")
 
 
 if __name__ == "__main__":
-    define_flags(flags.FLAGS)
-    app.run(main, flags_parser=parse_flags)
+    PROGRAM.start()

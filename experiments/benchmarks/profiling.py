@@ -9,7 +9,8 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import jax
-from absl import app
+
+from im3d_jax.errors import InputError
 
 
 # The first kind of which a word stands in a kernel's name, for kernels of cuDNN, cuBLAS and XLA itself.
@@ -70,10 +71,18 @@ def summarise(planes: Iterable[Any], calls: int, count: int) -> dict[str, Any]:
 
 
 def kernels(call: Callable[[], Any], count: int, calls: int = 3) -> dict[str, Any]:
-    """Traces a compiled, warm call and lists its kernels; see `summarise`.
+    """Traces a compiled, warm call and lists its kernels.
+
+    Args:
+        call: Returns arrays.
+        count: Kernels listed by name.
+        calls: That are traced.
+
+    Returns:
+        See `summarise`.
 
     Raises:
-        app.UsageError: The device has no kernels to list.
+        InputError: The device has no kernels to list.
     """
     with tempfile.TemporaryDirectory() as folder:
         with jax.profiler.trace(folder):
@@ -84,4 +93,4 @@ def kernels(call: Callable[[], Any], count: int, calls: int = 3) -> dict[str, An
         try:
             return summarise(planes, calls, count)
         except ValueError as error:
-            raise app.UsageError(f"--kernels: {error}") from None
+            raise InputError(f"--kernels: {error}") from None
