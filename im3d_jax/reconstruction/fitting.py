@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from im3d_jax.images import metrics
+from im3d_jax.images.alpha import composite
 from im3d_jax.models import perceptual
 from im3d_jax.reconstruction import control, initial, losses, optimizer, outside, poses
 from im3d_jax.reconstruction.losses import Targets
