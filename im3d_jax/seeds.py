@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-import jax
+from typing import TYPE_CHECKING
+
+
+if TYPE_CHECKING:
+    import jax
 
 
 LARGEST = 2**32 - 1
@@ -18,4 +22,6 @@ def stream(seed: int, number: int) -> jax.Array:
         seed: Of the request, 0 to `LARGEST`.
         number: One of the constants of this module.
     """
+    import jax  # not above: flags are checked before JAX is imported
+
     return jax.random.fold_in(jax.random.key(seed), number)
