@@ -197,6 +197,9 @@ def open_stable_diffusion(source: CheckpointSource) -> StableDiffusion:
     )
     itemsize, size = jnp.dtype(working_dtype()).itemsize, (preset.height, preset.width)
     memory = device_memory.choose(
-        None, preset.name, lambda each: device_memory.estimate(preset, each, itemsize, size, None, 0)
+        None,
+        preset.name,
+        lambda each: device_memory.estimate(preset, each, itemsize, size, None, 0),
+        room=device_memory.device_gib(),
     )
     return StableDiffusion(source, tokenizer, memory)

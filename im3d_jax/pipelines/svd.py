@@ -420,7 +420,8 @@ def open_orbit_model(source: CheckpointSource, memory: str | None = None) -> Orb
     Raises:
         WeightsError: The elevation head beside the weights does not fit them, or the device has too little memory.
     """
-    chosen = device_memory.choose(memory, source.preset.name, lambda each: estimate(source, each))
+    room = device_memory.device_gib()
+    chosen = device_memory.choose(memory, source.preset.name, lambda each: estimate(source, each), room=room)
     head = find_head(source)
     return OrbitModel(source, chosen, head=head, head_file=None if head is None else str(source.head_file))
 
