@@ -103,13 +103,6 @@ def test_psnr_closed_forms():
     np.testing.assert_allclose(module.foreground_psnr(a, a + error, mask), [40.0, 40.0], atol=1e-3)
 
 
-def test_composite_on_a_background():
-    rgba = jnp.array([0.2, 0.4, 0.6, 0.25])[None, None]
-    np.testing.assert_allclose(module.composite(rgba)[0, 0], [0.8, 0.85, 0.9], atol=1e-6)
-    background = jnp.array([0.0, 1.0, 0.0])[None, None]
-    np.testing.assert_allclose(module.composite(rgba, background)[0, 0], [0.05, 0.85, 0.15], atol=1e-6)
-
-
 @pytest.mark.parity
 def test_equals_pytorch_msssim():
     torch = pytest.importorskip("torch")

@@ -4,12 +4,12 @@ import dataclasses
 import json
 
 import numpy as np
-import pytest
-from PIL import Image
 
-from im3d_jax.foreign import memory, recipes
 from im3d_jax.models.clip import CLIPTextConfig, CLIPVisionConfig
-from im3d_jax.reconstruction import PRESETS as FITS
+from im3d_jax.pipelines import svd
+from im3d_jax.pipelines.memory import MEMORIES
+from im3d_jax.pipelines.sources import CheckpointSource
+from im3d_jax.reconstruction import FitConfig
 from im3d_jax.reconstruction.orbit_search import Search
 from im3d_jax.weights.checkpoints import open_checkpoint
 from im3d_jax.weights.conversion import convert_checkpoint
@@ -33,10 +33,11 @@ TEXT = CLIPTextConfig(
 SEARCH = Search(
     side=16, steps=4, more=2, warm=1, fit=dataclasses.replace(Search().fit, capacity=64, initial=64, views_per_step=2)
 )
-FIT = dataclasses.replace(
-    FITS["draft"], steps=12, capacity=192, initial=128, densify_every=6, densify_from=6, densify_until=11,
-    multiscale=False, views_per_step=2,
+FIT = FitConfig(
+    steps=12, capacity=192, initial=128, densify_every=6, densify_from=6, densify_until=11, multiscale=False,
+    views_per_step=2, outside_views=2,
 )  # fmt: skip
+FAMILIES = ("sv3d_u", "sv3d_p", "svd", "svd_xt", "sd15")
 
 
 def tiny(family):
@@ -79,10 +80,8 @@ def write_sgm(path, preset):
     return path
 
 
-@pytest.fixture(scope="package")
-def checkpoints(tmp_path_factory):
-    """{name: path}: two SV3D files, one of them also as a folder, and Stable Diffusion with its tokenizer."""
-    folder = tmp_path_factory.mktemp("checkpoints")
+def write_all(folder):
+    """{name: path}: files of sv3d_u, sv3d_p and svd; `folder`, sv3d_u for diffusers; `sd` with its tokenizer."""
     made = {family: write_sgm(folder / f"{family}.safetensors", tiny(family)) for family in ("sv3d_u", "sv3d_p", "svd")}
     made["folder"] = folder / "sv3d"
     convert_checkpoint(open_checkpoint(made["sv3d_u"], preset=tiny("sv3d_u")), "diffusers", made["folder"])
@@ -94,22 +93,24 @@ def checkpoints(tmp_path_factory):
     return made
 
 
-@pytest.fixture
-def small(monkeypatch):
-    """All families in miniature, short searches and fits."""
-    for family in ("sv3d_u", "sv3d_p", "svd", "svd_xt", "sd15"):
-        monkeypatch.setitem(PRESETS, family, tiny(family))
-    recipe = recipes.Recipe(fit_side=24, search=SEARCH)
-    for family in recipes.RECIPES:
-        monkeypatch.setitem(recipes.RECIPES, family, recipe)
-    monkeypatch.setattr(recipes, "fit_config", lambda quality: FIT)
-    monkeypatch.setattr(memory, "device_gib", lambda: None)
+def shortened(settings):
+    """Settings of an orbit with a short search and a short fit."""
+    return dataclasses.replace(settings, fit=FIT, fit_side=24, search=SEARCH)
 
 
-@pytest.fixture
-def picture(tmp_path):
-    """A red box on white."""
-    pixels = np.full((60, 60, 3), 255, np.uint8)
-    pixels[10:50, 20:40] = (200, 30, 30)
-    Image.fromarray(pixels).save(tmp_path / "box.png")
-    return tmp_path / "box.png"
+def tables():
+    """(table, {name: entry}) of all that makes `im3d_jax.load` open these checkpoints, with short searches and fits."""
+    yield PRESETS, {family: tiny(family) for family in FAMILIES}
+    yield svd.QUALITIES, {quality: shortened(settings) for quality, settings in svd.QUALITIES.items()}
+
+
+class ShortOrbitModel(svd.OrbitModel):
+    """An `OrbitModel` with short searches and fits."""
+
+    def view_settings(self, quality):
+        return shortened(super().view_settings(quality))
+
+
+def open_small(path, family, memory="80gb"):
+    """The model of a small checkpoint, whatever the tables say."""
+    return ShortOrbitModel(CheckpointSource(open_checkpoint(path, preset=tiny(family))), MEMORIES[memory])
