@@ -1,4 +1,4 @@
-"""Settings shared by all tests, before jax starts: the CPU, strict broadcasting, and nothing outside of the repository."""
+"""Settings shared by all tests, before jax starts: the CPU, strict broadcasting, nothing outside of the repository."""
 
 # ruff: noqa: E402 (what decides how jax and the hub start must stand before their imports)
 

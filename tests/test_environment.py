@@ -57,7 +57,7 @@ def test_every_public_name_is_found():
     for name in im3d_jax.__all__:
         assert getattr(im3d_jax, name) is not None
     with pytest.raises(AttributeError, match="no attribute 'generat'"):
-        im3d_jax.generat
+        _ = im3d_jax.generat
 
 
 def test_wrong_flags_are_found_before_jax_is_imported(tmp_path):

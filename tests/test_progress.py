@@ -14,7 +14,11 @@ def test_plain_progress_is_a_few_lines():
         for step in range(1000):
             report(step + 1, 1000, f"loss {step}")
     lines = stream.getvalue().splitlines()
-    assert len(lines) == 4 and lines[0] == "fit: 250/1000, about 0 s left, loss 249" and lines[-1].startswith("fit: done in")
+    assert (
+        len(lines) == 4
+        and lines[0] == "fit: 250/1000, about 0 s left, loss 249"
+        and lines[-1].startswith("fit: done in")
+    )
 
 
 def test_terminal_progress_draws_a_bar():

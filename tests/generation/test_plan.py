@@ -22,8 +22,8 @@ def tiny():
     return load()
 
 
-def settings_of(pipeline, request=AssetRequest("a mug"), **choices):
-    return make_plan(request, pipeline, **choices).settings()
+def settings_of(pipeline, request=None, **choices):
+    return make_plan(request or AssetRequest("a mug"), pipeline, **choices).settings()
 
 
 def test_what_a_quality_stands_for_is_among_the_settings(tiny):
@@ -83,7 +83,9 @@ def test_a_folder_of_another_version_is_refused_by_the_setting_that_differs(tmp_
         """The fit of another version."""
 
         def view_settings(self, quality):
-            return dataclasses.replace(super().view_settings(quality), fit=dataclasses.replace(FIT, lr_means=(1.0, 0.1)))
+            return dataclasses.replace(
+                super().view_settings(quality), fit=dataclasses.replace(FIT, lr_means=(1.0, 0.1))
+            )
 
     folder = RunFolder(tmp_path, settings_of(FakeModel().pipeline))
     folder.start()

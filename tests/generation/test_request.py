@@ -51,7 +51,9 @@ def test_good_values():
 
 
 def test_fields_of_a_call_that_are_none_are_named():
-    with pytest.raises(InputError, match="unexpected keyword argument 'quallity'; the fields of a request are prompt, im"):
+    with pytest.raises(
+        InputError, match="unexpected keyword argument 'quallity'; the fields of a request are prompt, im"
+    ):
         im3d_jax.views(FakeModel().pipeline, "mug", quallity="draft")
     with pytest.raises(InputError, match="quality=x: expected one of"):
         im3d_jax.views(FakeModel().pipeline, AssetRequest("mug"), quality="x")
