@@ -28,11 +28,18 @@ if "im3d-tests-hub" not in os.environ.get("HF_HUB_CACHE", ""):
     os.environ["HF_HUB_CACHE"] = _scratch("hub")
 
 import jax
+import jaxtyping
 import numpy as np
 import pytest
 from absl import flags
 from PIL import Image
 
+from tests import checking
+
+
+# Packages whose annotated types and shapes are checked at each call; before their first import.
+CHECKED = ["im3d_jax.images", "im3d_jax.diffusion"]
+jaxtyping.install_import_hook(CHECKED, f"{checking.__name__}.typechecker")
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 flags.FLAGS.mark_as_parsed()
@@ -98,3 +105,12 @@ def picture(tmp_path):
     pixels[10:50, 20:40] = (200, 30, 30)
     Image.fromarray(pixels).save(tmp_path / "box.png")
     return tmp_path / "box.png"
+
+
+@pytest.fixture
+def unchecked():
+    """Leaves the annotated shapes unchecked, as outside of tests: for errors that the functions raise themselves."""
+    before = jaxtyping.config.jaxtyping_disable
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", before)

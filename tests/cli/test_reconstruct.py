@@ -108,6 +108,7 @@ def test_refused_flags(reconstruct, tmp_path, capsys, capture):
         assert main(["reconstruct", f"--data={tmp_path / 'run'}", f"--out={tmp_path / 'o'}", flag]) == 2
         shown = capsys.readouterr().err
         assert f"{flag.split('=')[0]} is for captures" in shown and shown.count("\n") == 1
+    (tmp_path / "run/a.png").write_bytes((capture / "a.png").read_bytes())
     (tmp_path / "none/unet").mkdir(parents=True)
     broken = f"--model={tmp_path / 'none'}"
     assert main(["reconstruct", f"--data={tmp_path / 'run'}", f"--out={tmp_path / 'o'}", broken]) == 2

@@ -87,7 +87,7 @@ def test_blank_and_opposite_images_have_finite_gradients():
     assert float(module.ms_ssim(1 - a, a)[0]) == 0.0
 
 
-def test_wrong_shapes_are_explained():
+def test_wrong_shapes_are_explained(unchecked):
     with pytest.raises(ValueError, match="at least 11x11"):
         module.ssim(jnp.zeros((1, 10, 20, 3)), jnp.zeros((1, 10, 20, 3)))
     with pytest.raises(ValueError, match="equal"):

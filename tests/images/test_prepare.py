@@ -74,7 +74,7 @@ def test_mask_keeps_given_alpha():
         (np.ones((32, 32), np.float32), "expected [height, width, 3 or 4]"),
     ],
 )
-def test_refusals(picture, words):
+def test_refusals(picture, words, unchecked):
     with pytest.raises(ImageError) as caught:
         prepare_image(picture, 32, 0.8)
     assert words in str(caught.value) and "\n" not in str(caught.value)
