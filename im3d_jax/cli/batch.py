@@ -50,7 +50,6 @@ def run(values: flags.FlagValues) -> None:
     )
     environment.start_jax()
     from im3d_jax.generation.many import ManySettings, make_all
-    from im3d_jax.pipelines import load
 
     settings = ManySettings(
         out,
@@ -60,6 +59,6 @@ def run(values: flags.FlagValues) -> None:
         summary="summary.json" if parts == 1 else f"summary_{part}_of_{parts}.json",
         facts={"command": shlex.join(["im3d", *sys.argv[1:]]), "quality": values.quality},
     )
-    model = load(values.model, image_model=values.image_model, memory=values.memory)
+    model = commands.model_of(values)
     lpips = commands.lpips_of(values) if values.assets else None
     make_all(lines[part::parts], model, settings, ProgressPrinter(), lpips=lpips)

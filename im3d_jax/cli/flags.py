@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import os
 import pathlib
+from typing import get_args
 
 from absl import flags
 
 from im3d_jax import seeds
+from im3d_jax.choices import Direction, Quality
 from im3d_jax.errors import InputError
 from im3d_jax.output.run_folder import RESULTS
 
 
-QUALITIES, DIRECTIONS, MEMORIES = ("draft", "standard", "best"), ("auto", "ccw", "cw"), ("16gb", "24gb", "80gb")
+QUALITIES, DIRECTIONS, MEMORIES = get_args(Quality), get_args(Direction), ("16gb", "24gb", "80gb")
 
 
 def define_run(values: flags.FlagValues) -> None:
@@ -77,12 +79,13 @@ def request_of(values: flags.FlagValues):
         InputError: The flags contradict each other, or the picture cannot be used.
     """
     from im3d_jax.generation.request import AssetRequest
+    from im3d_jax.images.cutout import cut_out
 
     if values.image is not None and values.image_model is not None:
         raise InputError("--image and --image_model are both given; the picture comes from one of them")
     if values.image is not None:
         refuse_source_in_results(values, "--image", values.image)
-    return AssetRequest(
+    request = AssetRequest(
         prompt=values.prompt,
         image=values.image,
         seed=values.seed,
@@ -91,6 +94,23 @@ def request_of(values: flags.FlagValues):
         elevation_deg=values.elevation_deg,
         orbit_direction=values.orbit_direction,
     )
+    picture = request.read_image()
+    if picture is not None:
+        # A picture that cannot be used is told before JAX starts and weights are read, which takes long.
+        cut_out(picture)
+    return request
+
+
+def model_of(values: flags.FlagValues):
+    """The `Pipeline` of a command's flags, ready to draw.
+
+    Raises:
+        InputError: The weights cannot be used.
+    """
+    from im3d_jax.pipelines import load
+
+    choices = {name: values[name].value for name in ("image_model", "memory") if name in values}
+    return load(values.model, **choices)
 
 
 def lpips_of(values: flags.FlagValues):

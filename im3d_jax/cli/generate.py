@@ -26,9 +26,8 @@ def run(values: flags.FlagValues) -> None:
     request, out = commands.request_of(values), commands.out_of(values)
     environment.start_jax()
     from im3d_jax.generation import api
-    from im3d_jax.pipelines import load
 
-    model = load(values.model, image_model=values.image_model, memory=values.memory)
+    model = commands.model_of(values)
     progress, lpips = ProgressPrinter(), commands.lpips_of(values)
     api.generate(model, request, progress=progress, out=out, overwrite=values.overwrite, lpips=lpips)
     folder = pathlib.Path(out)

@@ -90,7 +90,7 @@ def run(values: flags.FlagValues) -> None:
     api.reconstruct(
         capture,
         settings=None if capture.generated else settings,
-        model=values.model,
+        model=commands.model_of(values) if capture.generated else "tiny",
         quality=values.quality,
         seed=values.seed,
         downscale=values.downscale,

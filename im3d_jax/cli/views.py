@@ -25,9 +25,8 @@ def run(values: flags.FlagValues) -> None:
     request, out = commands.request_of(values), commands.out_of(values)
     environment.start_jax()
     from im3d_jax.generation import api
-    from im3d_jax.pipelines import load
 
-    model, progress = load(values.model, image_model=values.image_model, memory=values.memory), ProgressPrinter()
+    model, progress = commands.model_of(values), ProgressPrinter()
     api.views(model, request, progress=progress, out=out, overwrite=values.overwrite)
     folder = pathlib.Path(out)
     progress.line(f"views in {folder / 'views'}, all on one sheet: {folder / 'sheet.png'}")

@@ -15,10 +15,12 @@ import diffrax
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Float
 
 from im3d_jax.diffusion.process import NoiseProcess
 from im3d_jax.diffusion.samplers import Denoiser, SamplerState, StepLevels, init_state, sampler_step, schedule
 from im3d_jax.diffusion.steps import History, dpmpp_2m_step, no_history
+from im3d_jax.typing import AnyArray
 
 
 class DPMSolverPlusPlus2M(diffrax.AbstractSolver):
@@ -53,7 +55,9 @@ class DPMSolverPlusPlus2M(diffrax.AbstractSolver):
         return terms.vf(t0, y0, args)
 
 
-def sample_diffrax(denoise: Denoiser, x: jax.Array, grid: np.ndarray, process: NoiseProcess) -> jax.Array:
+def sample_diffrax(
+    denoise: Denoiser, x: Float[AnyArray, "*shape"], grid: Float[np.ndarray, " times"], process: NoiseProcess
+) -> Float[Array, "*shape"]:
     """Samples with ``diffrax.diffeqsolve``; equal to ``sample_scan`` to rounding.
 
     Args:

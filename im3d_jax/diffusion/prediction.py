@@ -16,14 +16,22 @@ from typing import Literal, get_args
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Float
 
 from im3d_jax.diffusion.process import NoiseProcess, expand
+from im3d_jax.typing import AnyArray, Times
 
 
 Prediction = Literal["x0", "eps", "v", "edm_v"]
 
 
-def prediction_target(x0: jax.Array, noise: jax.Array, t, process: NoiseProcess, target: Prediction) -> jax.Array:
+def prediction_target(
+    x0: Float[AnyArray, "*shape"],
+    noise: Float[AnyArray, "*shape"],
+    t: Times,
+    process: NoiseProcess,
+    target: Prediction,
+) -> Float[AnyArray, "*shape"]:
     """The quantity a network is trained to predict, from clean sample and noise; regular at every t.
 
     Args:
@@ -49,8 +57,13 @@ def prediction_target(x0: jax.Array, noise: jax.Array, t, process: NoiseProcess,
 
 
 def convert_prediction(
-    value: jax.Array, x_t: jax.Array, t, process: NoiseProcess, source: Prediction, target: Prediction
-) -> jax.Array:
+    value: Float[AnyArray, "*shape"],
+    x_t: Float[AnyArray, "*shape"],
+    t: Times,
+    process: NoiseProcess,
+    source: Prediction,
+    target: Prediction,
+) -> Float[AnyArray, "*shape"]:
     """Turns one kind of prediction about ``x_t`` into another.
 
     At zero terminal SNR (alpha = 0) x_t is pure noise, so that a prediction of eps says nothing about x_0:
@@ -95,7 +108,7 @@ def convert_prediction(
     return prediction_target(x0, noise, t, process, target).astype(value.dtype)
 
 
-def _scales(x: jax.Array, t, process: NoiseProcess) -> tuple[jax.Array, jax.Array]:
+def _scales(x: Float[AnyArray, "..."], t: Times, process: NoiseProcess) -> tuple[jax.Array, jax.Array]:
     level = process.level(t)
     working = jnp.promote_types(x.dtype, level.alpha.dtype)
     return expand(level.alpha, x).astype(working), expand(level.sigma, x).astype(working)
@@ -107,7 +120,7 @@ def _check(kind: str) -> None:
         raise ValueError(f"unknown kind of prediction {kind!r}: expected one of {kinds}")
 
 
-def _check_level(t, process: NoiseProcess, source: Prediction) -> None:
+def _check_level(t: Times, process: NoiseProcess, source: Prediction) -> None:
     if isinstance(t, jax.core.Tracer) or source not in ("x0", "eps"):
         return
     with jax.ensure_compile_time_eval():

@@ -4,30 +4,31 @@ Both go from level s to a cleaner level t. Samplers take either one.
 """
 
 import flax.struct
-import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float
 
 from im3d_jax.diffusion.process import Level
+from im3d_jax.typing import AnyArray, Placeholder
 
 
 @flax.struct.dataclass
 class History:
     """The evaluation before the current one."""
 
-    x0: jax.Array
+    x0: Float[AnyArray, "*shape"] | Placeholder
     """``[B, …]`` its estimate of the clean sample."""
-    log_snr: jax.Array
+    log_snr: Float[AnyArray, "*batch"] | Placeholder
     """Scalar half log-SNR of its level; -inf when there is no usable evaluation (start, or zero SNR)."""
 
 
-def no_history(x: jax.Array) -> History:
+def no_history(x: Float[AnyArray, "*shape"]) -> History:
     """History before the first step of a trajectory through ``x [B, …]``."""
     return History(jnp.zeros_like(x), jnp.asarray(-jnp.inf, jnp.promote_types(x.dtype, jnp.float32)))
 
 
 def dpmpp_2m_step(
-    x: jax.Array, x0: jax.Array, history: History, source: Level, target: Level
-) -> tuple[jax.Array, History]:
+    x: Float[AnyArray, "*shape"], x0: Float[AnyArray, "*shape"], history: History, source: Level, target: Level
+) -> tuple[Float[Array, "*shape"], History]:
     """One DPM-Solver++(2M) update from level ``source`` to the cleaner level ``target``.
 
     Source: Lu et al. 2211.01095, Proposition 4.1 (the probability-flow ODE in data prediction, exact up to an integral
@@ -66,8 +67,8 @@ def dpmpp_2m_step(
 
 
 def euler_step(
-    x: jax.Array, x0: jax.Array, history: History, source: Level, target: Level
-) -> tuple[jax.Array, History]:
+    x: Float[AnyArray, "*shape"], x0: Float[AnyArray, "*shape"], history: History, source: Level, target: Level
+) -> tuple[Float[Array, "*shape"], History]:
     """One Euler update of the probability-flow ODE in the variance-exploding form.
 
     Source: Karras et al. 2206.00364, Algorithm 1 without churn. On x / alpha with the noise scale s = sigma / alpha,

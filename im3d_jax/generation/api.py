@@ -134,7 +134,8 @@ def reconstruct(
         capture: A run folder of `views` or `generate`; a NeRF-synthetic, nerfstudio or COLMAP folder; or a `Capture`.
         settings: Of the fit of a capture; not for run folders.
         model: Whose features the fit of a run folder compares; not used for captures.
-        quality: Of the fit of a run folder.
+        quality: Of the fit of a run folder, as the model has it where it is of the family that drew the views, or as
+            that family has it.
         seed: Of everything that is random.
         downscale: Mean over so many pixels squared before fitting, where `capture` is a folder.
         hold_out: Every so-many-th view of a capture's folder is held out; 0 for none.
@@ -159,7 +160,11 @@ def reconstruct(
         if settings is not None:
             raise InputError(f"{capture.source}: capture settings are given, and this is a run folder: give a quality")
         drawer = _opened(model).views
-        config, side = fit_settings(capture.family, quality)
+        if drawer.family == capture.family:
+            chosen = drawer.view_settings(quality)
+            config, side = chosen.fit, chosen.fit_side
+        else:
+            config, side = fit_settings(capture.family, quality)
         network, name = drawer.perceptual()
         facts = {"model": drawer.name, "perceptual_features": name}
         decides |= {"quality": quality, "model": drawer.identity(elevation_known=True)}

@@ -175,8 +175,11 @@ def _read(path: Path) -> Mapping[str, np.ndarray]:
             if isinstance(node, h5py.Dataset):
                 arrays[name] = node[()]
 
-        with h5py.File(path, "r") as file:
-            file.visititems(keep)
+        try:
+            with h5py.File(path, "r") as file:
+                file.visititems(keep)
+        except (OSError, RuntimeError) as error:  # as HDF5 reports damage, at opening or at reading
+            raise ValueError(f"{path} is not a whole HDF5 file ({error}): download or write it again") from error
         return arrays
     raise ValueError(
         f"{path} is not a .safetensors, .npz or .h5 file; pickled .pth files are not read: convert it with "

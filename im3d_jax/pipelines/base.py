@@ -10,21 +10,18 @@ from __future__ import annotations
 import dataclasses
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 import jax
 import numpy as np
 from jax.sharding import Mesh
 
+from im3d_jax.choices import Direction, Quality
 from im3d_jax.errors import InputError
 from im3d_jax.models.perceptual import Perceptual
 from im3d_jax.progress import Report
 from im3d_jax.reconstruction import FitConfig
 from splat import Cameras
-
-
-Quality = Literal["draft", "standard", "best"]
-Direction = Literal["auto", "ccw", "cw"]
 
 
 @dataclasses.dataclass(frozen=True)

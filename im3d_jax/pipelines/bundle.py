@@ -35,6 +35,7 @@ from im3d_jax.models import TinyUNet
 from im3d_jax.models.perceptual import Perceptual
 from im3d_jax.pipelines.base import ONE, Batch, Direction, Drawing, Drawn, Orbit, Quality, ViewTask, lost_end, place
 from im3d_jax.pipelines.features import encoder_features
+from im3d_jax.pipelines.noise import row_noise
 from im3d_jax.progress import Report
 from im3d_jax.reconstruction import FitConfig
 from im3d_jax.weights import Bundle, networks
@@ -321,7 +322,7 @@ class BundleModel:
         """Normal noise [B, frames, h, w, z], each row as its seed gives it alone."""
         size = self.config.latent_size
         shape = (frames, size, size, self.config.autoencoder.latent_channels)
-        return place(seeds.normals(row_seeds, number, shape, round), batch)
+        return place(row_noise(row_seeds, number, shape, round), batch)
 
     def _conditions(
         self, params: dict, prompts: Sequence[str], batch: Batch, pictures: Sequence[np.ndarray] | None = None

@@ -8,7 +8,7 @@ import re
 
 import jax
 import jax.numpy as jnp
-import numpy as np
+from jax.typing import DTypeLike
 
 from im3d_jax.models.kl_autoencoder import KLAutoencoder
 from im3d_jax.models.stable_unet import StableUNet
@@ -22,15 +22,21 @@ def working_dtype():
     return jnp.float32 if jax.default_backend() == "cpu" else jnp.bfloat16
 
 
-def _has_flash_attention(device: jax.Device) -> bool:
-    """Whether cuDNN's flash attention runs there: NVIDIA's Ampere and later."""
+def has_flash_attention(device: jax.Device) -> bool:
+    """Whether cuDNN's flash attention runs there: on NVIDIA's Ampere and later."""
     capability = re.fullmatch(r"(\d+)\.\d+", str(getattr(device, "compute_capability", "")))
     return device.platform in ("gpu", "cuda") and capability is not None and int(capability[1]) >= 8
 
 
-def unet_of(preset: Preset, dtype) -> StableUNet:
-    """The network of a preset, with flash attention where there is cuDNN and half precision."""
-    flash = dtype == jnp.bfloat16 and _has_flash_attention(jax.devices()[0])
+def unet_of(preset: Preset, dtype: DTypeLike, device: jax.Device | None = None) -> StableUNet:
+    """The network of a preset, with flash attention where there is cuDNN and half precision.
+
+    Args:
+        preset: Of the family.
+        dtype: Of the activations.
+        device: That the network will run on; the first one by default.
+    """
+    flash = dtype == jnp.bfloat16 and has_flash_attention(device or jax.devices()[0])
     config = dataclasses.replace(preset.unet, attention_implementation="cudnn" if flash else "xla")
     return StableUNet(config, dtype)
 
@@ -86,14 +92,11 @@ class ChunkedAutoencoder:
         self._parameters.release("vae")
         return jnp.concatenate(parts)
 
-    def decode(self, latents: jax.Array) -> np.ndarray:
-        """Unscaled latents [T, h, w, z] of one video, in the network's order, to images [T, H, W, 3] in [0, 1]."""
-        images = np.asarray(self.decode_batch(self._parameters("vae"), latents[None])[0])
-        self._parameters.release("vae")
-        return images
-
     def decode_batch(self, params: dict, latents: jax.Array) -> jax.Array:
-        """The same of [B, T, h, w, z], with parameters that the caller holds; nothing is waited for."""
+        """Unscaled latents [B, T, h, w, z] of videos, in the network's order, to images [B, T, H, W, 3] in [0, 1].
+
+        The parameters are the caller's, and nothing is waited for.
+        """
         return _decode(self._decoder, params, latents, self._at_once)
 
 

@@ -32,6 +32,7 @@ from im3d_jax.models.clip import CLIPText
 from im3d_jax.parallel import replicated
 from im3d_jax.pipelines import memory as device_memory
 from im3d_jax.pipelines.base import ONE, Batch, Drawing, Drawn, Quality, lost_end, place
+from im3d_jax.pipelines.noise import row_noise
 from im3d_jax.pipelines.residency import ChunkedAutoencoder, Parameters, unet_of, working_dtype
 from im3d_jax.pipelines.sources import CheckpointSource, Source, describe_source
 from im3d_jax.progress import Report
@@ -120,7 +121,7 @@ class StableDiffusion:
         context = place(read[:-1], batch), place(jnp.broadcast_to(read[-1:], read[:-1].shape), batch)
         shape = (1, 1, preset.height // factor, preset.width // factor, preset.autoencoder.latent_channels)
         grid = timestep_grid(settings.steps, PROCESS, spacing="trailing")
-        noise = place(seeds.normals(batch.fill(row_seeds), seeds.PICTURE, shape[1:]), batch)
+        noise = place(row_noise(batch.fill(row_seeds), seeds.PICTURE, shape[1:]), batch)
         x = initial_sample(noise, float(grid[0]), PROCESS)
         params = self._on(batch)
         guidance = Guidance(prompt=preset.guidance_high)
@@ -196,6 +197,9 @@ def open_stable_diffusion(source: CheckpointSource) -> StableDiffusion:
     )
     itemsize, size = jnp.dtype(working_dtype()).itemsize, (preset.height, preset.width)
     memory = device_memory.choose(
-        None, preset.name, lambda each: device_memory.estimate(preset, each, itemsize, size, None, 0)
+        None,
+        preset.name,
+        lambda each: device_memory.estimate(preset, each, itemsize, size, None, 0),
+        room=device_memory.device_gib(),
     )
     return StableDiffusion(source, tokenizer, memory)

@@ -49,6 +49,7 @@ from im3d_jax.pipelines.base import ONE, Batch, Direction, Drawing, Drawn, Orbit
 from im3d_jax.pipelines.clip_elevation import Head, find_head, pooled_features
 from im3d_jax.pipelines.features import encoder_features
 from im3d_jax.pipelines.memory import Memory
+from im3d_jax.pipelines.noise import row_noise
 from im3d_jax.pipelines.residency import ChunkedAutoencoder, Parameters, unet_of, working_dtype
 from im3d_jax.pipelines.sources import CheckpointSource, Source, describe_source
 from im3d_jax.progress import Report
@@ -216,7 +217,7 @@ class OrbitModel:
         """
         rows = batch.fill(tasks)
         given = self._conditions(rows, batch)
-        noise = seeds.normals([row.seed for row in rows], seeds.VIEWS, self.latent_shape()[1:])
+        noise = row_noise([row.seed for row in rows], seeds.VIEWS, self.latent_shape()[1:])
         x = initial_sample(place(noise, batch), 1.0, PROCESS)
         grid = time_grid(settings.views, last=0.0)
         return self._drawn(x, grid, settings, given, tasks, batch, report, "views")
@@ -239,7 +240,7 @@ class OrbitModel:
         for frames in batch.fill(renders):
             latents = self._autoencoder.encode(composite(jnp.asarray(frames))) * self.preset.autoencoder.scaling_factor
             clean.append(conditions.to_network_order(latents[None], self.preset.given_view))
-        noise = seeds.normals([row.seed for row in rows], seeds.REFINE, self.latent_shape()[1:], round)
+        noise = row_noise([row.seed for row in rows], seeds.REFINE, self.latent_shape()[1:], round)
         x = add_noise(place(jnp.concatenate(clean), batch), place(noise, batch), start, PROCESS)
         grid = time_grid(settings.refine, start=start, last=0.0)
         return self._drawn(x, grid, settings, given, tasks, batch, report, f"refine {round}")
@@ -419,7 +420,8 @@ def open_orbit_model(source: CheckpointSource, memory: str | None = None) -> Orb
     Raises:
         WeightsError: The elevation head beside the weights does not fit them, or the device has too little memory.
     """
-    chosen = device_memory.choose(memory, source.preset.name, lambda each: estimate(source, each))
+    room = device_memory.device_gib()
+    chosen = device_memory.choose(memory, source.preset.name, lambda each: estimate(source, each), room=room)
     head = find_head(source)
     return OrbitModel(source, chosen, head=head, head_file=None if head is None else str(source.head_file))
 

@@ -18,13 +18,12 @@ from im3d_jax.images.alpha import composite
 from im3d_jax.models import perceptual
 from im3d_jax.reconstruction import control, initial, losses, optimizer, outside, poses
 from im3d_jax.reconstruction.losses import Targets
-from im3d_jax.reconstruction.presets import PRESETS, FitConfig, capture_config
+from im3d_jax.reconstruction.presets import FitConfig, capture_config
 from im3d_jax.reconstruction.state import FitState, final_gaussians, load_state, save_state
 from splat import Cameras, count_pairs, density, mcmc, render, round_capacity
 
 
 __all__ = [
-    "PRESETS",
     "FitConfig",
     "FitState",
     "Targets",

@@ -1,4 +1,4 @@
-"""Settings of a fit, and the presets for generated views and for captures."""
+"""Settings of a fit, and those for captures; the models' qualities hold those for drawn views."""
 
 import dataclasses
 from typing import Literal
@@ -177,14 +177,3 @@ def capture_config(
         lr_poses=0.3 / steps if refine_poses else 0.0,
         extent=None,
     )
-
-
-# One view alone may be wrong about what is there: two of sixteen seldom are.
-_STANDARD = FitConfig(outside_views=2)
-
-PRESETS: dict[str, FitConfig] = {
-    "draft": dataclasses.replace(_STANDARD, steps=300, densify_every=25, densify_from=25, densify_until=250),
-    "standard": _STANDARD,
-    "best": dataclasses.replace(_STANDARD, steps=2400, views_per_step=2, densify_until=2000),
-    "capture": capture_config(),
-}

@@ -10,8 +10,9 @@ import pytest
 
 import splat
 from im3d_jax.images import metrics
+from im3d_jax.images.alpha import composite
+from im3d_jax.pipelines import bundle
 from im3d_jax.reconstruction import (
-    PRESETS,
     FitConfig,
     Targets,
     capture_config,
@@ -197,9 +198,9 @@ def test_targets_of_another_size_are_refused(start, cameras):
 
 
 def test_presets_and_settings_are_checked():
-    assert {"draft", "standard", "best", "capture"} <= PRESETS.keys()
-    assert (PRESETS["draft"].steps, PRESETS["standard"].steps) == (300, 1200)
-    assert all(hash(preset) is not None and preset.capacity <= 10_000 for preset in (PRESETS["standard"],))
+    fits = {name: quality.fit for name, quality in bundle.QUALITIES.items()}
+    assert [fits[name].steps for name in ("draft", "standard", "best")] == [300, 1200, 2400]
+    assert all(hash(config) is not None and config.capacity <= 10_000 for config in fits.values())
     with pytest.raises(ValueError, match="initial <= capacity"):
         FitConfig(initial=10, capacity=5)
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import tokenizers
 
-from im3d_jax.weights.prompt_tokenizers import load_clip_tokenizer, load_t5_tokenizer
 from im3d_jax.errors import WeightsError
+from im3d_jax.weights.prompt_tokenizers import load_clip_tokenizer, load_t5_tokenizer
 
 
 START, END = "<|startoftext|>", "<|endoftext|>"

@@ -7,10 +7,10 @@ import shutil
 import numpy as np
 import pytest
 
+from im3d_jax.errors import WeightsError
 from im3d_jax.weights.checkpoints import open_checkpoint
 from im3d_jax.weights.conversion import convert_checkpoint
 from im3d_jax.weights.tensor_files import list_tensors, read_tensor, write_tensors
-from im3d_jax.errors import WeightsError
 
 
 FIRST = "model.diffusion_model.input_blocks.0.0.weight"

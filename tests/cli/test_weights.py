@@ -1,24 +1,18 @@
-"""Foreign weights that cannot be used: exit code 2 and one line, before anything is drawn."""
+"""Weights that cannot be used: exit code 2 and one line, before anything is drawn."""
 
 import json
 import math
 import shutil
 
-import jax
 import numpy as np
 import pytest
 
-from im3d_jax.cli import common
 from im3d_jax.cli.main import main
-from im3d_jax.foreign import memory
-from im3d_jax.weights.checkpoints import open_checkpoint
-from im3d_jax.weights.hub import find_model
+from im3d_jax.pipelines import memory
 from im3d_jax.weights.tensor_files import list_tensors, write_tensors
 
 
-@pytest.fixture(autouse=True)
-def quiet(small, monkeypatch):
-    monkeypatch.setattr(common, "start_jax", lambda: None)
+pytestmark = pytest.mark.usefixtures("small")
 
 
 @pytest.fixture
@@ -125,27 +119,24 @@ def test_what_a_model_is_for(refused, checkpoints, picture):
     assert "draws no orbits" in refused(checkpoints["sd"])
     sd, video = checkpoints["sd"], checkpoints["folder"]
     assert "draws no pictures" in refused(video, "--prompt=a mug", f"--image_model={video}", image=False)
-    assert "both given" in refused(video, f"--image_model={sd}")
-    assert "--memory is for foreign models" in refused("tiny", "--memory=16gb")
-    assert "--orbit_direction is for foreign models" in refused("tiny", "--orbit_direction=cw")
+    assert "--image and --image_model are both given" in refused(video, f"--image_model={sd}")
+    assert "tiny has no memory presets; leave --memory=16gb away" in refused("tiny", "--memory=16gb")
+    assert "orbit_direction=cw: the views of tiny turn ccw" in refused("tiny", "--orbit_direction=cw")
     assert "--memory=8gb" in refused(video, "--memory=8gb")
 
 
-def test_a_hub_id_without_network(refused, monkeypatch, tmp_path):
-    pytest.importorskip("huggingface_hub")
-    from huggingface_hub import constants
-
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+def test_a_hub_id_without_network(refused, checkpoints):
     line = refused("stabilityai/sv3d")
     assert "sv3d_u.safetensors (about 9.4 GB)" in line and "--model=FOLDER" in line
     line = refused("stabilityai/sv3d/sv3d_p.safetensors")
     assert "fetch sv3d_p.safetensors (about 9.4 GB)" in line
+    flags = ["--image_model=stable-diffusion-v1-5/stable-diffusion-v1-5", "--prompt=a mug"]
+    line = refused(checkpoints["folder"], *flags, image=False)
+    assert "(about 4.3 GB)" in line and "--image_model=FOLDER" in line
 
 
 @pytest.mark.parametrize("model", ["x/y-", "x/y..z", "a--b/c", "a/" + "b" * 200, "../nothing", "./y"])
 def test_names_that_are_no_hub_ids(model, refused, checkpoints, capsys, tmp_path):
-    pytest.importorskip("huggingface_hub")
     assert f"--model={model}: no such f" in refused(model)
     flags = [f"--image_model={model}", "--prompt=a mug"]
     line = refused(checkpoints["folder"], *flags, image=False)
@@ -165,82 +156,7 @@ def test_picture_models_that_are_not_there(refused, checkpoints):
             assert message in line and "--model=" not in line
 
 
-def test_a_download_that_was_interrupted_goes_on(monkeypatch, tmp_path, checkpoints, refused):
-    hub = pytest.importorskip("huggingface_hub")
-    snapshot, asked = tmp_path / "snapshot", []
-    snapshot.mkdir()
-    (snapshot / "README.md").write_text("x")
-    whole = [path for path in checkpoints["folder"].rglob("*") if path.is_file() and path.suffix != ".md"]
-    offline = True
-
-    def download(model, **options):
-        asked.append(options.get("local_files_only", False))
-        if not asked[-1] and not offline:
-            for path in whole:
-                target = snapshot / path.relative_to(checkpoints["folder"])
-                target.parent.mkdir(exist_ok=True, parents=True)
-                target.write_bytes(path.read_bytes())
-            (snapshot / "scheduler").mkdir(exist_ok=True)
-            (snapshot / "scheduler/scheduler_config.json").write_text("{}")
-        return str(snapshot)
-
-    monkeypatch.setattr(hub, "snapshot_download", download)
-    line = refused("stabilityai/other")
-    assert "holds no safetensors file" in line and "--model=FOLDER" in line
-    offline = False
-    for lost in ("vae/diffusion_pytorch_model.safetensors", "scheduler/scheduler_config.json", "README.md"):
-        (snapshot / lost).unlink(missing_ok=True)
-        asked.clear()
-        assert find_model("stabilityai/other") == snapshot
-        # The last one is nothing that is read.
-        assert asked == ([True] if lost == "README.md" else [True, False])
-    assert open_checkpoint(snapshot).preset.name == "sv3d_u"
-
-
 def test_too_little_memory(refused, checkpoints, monkeypatch):
-    path = checkpoints["sv3d_u"]
     monkeypatch.setattr(memory, "device_gib", lambda: 1e-6)
-    assert "needs about" in (line := refused(path)) and "larger machine" in line
-    line = refused(path, "--memory=80gb")
-    assert "--memory=80gb needs about" in line
-
-
-def test_memory_that_runs_out_on_the_way(small, checkpoints, picture, tmp_path, monkeypatch, capsys):
-    from im3d_jax.foreign.video import OrbitPipeline
-
-    def fail(*arguments, **named):
-        raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory while trying to allocate 9 bytes.")
-
-    monkeypatch.setattr(OrbitPipeline, "draw_views", fail)
-    flags = [f"--image={picture}", f"--model={checkpoints['folder']}", "--memory=24gb", f"--out={tmp_path / 'run'}"]
-    assert main(["views", *flags]) == 2
-    last = capsys.readouterr().err.splitlines()[-1]
-    assert "ran with --memory=24gb" in last and "Traceback" not in last
-    assert (tmp_path / "run/input.png").exists()
-
-
-def test_the_memory_preset_that_fits_is_named(monkeypatch):
-    """At true size: a 16 GiB device takes the small preset, and says so when the large one is asked for."""
-    from im3d_jax.foreign.recipes import MEMORIES, Recipe
-    from im3d_jax.reconstruction import PRESETS as FITS
-    from im3d_jax.errors import WeightsError
-
-    monkeypatch.undo()
-    from im3d_jax.weights.presets import PRESETS
-
-    preset, side = PRESETS["sv3d_u"], PRESETS["sv3d_u"].height
-    assert side == 576
-    peaks = {
-        name: max(memory.estimate(preset, each, 2, (side, side), FITS["standard"], Recipe().fit_side).values())
-        for name, each in MEMORIES.items()
-    }
-    assert peaks["16gb"] < peaks["24gb"] < peaks["80gb"]
-    for name, each in MEMORIES.items():
-        assert peaks[name] < each.gib
-    arguments = preset, 2, (side, side), FITS["standard"], Recipe().fit_side
-    monkeypatch.setattr(memory, "device_gib", lambda: (peaks["16gb"] + peaks["24gb"]) / 2 / memory.SHARE_OF_DEVICE)
-    assert memory.choose(None, *arguments).name == "16gb"
-    with pytest.raises(WeightsError, match=r"about \d+\.\d GiB.*take --memory=16gb"):
-        memory.choose("80gb", *arguments)
-    monkeypatch.setattr(memory, "device_gib", lambda: 75.0)
-    assert memory.choose(None, *arguments).name == "80gb"
+    assert "needs about" in (line := refused(checkpoints["sv3d_u"])) and "larger machine" in line
+    assert "--memory=80gb needs about" in refused(checkpoints["sv3d_u"], "--memory=80gb")
