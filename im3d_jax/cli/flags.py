@@ -23,17 +23,15 @@ def define_run(values: flags.FlagValues) -> None:
         "seed", 0, "random seed; the same seed gives the same files", lower_bound=0, upper_bound=seeds.LARGEST,
         flag_values=values,
     )  # fmt: skip
-    flags.DEFINE_enum(
-        "quality", "standard", QUALITIES, f"speed against quality: {'|'.join(QUALITIES)}", flag_values=values
-    )
+    flags.DEFINE_enum("quality", "standard", QUALITIES, "speed against quality", flag_values=values)
     define_model(values)
 
 
 def define_model(values: flags.FlagValues) -> None:
     """The flag that chooses the weights."""
     flags.DEFINE_string(
-        "model", "tiny", "`tiny`, which ships with the program, or the folder of another bundle; to draw, also weights "
-        "of SV3D or SVD (folder, file or hub id)", flag_values=values,
+        "model", "tiny", "`tiny` (bundled), the folder of another bundle, or weights of SV3D or SVD (folder, file or hub "
+        "id)", flag_values=values,
     )  # fmt: skip
 
 
