@@ -132,7 +132,7 @@ def make_all(
     facts = {**settings.facts, "model": pipeline.name, "assets": settings.what == "asset"}
     if not pending:
         held = Summary(path, facts, finished, len(works)).write() if works else {}
-        progress.line("nothing left to draw")
+        progress.line("nothing is left to draw")
         return held
     room = make_room(pipeline, _largest_kind(pending), rows=settings.rows)
     facts |= {"device": room.devices[0].device_kind, "devices": len(room.devices), "batch": room.rows}
