@@ -51,7 +51,7 @@ class AssetRequest:
             raise InputError('the prompt is empty; say what to make, for instance "a red mug", or leave it out')
         # Python stands in lone surrogates for bytes of a command line that are no UTF-8.
         if self.prompt is not None and any(0xD800 <= ord(letter) < 0xE000 for letter in self.prompt):
-            raise InputError("the prompt is not valid UTF-8; check the encoding of the terminal")
+            raise InputError("the prompt holds bytes that are no UTF-8 text; check the terminal's encoding")
         if self.prompt is None and self.image is None:
             raise InputError("neither a prompt nor an image is given; give one of them or both")
         if not 0 <= self.seed <= seeds.LARGEST:
