@@ -51,8 +51,8 @@ EXTRAS = {
         "pytest-xdist>=3.6",
         "hypothesis>=6.100",
         "beartype>=0.20",
-        "ruff>=0.9",
-        "pyright>=1.1.390",
+        "ruff>=0.17,<0.18",
+        "pyright[nodejs]>=1.1.390",
     ],
     # `lpips` is compared with too, but it asks for torchvision, which it needs only for its pretrained
     # weights: install it with `pip install --no-deps lpips`. scipy and tqdm are what it really imports.

@@ -19,39 +19,40 @@ QUALITIES, DIRECTIONS, MEMORIES = get_args(Quality), get_args(Direction), ("16gb
 
 def define_run(values: flags.FlagValues) -> None:
     """Flags of every command that makes a run folder."""
-    flags.DEFINE_string("out", None, "run folder to write", flag_values=values)
-    flags.DEFINE_bool("overwrite", False, "replace the results that --out holds", flag_values=values)
+    flags.DEFINE_string("out", None, "folder of the results; the same command resumes there", flag_values=values)
+    flags.DEFINE_bool("overwrite", False, "remove the results in --out and start over", flag_values=values)
     flags.DEFINE_integer(
-        "seed", 0, "same seed, same files", lower_bound=0, upper_bound=seeds.LARGEST, flag_values=values
-    )
-    flags.DEFINE_enum("quality", "standard", QUALITIES, "|".join(QUALITIES), flag_values=values)
+        "seed", 0, "random seed; the same seed gives the same files", lower_bound=0, upper_bound=seeds.LARGEST,
+        flag_values=values,
+    )  # fmt: skip
+    flags.DEFINE_enum("quality", "standard", QUALITIES, "speed against quality", flag_values=values)
     define_model(values)
 
 
 def define_model(values: flags.FlagValues) -> None:
     """The flag that chooses the weights."""
     flags.DEFINE_string(
-        "model", "tiny", "`tiny`, which ships with the program, or the folder of another bundle; to draw, also weights "
-        "of SV3D or SVD (folder, file or hub id)", flag_values=values,
+        "model", "tiny", "`tiny` (bundled), the folder of another bundle, or weights of SV3D or SVD (folder, file or hub "
+        "id)", flag_values=values,
     )  # fmt: skip
 
 
 def define_drawing(values: flags.FlagValues) -> None:
     """Flags of commands that draw."""
     flags.DEFINE_float(
-        "elevation_deg", None, "elevation of the cameras, if known; estimated otherwise", lower_bound=-89.0,
+        "elevation_deg", None, "elevation of the cameras in degrees; estimated if not given", lower_bound=-89.0,
         upper_bound=89.0, flag_values=values,
     )  # fmt: skip
     flags.DEFINE_string(
-        "image_model", None, "draws the first picture from the prompt: weights of Stable Diffusion, or tiny",
+        "image_model", None, "model that draws the first picture from the prompt: Stable Diffusion, or tiny",
         flag_values=values,
     )  # fmt: skip
     flags.DEFINE_enum(
-        "orbit_direction", "auto", DIRECTIONS, "SV3D, SVD: how the views turn, seen from above; auto tries both",
+        "orbit_direction", "auto", DIRECTIONS, "SV3D, SVD: direction of the orbit seen from above; auto tries both",
         flag_values=values,
     )  # fmt: skip
     flags.DEFINE_enum(
-        "memory", None, MEMORIES, "SV3D, SVD: preset for the device's memory; by default what fits", flag_values=values
+        "memory", None, MEMORIES, "SV3D, SVD: memory preset; the largest that fits by default", flag_values=values
     )
 
 
@@ -67,7 +68,7 @@ def define_fit(values: flags.FlagValues) -> None:
     """Flags of commands that fit an asset to drawn views."""
     flags.DEFINE_integer("rounds", 2, "rounds of refinement, 0 to 2", lower_bound=0, upper_bound=2, flag_values=values)
     flags.DEFINE_string(
-        "lpips_weights", None, "LPIPS as the fit's perceptual loss: files with VGG16 and the heads, or lpips-j",
+        "lpips_weights", None, "perceptual loss of the fit: files with VGG16 and the LPIPS heads, or lpips-j",
         flag_values=values,
     )  # fmt: skip
 
@@ -82,7 +83,7 @@ def request_of(values: flags.FlagValues):
     from im3d_jax.images.cutout import cut_out
 
     if values.image is not None and values.image_model is not None:
-        raise InputError("--image and --image_model are both given; the picture comes from one of them")
+        raise InputError("--image and --image_model are both given; give the picture, or the model that draws it")
     if values.image is not None:
         refuse_source_in_results(values, "--image", values.image)
     request = AssetRequest(
@@ -149,4 +150,6 @@ def refuse_source_in_results(values: flags.FlagValues, flag: str, source: str) -
         return
     source_path, out = pathlib.Path(os.path.realpath(source)), pathlib.Path(os.path.realpath(values.out))
     if any(source_path.is_relative_to(out / name) for name in RESULTS):
-        raise InputError(f"{flag}={source} is among the results in --out, which would be lost; copy it elsewhere first")
+        raise InputError(
+            f"{flag}={source} is among the results in --out, which this run may replace; copy it elsewhere first"
+        )

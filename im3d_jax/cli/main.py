@@ -20,8 +20,8 @@ COMMANDS = {
     "views": "the first half alone: 16 turntable views",
     "batch": "views or assets of every line of a file of prompts",
     "reconstruct": "the second half alone: a run folder or a capture to a 3D asset",
-    "convert": "weights of SVD, SV3D and Stable Diffusion between two layouts",
-    "doctor": "devices, memory, versions, weights; --vocabulary lists the words that `tiny` knows",
+    "convert": "weights of SVD, SV3D and Stable Diffusion from one layout to another",
+    "doctor": "devices, memory, versions, weights; --vocabulary lists the words that a model knows",
 }
 
 

@@ -83,7 +83,7 @@ def generate(
     pipeline, told = _opened(model), _listener(progress)
     if isinstance(request, Sequence) and not isinstance(request, str):
         if out is not None or fields:
-            raise InputError("a list of requests takes neither `out` nor fields: give fields to each AssetRequest")
+            raise InputError("a list of requests takes neither `out` nor fields: set the fields of each AssetRequest")
         return _generate_all([make_plan(each, pipeline, lpips=lpips) for each in request], pipeline, told)
     plan = make_plan(_request(request, fields), pipeline, lpips=lpips)
     runner = _runner_of(plan, out, overwrite, told)
@@ -158,7 +158,7 @@ def reconstruct(
     network, side, facts = None, None, {}
     if capture.family is not None:
         if settings is not None:
-            raise InputError(f"{capture.source}: capture settings are given, and this is a run folder: give a quality")
+            raise InputError(f"{capture.source} is a run folder: expected a quality instead of capture settings")
         drawer = _opened(model).views
         if drawer.family == capture.family:
             chosen = drawer.view_settings(quality)

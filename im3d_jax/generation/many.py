@@ -146,7 +146,7 @@ def make_all(
     pending = [work for work in works if last not in work.done]
     finished = [work.folder for work in works if last in work.done]
     if finished:
-        progress.line(f"{len(finished)} of {len(works)} lines: finished before")
+        progress.line(f"{len(finished)} of {len(works)} lines: already finished")
     path = pathlib.Path(settings.out) / settings.summary
     path.parent.mkdir(parents=True, exist_ok=True)
     facts = {**settings.facts, "model": pipeline.name, "assets": settings.what == "asset"}
@@ -183,11 +183,11 @@ def make_all(
             if not compiled:
                 summary.end_first_batch()
                 compiled = drawn
-    progress.line(f"summary in {path}")
+    progress.line(f"summary: {path}")
     if summary.failed:
         raise InputError(
             f"{len(summary.failed)} of {len(works)} lines failed, for the reasons above and in {path}; the others are "
-            "finished, the same command tries these again"
+            "finished; rerun the same command to try the failed ones again"
         )
     return held
 

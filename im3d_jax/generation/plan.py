@@ -130,13 +130,13 @@ def make_plan(
     model, given = pipeline.views, request.image is not None
     if not given and pipeline.pictures is None:
         raise InputError(
-            f"{pipeline.name} starts from a picture: give --image=FILE, or what draws it from the prompt as "
+            f"{pipeline.name} starts from a picture: give --image=FILE, or a model that draws it from the prompt: "
             "--image_model=DIR (Stable Diffusion) or --image_model=tiny"
         )
     if request.orbit_direction not in ("auto", *model.directions):
         raise InputError(
-            f"orbit_direction={request.orbit_direction}: the views of {pipeline.name} turn "
-            f"{' or '.join(model.directions)}; leave it away"
+            f"orbit_direction={request.orbit_direction}: {pipeline.name} draws "
+            f"{' or '.join(model.directions)} orbits only; remove the option"
         )
     pictures = None if given or pipeline.pictures is None else pipeline.pictures.picture_settings(request.quality)
     perceptual = None

@@ -307,4 +307,4 @@ def place(tree: Any, batch: Batch) -> Any:
 def lost_end(text: str, longest: int = 200) -> str:
     """The line on the end of a prompt that a model does not read."""
     quoted = textwrap.shorten(text, longest, placeholder=" ...")
-    return f"the prompt is longer than the model reads, its end is left out: {quoted}"
+    return f"the prompt is longer than the model reads; ignored end: {quoted}"

@@ -192,7 +192,7 @@ class BundleModel:
         lines = []
         if unknown := self.bundle.tokenizer.unknown_words(prompt):
             words = ", ".join(unknown)
-            lines.append(f"not in the model's vocabulary and ignored: {words}; see im3d doctor --vocabulary")
+            lines.append(f"words outside the model's vocabulary, ignored: {words}; see im3d doctor --vocabulary")
         if lost := self.bundle.tokenizer.lost_text(prompt):
             lines.append(lost_end(lost))
         return lines

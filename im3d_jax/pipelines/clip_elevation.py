@@ -121,7 +121,9 @@ def load_head(path: str | os.PathLike, encoder: str) -> Head:
     again = "fit it again (python -m experiments.train_clip_elevation), or remove it"
     tensors, fields = load_safetensors(path), file_metadata(path)
     if fields.get("kind") != KIND or set(tensors) != {"weight"}:
-        raise WeightsError(f"{path} is no elevation head: expected one tensor `weight` and the kind {KIND!r}; {again}")
+        raise WeightsError(
+            f"{path} is not an elevation head: expected one tensor `weight` and the kind {KIND!r}; {again}"
+        )
     if fields.get("encoder") != encoder:
         raise WeightsError(
             f"{path} was fitted with another image encoder ({str(fields.get('encoder'))[:12]}) than the model's "
@@ -153,7 +155,7 @@ def find_head(source: CheckpointSource) -> Head | None:
     head = load_head(path, source.encoder_fingerprint())
     if head.weight.shape != (config.projection,):
         raise WeightsError(
-            f"{path} reads {len(head.weight)} features and the model's image encoder has {config.projection}: "
+            f"{path} reads {len(head.weight)} features, but the model's image encoder has {config.projection}: "
             "fit it again (python -m experiments.train_clip_elevation), or remove it"
         )
     return head

@@ -159,12 +159,12 @@ def choose(
         return MEMORIES[name]
     asked = name or roomiest_first[-1].name
     if fitting:
-        way_out = f"take --memory={fitting[0].name} (about {peaks[fitting[0].name]:.1f} GiB)"
+        way_out = f"use --memory={fitting[0].name} (about {peaks[fitting[0].name]:.1f} GiB)"
     elif jax.default_backend() == "cpu":
-        way_out = "take a larger machine"
+        way_out = "use a machine with more memory"
     else:
-        way_out = "set XLA_PYTHON_CLIENT_MEM_FRACTION=0.95 or take a larger device"
+        way_out = "set XLA_PYTHON_CLIENT_MEM_FRACTION=0.95 or use a larger device"
     raise WeightsError(
-        f"{model} with --memory={asked} needs about {peaks[asked]:.1f} GiB of device memory, and there are "
+        f"{model} with --memory={asked} needs about {peaks[asked]:.1f} GiB of device memory, but there are "
         f"{room:.1f} GiB: {way_out}"
     )

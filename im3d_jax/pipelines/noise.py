@@ -26,7 +26,7 @@ def row_noise(row_seeds: Sequence[int], number: int, shape: tuple[int, ...], rou
 
 @functools.partial(jax.jit, static_argnums=(1, 2, 3))
 def _row_noise(row_seeds: jax.Array, number: int, shape: tuple[int, ...], round: int | None) -> jax.Array:
-    def row(seed: jax.Array) -> jax.Array -> jax.Array:
+    def row(seed: jax.Array) -> jax.Array:
         key = seeds.stream(seed, number)
         return jax.random.normal(key if round is None else jax.random.fold_in(key, round), shape, jnp.float32)
 

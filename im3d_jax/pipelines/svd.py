@@ -395,7 +395,7 @@ class OrbitModel:
 
     def _cut_out(self, colours: np.ndarray, task: ViewTask, evaluations: int, note: str) -> Drawn | InputError:
         if not np.isfinite(colours).all():
-            return WeightsError(f"{self.name} drew values that are no numbers: check its files, or load them again")
+            return WeightsError(f"{self.name} drew NaN or infinite values: check its files, or download them again")
         views, uneven = cut_out_views(colours)
         views[0] = task.picture
         remark = f"{note}: {uneven} of {len(views)} views have no plain background; cut out by distance to white"
@@ -442,7 +442,7 @@ def _report_of(found: orbit_search.Orbit, given: bool) -> tuple[dict[str, Any], 
         facts |= {"start_deg": round(start, 3), "start": by}
         how += f" from {start:.1f}, "
         if found.reach is None:
-            how += "where all searches start: no elevation head lies beside the weights"
+            how += "the default start: there is no elevation head beside the weights"
         else:
             facts["reach_deg"] = round(math.degrees(found.reach), 3)
             how += f"estimated from CLIP features, within {facts['reach_deg']:.1f} of it"

@@ -50,9 +50,9 @@ ASIDE = "diffusers_only."  # in front of tensors that only the diffusers layout 
 FOLDERS = ("unet", "vae", "image_encoder", "text_encoder")
 # What the authors' single files leave open.
 _REMARKS = {
-    "sd21": "{} is taken for Stable Diffusion 2.1 of 768x768, which 2.1-base cannot be told from; if it is that one: "
+    "sd21": "{} is read as Stable Diffusion 2.1 (768x768), whose tensors are those of 2.1-base; if it is 2.1-base: "
     "im3d convert --family=sd21_base --to=diffusers first",
-    "svd_xt": "{} does not say how many views it draws, 25 are taken; if they are others: im3d convert --frames=N "
+    "svd_xt": "{} does not say how many views it draws, 25 are assumed; for another number: im3d convert --frames=N "
     "--to=diffusers first",
 }
 # Buffers of samplers, schedules and averaged copies, which are no parameters of the networks.
@@ -123,7 +123,7 @@ def open_checkpoint(path: str | pathlib.Path, family: str | None = None, *, pres
     path = one_of_sv3d(given)
     if path != given:
         other = given / "sv3d_p.safetensors"
-        remark = f"{given} holds both of SV3D's networks: {path.name} draws; the other is given as {other}"
+        remark = f"{given} holds both SV3D networks: {path.name} is used; pass {other} for the other"
         return dataclasses.replace(open_checkpoint(path, family, preset=preset), remark=remark)
     if family is not None and family not in PRESETS:
         raise WeightsError(f"unknown family {family!r}: expected one of {', '.join(PRESETS)}")
@@ -192,7 +192,9 @@ def with_frames(checkpoint: Checkpoint, frames: int) -> Checkpoint:
     """
     preset = _with_frames(checkpoint.preset, frames)
     if preset.frames != frames:
-        raise WeightsError(f"{preset.name} draws {preset.frames} frames: a length is given for svd and svd_xt alone")
+        raise WeightsError(
+            f"{preset.name} has a fixed number of frames ({preset.frames}): --frames applies to svd and svd_xt only"
+        )
     return dataclasses.replace(checkpoint, preset=preset)
 
 
@@ -260,7 +262,7 @@ def _preset(family: str | None, tensors: dict[str, StoredTensor], config: dict, 
     ]
     if not fits:
         raise WeightsError(
-            f"{path} is of no known family (UNet with {channels} input channels, {vector or 0} features of scalar "
+            f"{path} belongs to no known family (UNet with {channels} input channels, {vector or 0} features of scalar "
             f"conditions, contexts of {context}): expected one of {', '.join(PRESETS)}"
         )
     if "svd" in fits:

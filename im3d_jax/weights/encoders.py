@@ -98,9 +98,7 @@ def detect_layout(names: Iterable[str], config: EncoderConfig) -> tuple[EncoderL
     for layout, anchor in zip(("transformers", "open_clip"), anchors, strict=False):
         found = [name for name in names if name == anchor or name.endswith("." + anchor)]
         if len(found) > 1:
-            raise WeightsError(
-                f"more than one {kind} in the file ({', '.join(found[:3])}): name the one meant by `within`"
-            )
+            raise WeightsError(f"more than one {kind} in the file ({', '.join(found[:3])}): choose one by `within`")
         if found:
             return layout, found[0].removesuffix(anchor)
     wanted = " or ".join(f"*{anchor}" for anchor in anchors)

@@ -96,7 +96,7 @@ def network_files(folder: pathlib.Path) -> list[pathlib.Path]:
                 check_no_pickle(pickle)
         raise WeightsError(f"no safetensors file in {folder}: download the model's safetensors files")
     names = ", ".join(file.name for file in files[:4])
-    raise WeightsError(f"{folder} holds {len(files)} safetensors files ({names}): give the one that is meant")
+    raise WeightsError(f"{folder} holds {len(files)} safetensors files ({names}): give the path of one of them")
 
 
 def _plainest(files: list[pathlib.Path]) -> list[pathlib.Path]:
@@ -147,7 +147,7 @@ def check_dtypes(tensors: Mapping[str, StoredTensor]) -> None:
         if tensor.dtype not in DTYPES:
             raise WeightsError(
                 f"{tensor.file} has the tensor {name} of dtype {tensor.dtype}, expected one of {', '.join(DTYPES)}: "
-                "take the model's files of full or half precision"
+                "use the model's files of full or half precision"
             )
 
 
