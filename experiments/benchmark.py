@@ -30,6 +30,7 @@ import statistics
 import subprocess
 import sys
 import time
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -106,14 +107,13 @@ def rasterizer_case(
     gaussians: splat.Gaussians,
     cameras: splat.Cameras,
     repeats: int,
-    tuning: dict[str, int | bool | None],
+    options: splat.RenderOptions,
     passes: tuple[str, ...] = ("forward", "backward"),
 ) -> dict:
-    """Our rasterizer on one scene; `tuning` are options of `splat.render`."""
+    """Our rasterizer on one scene."""
     gaussians, cameras = jax.tree.map(jnp.asarray, (gaussians, cameras))
-    counted = {name: tuning.get(name) for name in ("tile_size", "exact_tiles")}
-    pairs = splat.count_pairs(gaussians, cameras, **counted)
-    draw = functools.partial(splat.render, capacity=splat.round_capacity(pairs), **tuning)
+    pairs = splat.count_pairs(gaussians, cameras, options=options)
+    draw = functools.partial(splat.render, capacity=splat.round_capacity(pairs), options=options)
 
     @jax.jit
     def forward(gaussians, cameras):
@@ -239,13 +239,14 @@ def run_case(what: str, case: dict[str, str], values: flags.FlagValues) -> dict:
         gaussians, cameras = scenes.torus(count), scenes.orbit(views, size)
     line = {"case": values.scene, "gaussians": len(gaussians.means), "views": views}
     line |= {"width": cameras.width, "height": cameras.height}
-    tuning = {name: None if case[name] == "auto" else int(case[name]) for name in TUNING}
+    tuning: dict[str, Any] = {name: None if case[name] == "auto" else int(case[name]) for name in TUNING}
     tuning["exact_tiles"] = bool(tuning["exact_tiles"])
+    options = splat.RenderOptions(**tuning)
     line |= {name: case[name] if value is None else value for name, value in tuning.items()}
     if values.stages:
         watch = functools.partial(timed, repeats=values.repeats)
-        return line | rasterizer_stages.time_stages(gaussians, cameras, tuning, watch)
-    line |= rasterizer_case(gaussians, cameras, values.repeats, tuning, tuple(values.passes))
+        return line | rasterizer_stages.time_stages(gaussians, cameras, options, watch)
+    line |= rasterizer_case(gaussians, cameras, values.repeats, options, tuple(values.passes))
     if values.gsplat:
         try:
             line |= gsplat_case(gaussians, cameras, values.repeats)

@@ -65,9 +65,9 @@ class Bins:
 def count_pairs(projected: Projected, grid: TileGrid) -> jax.Array:
     """Number of (tile, gaussian) pairs over all views, int32 [], saturating at 2^31 - 1.
 
-    With `grid.exact` the capacity must be at least the number without it.
+    With `grid.options.exact_tiles` the capacity must be at least the number without it.
     """
-    if grid.exact:
+    if grid.options.exact_tiles:
         order = jnp.arange(projected.depths.size, dtype=jnp.int32)
         return tile_rows(projected, grid, order).pairs
     counts = tile_ranges(projected, grid)[2]
@@ -83,7 +83,7 @@ def build_bins(projected: Projected, grid: TileGrid) -> Bins:
 
     order = depth_order(projected.depths, area > 0)
     slot = jnp.arange(grid.capacity, dtype=jnp.int32)
-    if grid.exact:
+    if grid.options.exact_tiles:
         rows = tile_rows(projected, grid, order)
         pairs, emitted_pairs = rows.pairs, rows.emitted
         run_start, run_count = rows.run_start, rows.run_count
@@ -107,7 +107,8 @@ def build_bins(projected: Projected, grid: TileGrid) -> Bins:
     offsets = jnp.searchsorted(tile, jnp.arange(grid.tiles + 1, dtype=tile.dtype)).astype(jnp.int32)
     blocks = _cut_blocks(offsets, grid)
     safe_tile = jnp.minimum(tile.astype(jnp.int32), grid.tiles - 1)
-    place = slot - offsets[safe_tile] + blocks.tile_first[safe_tile] * grid.block
+    size = grid.options.block_size
+    place = slot - offsets[safe_tile] + blocks.tile_first[safe_tile] * size
     place = jnp.zeros(grid.capacity, jnp.int32).at[emitted].set(place, unique_indices=True)
 
     every = jnp.arange(splats, dtype=jnp.int32)
@@ -115,8 +116,8 @@ def build_bins(projected: Projected, grid: TileGrid) -> Bins:
     return Bins(
         pairs=pairs,
         splat_of_pair=splat[emitted],
-        block_of_pair=jnp.minimum(place // grid.block, grid.blocks - 1),
-        place_of_pair=place % grid.block,
+        block_of_pair=jnp.minimum(place // size, grid.blocks - 1),
+        place_of_pair=place % size,
         run_start=run_start[rank],
         run_count=run_count[rank],
         blocks=blocks,
@@ -179,8 +180,9 @@ def _sort_by_tile(tile: jax.Array, slot: jax.Array, grid: TileGrid) -> tuple[jax
 
 
 def _cut_blocks(offsets: jax.Array, grid: TileGrid) -> BlockList:
+    size = grid.options.block_size
     counts = offsets[1:] - offsets[:-1]
-    blocks = (counts + grid.block - 1) // grid.block
+    blocks = (counts + size - 1) // size
     last = jnp.cumsum(blocks)
     first = last - blocks
     tile = expand(first, blocks, grid.blocks)
@@ -190,8 +192,8 @@ def _cut_blocks(offsets: jax.Array, grid: TileGrid) -> BlockList:
     return BlockList(
         tile=jnp.where(used, tile, 0),
         place=jnp.where(used, place, 0),
-        start=jnp.where(used, offsets[:-1][tile] + place * grid.block, 0),
-        count=jnp.where(used, jnp.minimum(counts[tile] - place * grid.block, grid.block), 0),
+        start=jnp.where(used, offsets[:-1][tile] + place * size, 0),
+        count=jnp.where(used, jnp.minimum(counts[tile] - place * size, size), 0),
         tile_first=first,
         tile_blocks=blocks,
         used=last[-1],

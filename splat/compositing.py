@@ -99,7 +99,7 @@ def find_live(table: jax.Array, bins: Bins, grid: TileGrid) -> tuple[BlockList, 
 
 def sum_light(table: jax.Array, bins: Bins, live: BlockList, log_start: jax.Array, grid: TileGrid) -> jax.Array:
     """Second pass: [blocks, C + 3, P] what each live block adds, see `splat.blocks.light_matrix`."""
-    kernel = partial(kernels.light_scan, unroll=grid.unroll) if grid.unroll else kernels.light_matrix
+    kernel = partial(kernels.light_scan, unroll=grid.options.unroll) if grid.options.unroll else kernels.light_matrix
 
     def light_of(begin):
         return kernel(*_read(table, bins.splat_of_pair, live, grid, begin), _slab(log_start, grid, begin))
@@ -156,7 +156,9 @@ def gradient_rows(
     from_end = jnp.where(live.count > 0, live.tile_blocks[live.tile] - 1 - live.place, 0)
     behind = segmented_scan(own, from_end, exclusive=True, reverse=True)
     behind = behind + (passes.transmittance * (transmittance_bar - coverage_bar))[live.tile]
-    kernel = partial(kernels.gradients_scan, unroll=grid.unroll) if grid.unroll else kernels.gradients_matrix
+    kernel = (
+        partial(kernels.gradients_scan, unroll=grid.options.unroll) if grid.options.unroll else kernels.gradients_matrix
+    )
     kernel = partial(kernel, absolute=absolute)
 
     def rows_of(begin):
@@ -169,12 +171,12 @@ def gradient_rows(
         return _about_means(out, centre[0] - rows[..., 0], centre[1] - rows[..., 1])
 
     width = table.shape[-1] + (2 if absolute else 0)
-    return _map_slabs(rows_of, live.used, grid, (grid.block, width)).reshape(-1, width)
+    return _map_slabs(rows_of, live.used, grid, (grid.options.block_size, width)).reshape(-1, width)
 
 
 def sum_pairs(rows: jax.Array, bins: Bins, live_place: jax.Array, grid: TileGrid) -> jax.Array:
     """Sums the rows of `gradient_rows` over each gaussian's pairs: [V * N, ...]."""
-    row_of_pair = live_place[bins.block_of_pair] * grid.block + bins.place_of_pair
+    row_of_pair = live_place[bins.block_of_pair] * grid.options.block_size + bins.place_of_pair
     return sum_runs(rows, row_of_pair, bins.run_start, bins.run_count)
 
 
@@ -228,20 +230,20 @@ def _map_slabs(function, used: jax.Array, grid: TileGrid, shape: tuple[int, ...]
     """[blocks, *shape]: function(first block of a slab) -> [slab, *shape] for `used` blocks, then zeros."""
 
     def body(i, out):
-        begin = i * grid.slab
+        begin = i * grid.options.slab
         return jax.lax.dynamic_update_slice(out, function(begin), (begin,) + (0,) * len(shape))
 
-    slabs = (used + grid.slab - 1) // grid.slab
+    slabs = (used + grid.options.slab - 1) // grid.options.slab
     return jax.lax.fori_loop(0, slabs, body, jnp.zeros((grid.blocks, *shape), jnp.float32))
 
 
 def _slab(values: jax.Array, grid: TileGrid, begin: jax.Array) -> jax.Array:
-    return jax.lax.dynamic_slice_in_dim(values, begin, grid.slab)
+    return jax.lax.dynamic_slice_in_dim(values, begin, grid.options.slab)
 
 
 def _read(table, splat_of_pair, blocks: BlockList, grid: TileGrid, begin: jax.Array):
     """Rows [B, K, R] of a slab's splats (opacity 0 behind a block's end) and pixel centres [B, P] twice."""
-    place = jnp.arange(grid.block, dtype=jnp.int32)[None]
+    place = jnp.arange(grid.options.block_size, dtype=jnp.int32)[None]
     slot = jnp.minimum(_slab(blocks.start, grid, begin)[:, None] + place, grid.capacity - 1)
     rows = table[splat_of_pair[slot]]
     filled = place < _slab(blocks.count, grid, begin)[:, None]

@@ -5,40 +5,41 @@ from dataclasses import dataclass
 import jax
 import jax.numpy as jnp
 
+from splat.options import ResolvedOptions
 from splat.projection import Projected
 
 
 @dataclass(frozen=True)
 class TileGrid:
-    """Static sizes of one rasterization.
+    """Geometry of one rasterization; static under jit.
 
     Attributes:
-      views, width, height: of the images, pixels.
-      tile: edge of a square tile, pixels.
-      block: pairs in one block of a tile's list.
-      slab: blocks that are evaluated together.
-      capacity: most (tile, gaussian) pairs, over all views.
-      unroll: how many of a block's splats one step of a walk through them evaluates; 0: all at once, by small
-        matrix products.
-      exact: list the tiles that an ellipse touches instead of those of the rectangle around it.
+        views: Images, over all scenes.
+        width: Image width in pixels.
+        height: Image height in pixels.
+        capacity: Most (tile, gaussian) pairs over all views.
+        options: Sizes of tiles, blocks and slabs, and which outputs to make.
     """
 
     views: int
     width: int
     height: int
-    tile: int
-    block: int
-    slab: int
     capacity: int
-    unroll: int = 0
-    exact: bool = False
+    options: ResolvedOptions
+
+    @property
+    def tile(self) -> int:
+        """Edge of a square tile, pixels."""
+        return self.options.tile_size
 
     @property
     def columns(self) -> int:
+        """Tiles side by side in one view."""
         return -(-self.width // self.tile)
 
     @property
     def rows(self) -> int:
+        """Tiles one above the other in one view."""
         return -(-self.height // self.tile)
 
     @property
@@ -48,9 +49,9 @@ class TileGrid:
 
     @property
     def blocks(self) -> int:
-        """Upper bound on the number of blocks, a multiple of `slab`."""
-        bound = self.capacity // self.block + min(self.tiles, self.capacity)
-        return max(1, -(-bound // self.slab)) * self.slab
+        """Upper bound on the number of blocks, a multiple of the slab."""
+        bound = self.capacity // self.options.block_size + min(self.tiles, self.capacity)
+        return max(1, -(-bound // self.options.slab)) * self.options.slab
 
 
 def tile_ranges(projected: Projected, grid: TileGrid) -> tuple[jax.Array, jax.Array, jax.Array]:

@@ -4,8 +4,8 @@ import jax
 import jax.numpy as jnp
 
 from splat.cameras import Cameras
-from splat.checks import leading_axes
 from splat.gaussians import Gaussians
+from splat.inputs import leading_axes
 from splat.render import count_pairs, render, round_capacity
 
 

@@ -62,10 +62,10 @@ def test_rasterizer_prints_one_json_line_a_case(capsys, tmp_path):
 
 
 def test_sweep_takes_every_combination_and_outlives_a_failing_case(capsys, monkeypatch):
-    def case(gaussians, cameras, repeats, tuning, passes):
-        if tuning["slab"] == 7:
+    def case(gaussians, cameras, repeats, options, passes):
+        if options.slab == 7:
             raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: no memory\nmore")
-        return {"tile": tuning["tile_size"], "exact": tuning["exact_tiles"], "passes": passes}
+        return {"tile": options.tile_size, "exact": options.exact_tiles, "passes": passes}
 
     monkeypatch.setattr(benchmark, "rasterizer_case", case)
     benchmark.run(

@@ -1,7 +1,11 @@
-"""Shapes of what `render` is given, checked before anything is traced; errors name what was expected."""
+"""The arrays that a rendering starts from, and the check of their shapes before anything is traced."""
 
+import math
+
+import flax.struct
 import jax
 import jax.numpy as jnp
+from jax.core import Tracer
 
 from splat.cameras import Cameras
 from splat.gaussians import Gaussians
@@ -10,11 +14,38 @@ from splat.gaussians import Gaussians
 DISTORTIONS = {"pinhole": (4, 5, 8), "fisheye": (4,), "orthographic": ()}
 
 
+class Inputs(flax.struct.PyTreeNode):
+    """Array arguments of `splat.render`, with the shapes that it documents."""
+
+    gaussians: Gaussians
+    cameras: Cameras
+    background: float | jax.Array = 0.0
+    active: jax.Array | None = None
+    mean2d_offset: jax.Array | None = None
+    absolute_offset: jax.Array | None = None
+    features: jax.Array | None = None
+
+    @property
+    def scenes(self) -> tuple[int, ...]:
+        """Axes of scenes that gaussians and cameras share, () for one scene."""
+        return leading_axes(self.gaussians, self.cameras)
+
+    @property
+    def views(self) -> int:
+        """V', views of all scenes."""
+        return math.prod(self.scenes) * len(self.cameras)
+
+    @property
+    def traced(self) -> bool:
+        """Whether some array is traced by jit, grad or another transformation."""
+        return any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(self))
+
+
 def leading_axes(gaussians: Gaussians, cameras: Cameras) -> tuple[int, ...]:
     """Axes of scenes before those of views and gaussians, which both share or one of them lacks.
 
     Raises:
-      ValueError: a shape does not fit, or the camera model is unknown.
+        ValueError: A shape does not fit, or the camera model is unknown.
     """
     scenes = _check_gaussians(gaussians)
     over = _check_cameras(cameras)
@@ -25,32 +56,26 @@ def leading_axes(gaussians: Gaussians, cameras: Cameras) -> tuple[int, ...]:
     return scenes or over
 
 
-def check_extras(
-    gaussians: Gaussians,
-    cameras: Cameras,
-    background: float | jax.Array,
-    active: jax.Array | None,
-    features: jax.Array | None,
-    offsets: dict[str, jax.Array | None],
-) -> None:
-    """Checks what else `render` takes.
+def check_inputs(inputs: Inputs) -> None:
+    """Checks the shapes of all arrays against each other.
 
     Raises:
-      ValueError: a shape does not fit.
+        ValueError: A shape does not fit, or the camera model is unknown.
     """
-    lead = leading_axes(gaussians, cameras)
-    scenes, count, views = gaussians.means.shape[:-2], len(gaussians), len(cameras)
-    every_view = (*lead, views)
-    shapes = [(), (3,), (*every_view, 3), (*every_view, cameras.height, cameras.width, 3)]
-    _expect("background", background, shapes)
-    if active is not None:
-        _expect("active", active, [(*scenes, count)])
-    for name, offset in offsets.items():
+    every_view = (*inputs.scenes, len(inputs.cameras))
+    cameras, features, rows = inputs.cameras, inputs.features, inputs.gaussians.means.shape[:-1]
+    every_row = (*every_view, rows[-1])
+    backgrounds = [(), (3,), (*every_view, 3), (*every_view, cameras.height, cameras.width, 3)]
+    _expect("background", inputs.background, backgrounds)
+    if inputs.active is not None:
+        _expect("active", inputs.active, [rows])
+    for name in ("mean2d_offset", "absolute_offset"):
+        offset = getattr(inputs, name)
         if offset is not None:
-            _expect(name, offset, [(*every_view, count, 2)])
+            _expect(name, offset, [(*every_row, 2)])
     if features is not None:
         channels = jnp.shape(features)[-1:] or (1,)
-        _expect("features", features, [(*scenes, count, *channels), (*every_view, count, *channels)])
+        _expect("features", features, [(*rows, *channels), (*every_row, *channels)])
 
 
 def _expect(name: str, value: float | jax.Array, shapes: list[tuple[int, ...]]) -> None:
