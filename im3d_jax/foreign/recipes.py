@@ -80,7 +80,7 @@ def fit_config(quality: str) -> FitConfig:
         views_per_step=4,
         initial=initial,
         capacity=capacity,
-        density=dataclasses.replace(base.density, growth=0.11),
+        strategy=dataclasses.replace(base.strategy, growth=0.11),
         # Their rigs are found, not given: where cameras are a degree off, masks would cut into the object.
         outside_views=0,
     )

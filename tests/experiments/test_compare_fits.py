@@ -77,11 +77,11 @@ def test_flags_reach_the_fit(lines, data, monkeypatch):
     monkeypatch.setattr(compare_fits, "fit_ours", fit_ours)
     (line,) = lines("--runs=ours", "--random_background", "--mask_weight=0.5")
     (images, config), true = seen.pop(), load_capture(data).images
-    assert config.background == "random" and config.mask_weight == 0.5 and config.strategy == "default"
+    assert config.background == "random" and config.mask_weight == 0.5 and config.strategy.name == "default"
     assert (images == true).all() and line["use_masks"]
     (line,) = lines("--runs=mcmc", "--nouse_masks")
     images, config = seen.pop()
-    assert config.background == "white" and config.mask_weight == 0 and config.strategy == "mcmc"
+    assert config.background == "white" and config.mask_weight == 0 and config.strategy.name == "mcmc"
     assert (images[..., 3] == 1).all() and (true[..., 3] == 0).any() and not line["use_masks"]
     np.testing.assert_allclose(images[..., :3], true[..., :3] * true[..., 3:] + 1 - true[..., 3:], atol=1e-6)
     # White pictures of a square of 64 among 256 pixels.
