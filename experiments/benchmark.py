@@ -146,7 +146,7 @@ def gsplat_case(gaussians: splat.Gaussians, cameras: splat.Cameras, repeats: int
     import torch
 
     tensor = functools.partial(torch.tensor, device="cuda", dtype=torch.float32)
-    colours = scenes.SH_CONSTANT * np.asarray(gaussians.sh)[:, 0] + 0.5
+    colours = splat.SH_C0 * np.asarray(gaussians.sh)[:, 0] + 0.5
     values = (
         gaussians.means,
         gaussians.quats,

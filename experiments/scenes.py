@@ -7,10 +7,7 @@ import pathlib
 
 import numpy as np
 
-from splat import Cameras, Gaussians, look_at, pinhole_intrinsics
-
-
-SH_CONSTANT = 0.28209479177387814
+from splat import SH_C0, Cameras, Gaussians, look_at, pinhole_intrinsics
 
 
 def _gaussians(means, quats, scales, opacities, colours) -> Gaussians:
@@ -19,7 +16,7 @@ def _gaussians(means, quats, scales, opacities, colours) -> Gaussians:
     means, quats, scales, opacities, colours = arrays
     opacities = np.clip(opacities, 1e-6, 1 - 1e-6)
     logits = np.log(opacities / (1 - opacities))
-    sh = ((colours - 0.5) / SH_CONSTANT)[:, None]
+    sh = ((colours - 0.5) / SH_C0)[:, None]
     return Gaussians(means, quats, np.log(np.maximum(scales, 1e-9)), logits, sh)
 
 

@@ -2,6 +2,7 @@
 
 from splat.cameras import Cameras, from_opengl, look_at, orbit_cameras, pinhole_intrinsics, to_opengl
 from splat.gaussians import Gaussians
+from splat.harmonics import SH_C0
 from splat.io import load, load_ply, save, save_ply
 from splat.options import RenderOptions
 from splat.rasterize import Rendering
@@ -10,6 +11,7 @@ from splat.sharding import render_sharded
 
 
 __all__ = [
+    "SH_C0",
     "Cameras",
     "Gaussians",
     "RenderOptions",
