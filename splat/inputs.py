@@ -1,29 +1,42 @@
 """The arrays that a rendering starts from, and the check of their shapes before anything is traced."""
 
 import math
+from typing import Any
 
 import flax.struct
 import jax
 import jax.numpy as jnp
 from jax.core import Tracer
+from jaxtyping import Bool, Float, Num
 
 from splat.cameras import Cameras
 from splat.gaussians import Gaussians
+from splat.typing import AnyArray, Placeholder, Scalar
 
 
 DISTORTIONS = {"pinhole": (4, 5, 8), "fisheye": (4,), "orthographic": ()}
 
 
 class Inputs(flax.struct.PyTreeNode):
-    """Array arguments of `splat.render`, with the shapes that it documents."""
+    """The arguments of `splat.render` that hold arrays, as it documents them.
 
-    gaussians: Gaussians
-    cameras: Cameras
-    background: float | jax.Array = 0.0
-    active: jax.Array | None = None
-    mean2d_offset: jax.Array | None = None
-    absolute_offset: jax.Array | None = None
-    features: jax.Array | None = None
+    Attributes:
+        gaussians: N gaussians.
+        cameras: V cameras.
+        background: A scalar, [3], [..., V, 3] or [..., V, H, W, 3].
+        active: [..., N] bool, or None.
+        mean2d_offset: [..., V, N, 2] or None.
+        absolute_offset: [..., V, N, 2] or None.
+        features: [..., N, C] or [..., V, N, C], or None.
+    """
+
+    gaussians: Gaussians | Placeholder
+    cameras: Cameras | Placeholder
+    background: Scalar | Num[AnyArray, "*background 3"] | Placeholder = 0.0
+    active: Bool[AnyArray, "*scenes N"] | Placeholder | None = None
+    mean2d_offset: Float[AnyArray, "*views N 2"] | Placeholder | None = None
+    absolute_offset: Float[AnyArray, "*views N 2"] | Placeholder | None = None
+    features: Float[AnyArray, "*features N C"] | Placeholder | None = None
 
     @property
     def scenes(self) -> tuple[int, ...]:
@@ -42,7 +55,14 @@ class Inputs(flax.struct.PyTreeNode):
 
 
 def leading_axes(gaussians: Gaussians, cameras: Cameras) -> tuple[int, ...]:
-    """Axes of scenes before those of views and gaussians, which both share or one of them lacks.
+    """Finds the axes of scenes, which gaussians and cameras share or one of them lacks.
+
+    Args:
+        gaussians: N gaussians.
+        cameras: V cameras.
+
+    Returns:
+        The axes before N and V, () for one scene.
 
     Raises:
         ValueError: A shape does not fit, or the camera model is unknown.
@@ -58,6 +78,9 @@ def leading_axes(gaussians: Gaussians, cameras: Cameras) -> tuple[int, ...]:
 
 def check_inputs(inputs: Inputs) -> None:
     """Checks the shapes of all arrays against each other.
+
+    Args:
+        inputs: Arrays of any shape.
 
     Raises:
         ValueError: A shape does not fit, or the camera model is unknown.
@@ -78,7 +101,7 @@ def check_inputs(inputs: Inputs) -> None:
         _expect("features", features, [(*rows, *channels), (*every_row, *channels)])
 
 
-def _expect(name: str, value: float | jax.Array, shapes: list[tuple[int, ...]]) -> None:
+def _expect(name: str, value: Any, shapes: list[tuple[int, ...]]) -> None:
     if jnp.shape(value) not in shapes:
         raise ValueError(f"{name} has shape {jnp.shape(value)}; expected {' or '.join(map(str, shapes))}")
 

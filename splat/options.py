@@ -60,8 +60,16 @@ class ResolvedOptions(RenderOptions):
 
 
 def resolve(options: RenderOptions) -> ResolvedOptions:
-    """Replaces None by the default of `jax.default_backend()`."""
+    """Replaces None by the default of `jax.default_backend()`.
+
+    Args:
+        options: With or without sizes.
+
+    Returns:
+        The options with a number for every size.
+    """
     defaults = _DEFAULTS.get(jax.default_backend(), _OTHER_BACKENDS)
-    sizes = dict(zip(("tile_size", "slab", "unroll"), defaults, strict=True))
-    given = {name: value for name, value in dataclasses.asdict(options).items() if value is not None}
-    return ResolvedOptions(**(sizes | given))
+    values = dataclasses.asdict(options)
+    for name, default in zip(("tile_size", "slab", "unroll"), defaults, strict=True):
+        values[name] = default if values[name] is None else values[name]
+    return ResolvedOptions(**values)

@@ -4,6 +4,7 @@ import dataclasses
 from functools import partial
 
 import jax
+from jaxtyping import Array, Bool, Float, Int32, Num
 
 from splat.binning import count_pairs as count_projected_pairs
 from splat.cameras import Cameras
@@ -13,6 +14,7 @@ from splat.options import RenderOptions, ResolvedOptions, resolve
 from splat.rasterize import Rendering, blank, rasterize, warn_about
 from splat.scenes import flat_background, split_views
 from splat.tiles import TileGrid
+from splat.typing import AnyArray, Scalar
 from splat.views import project_inputs, select
 
 
@@ -20,12 +22,12 @@ def render(
     gaussians: Gaussians,
     cameras: Cameras,
     *,
-    background: float | jax.Array = 0.0,
+    background: Scalar | Num[AnyArray, "*background 3"] = 0.0,
     capacity: int | None = None,
-    active: jax.Array | None = None,
-    mean2d_offset: jax.Array | None = None,
-    absolute_offset: jax.Array | None = None,
-    features: jax.Array | None = None,
+    active: Bool[AnyArray, "*scenes N"] | None = None,
+    mean2d_offset: Float[AnyArray, "*views N 2"] | None = None,
+    absolute_offset: Float[AnyArray, "*views N 2"] | None = None,
+    features: Float[AnyArray, "*features N C"] | None = None,
     options: RenderOptions = RenderOptions(),
 ) -> Rendering:
     """Renders gaussians into every camera.
@@ -72,7 +74,7 @@ def count_pairs(
     gaussians: Gaussians,
     cameras: Cameras,
     *,
-    active: jax.Array | None = None,
+    active: Bool[AnyArray, "*scenes N"] | None = None,
     options: RenderOptions = RenderOptions(),
 ) -> int:
     """Counts the (tile, gaussian) pairs that `render` needs room for with the same options; outside jit.
@@ -115,7 +117,7 @@ def round_capacity(pairs: int, margin: float = 0.0) -> int:
 
 
 @partial(jax.jit, static_argnums=(1, 2))
-def _count(inputs: Inputs, capacity: int, options: ResolvedOptions) -> jax.Array:
+def _count(inputs: Inputs, capacity: int, options: ResolvedOptions) -> Int32[Array, ""]:
     projected = project_inputs(inputs, select(inputs), options).projected
     cameras = inputs.cameras
     return count_projected_pairs(projected, TileGrid(inputs.views, cameras.width, cameras.height, capacity, options))

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import AbstractMesh, AxisType, Mesh
 from jax.sharding import PartitionSpec as P
+from jaxtyping import Array, Bool, Float, Num
 
 from splat.cameras import Cameras
 from splat.gaussians import Gaussians
@@ -17,6 +18,7 @@ from splat.rasterize import Rendering, rasterize, warn_about
 from splat.render import render_inputs
 from splat.scenes import flat_background
 from splat.tiles import TileGrid
+from splat.typing import AnyArray, Scalar
 from splat.views import project_inputs, select
 
 
@@ -32,11 +34,11 @@ def render_sharded(
     *,
     capacity: int,
     split_gaussians: bool = False,
-    background: float | jax.Array = 0.0,
-    active: jax.Array | None = None,
-    mean2d_offset: jax.Array | None = None,
-    absolute_offset: jax.Array | None = None,
-    features: jax.Array | None = None,
+    background: Scalar | Num[AnyArray, "*background 3"] = 0.0,
+    active: Bool[AnyArray, "*scenes N"] | None = None,
+    mean2d_offset: Float[AnyArray, "*views N 2"] | None = None,
+    absolute_offset: Float[AnyArray, "*views N 2"] | None = None,
+    features: Float[AnyArray, "*features N C"] | None = None,
     options: RenderOptions = RenderOptions(),
 ) -> Rendering:
     """`splat.render` with the views split over the D devices along `axis` of a mesh.
@@ -125,8 +127,8 @@ def _check_split(inputs: Inputs, mesh: Mesh | AbstractMesh, axis: str | tuple[st
     return 0 not in (count, views, inputs.cameras.width, inputs.cameras.height)
 
 
-def _spread_invalid(features: jax.Array, scenes: bool) -> jax.Array:
-    """[..., V, N, C] with NaN in all views of a gaussian where one is not finite.
+def _spread_invalid(features: Float[AnyArray, "*views N C"], scenes: bool) -> Float[Array, "*views N C"]:
+    """Features with NaN in all views of a gaussian where one is not finite.
 
     `render` ignores such a gaussian in every view; a device that sees only some views would not know.
     """

@@ -3,6 +3,7 @@
 import flax.struct
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int32
 
 from splat.cameras import Cameras
 from splat.gaussians import Gaussians, replace_unused, usable
@@ -10,6 +11,7 @@ from splat.inputs import Inputs
 from splat.options import RenderOptions
 from splat.projection import Projected, project, shortest_axes
 from splat.scenes import flat_features, merge_views, one_axis
+from splat.typing import Placeholder
 
 
 class Selection(flax.struct.PyTreeNode):
@@ -21,13 +23,13 @@ class Selection(flax.struct.PyTreeNode):
         invalid: [] int32, active gaussians left out for non-finite numbers or a zero quaternion.
     """
 
-    used: jax.Array
-    features: jax.Array | None
-    invalid: jax.Array
+    used: Bool[Array, "*scenes N"] | Placeholder
+    features: Float[Array, "V N C"] | Placeholder | None
+    invalid: Int32[Array, ""] | Placeholder
 
 
 class Splats(flax.struct.PyTreeNode):
-    """What is drawn in each of the V' views of all scenes.
+    """The gaussians in each of the V' views of all scenes, ready to be rasterized.
 
     Attributes:
         projected: [V', N, ...] ellipses.
@@ -36,16 +38,23 @@ class Splats(flax.struct.PyTreeNode):
         absolute_offset: [V', N, 2] or None, see `splat.compositing.composite`.
     """
 
-    projected: Projected
-    features: jax.Array | None = None
-    normals: jax.Array | None = None
-    absolute_offset: jax.Array | None = None
+    projected: Projected | Placeholder
+    features: Float[Array, "V N C"] | Placeholder | None = None
+    normals: Float[Array, "V N 3"] | Placeholder | None = None
+    absolute_offset: Float[Array, "V N 2"] | Placeholder | None = None
 
 
 def select(inputs: Inputs) -> Selection:
-    """Leaves out inactive gaussians and those that no image can show."""
+    """Leaves out inactive and invalid gaussians.
+
+    Args:
+        inputs: Arrays that fit together.
+
+    Returns:
+        `Selection`.
+    """
     valid = usable(inputs.gaussians)
-    wanted = jnp.ones_like(valid) if inputs.active is None else inputs.active.astype(bool)
+    wanted = jnp.ones_like(valid) if inputs.active is None else jnp.asarray(inputs.active, bool)
     used, invalid = valid & wanted, jnp.sum(wanted & ~valid, dtype=jnp.int32)
     if inputs.features is None:
         return Selection(used, None, invalid)
@@ -55,11 +64,20 @@ def select(inputs: Inputs) -> Selection:
 
 
 def project_inputs(inputs: Inputs, selection: Selection, options: RenderOptions) -> Splats:
-    """Projects the selected gaussians into the views of all scenes."""
+    """Projects the selected gaussians into the views of all scenes.
+
+    Args:
+        inputs: Arrays that fit together.
+        selection: From `select`.
+        options: `antialiased` and `normals` take effect here.
+
+    Returns:
+        `Splats`; unselected gaussians have no extent.
+    """
 
     def one(
-        gaussians: Gaussians, cameras: Cameras, used: jax.Array, offset: jax.Array | None
-    ) -> tuple[Projected, jax.Array | None]:
+        gaussians: Gaussians, cameras: Cameras, used: Array, offset: Array | None
+    ) -> tuple[Projected, Array | None]:
         gaussians = replace_unused(gaussians, used)
         projected = project(gaussians, cameras, offset, options.antialiased)
         projected = projected.replace(extents=jnp.where(used[None, :, None], projected.extents, 0.0))
@@ -67,7 +85,10 @@ def project_inputs(inputs: Inputs, selection: Selection, options: RenderOptions)
 
     gaussians, cameras, scenes = inputs.gaussians, inputs.cameras, inputs.scenes
     views, count = len(cameras), len(gaussians)
-    used, offset = selection.used, inputs.mean2d_offset
+    used = selection.used
+    offset, absolute = (
+        None if each is None else jnp.asarray(each) for each in (inputs.mean2d_offset, inputs.absolute_offset)
+    )
     if not scenes:
         projected, normals = one(gaussians, cameras, used, offset)
     else:
@@ -78,6 +99,5 @@ def project_inputs(inputs: Inputs, selection: Selection, options: RenderOptions)
         else:
             gaussians, used = (one_axis(tree, len(scenes), scenes) for tree in (gaussians, used))
             projected, normals = merge_views(jax.vmap(one)(gaussians, cameras, used, offset))
-    absolute = inputs.absolute_offset
     absolute = None if absolute is None else absolute.reshape(-1, count, 2)
     return Splats(projected, selection.features, normals, absolute)

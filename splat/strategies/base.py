@@ -4,10 +4,11 @@ import abc
 import dataclasses
 
 import flax.struct
-import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
 from splat.gaussians import Gaussians
+from splat.typing import LeafArray, Placeholder, Scalar
 
 
 class ScreenStatistics(flax.struct.PyTreeNode):
@@ -18,8 +19,8 @@ class ScreenStatistics(flax.struct.PyTreeNode):
         counts: [N] number of those views.
     """
 
-    gradients: jax.Array
-    counts: jax.Array
+    gradients: Float[LeafArray, "N"] | Placeholder
+    counts: Float[LeafArray, "N"] | Placeholder
 
 
 class Refined(flax.struct.PyTreeNode):
@@ -31,9 +32,9 @@ class Refined(flax.struct.PyTreeNode):
         fresh: [N] bool, rows that hold another gaussian than before: their optimizer moments must be zeroed.
     """
 
-    gaussians: Gaussians
-    active: jax.Array
-    fresh: jax.Array
+    gaussians: Gaussians | Placeholder
+    active: Bool[LeafArray, "N"] | Placeholder
+    fresh: Bool[LeafArray, "N"] | Placeholder
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,7 +61,12 @@ class Strategy(abc.ABC):
         return None
 
     def accumulate(
-        self, statistics: ScreenStatistics, gradients: jax.Array, visible: jax.Array, width: int, height: int
+        self,
+        statistics: ScreenStatistics,
+        gradients: Float[Array, "V N 2"],
+        visible: Bool[Array, "V N"],
+        width: int,
+        height: int,
     ) -> ScreenStatistics:
         """Adds the views of one step; not called where `init_statistics` gives None.
 
@@ -80,11 +86,11 @@ class Strategy(abc.ABC):
     @abc.abstractmethod
     def refine(
         self,
-        key: jax.Array,
+        key: PRNGKeyArray,
         gaussians: Gaussians,
-        active: jax.Array,
+        active: Bool[Array, "N"],
         statistics: ScreenStatistics | None,
-        extent: float | jax.Array,
+        extent: Scalar,
     ) -> Refined:
         """Adds, moves and removes gaussians.
 
@@ -104,11 +110,11 @@ class Strategy(abc.ABC):
         del step
         return False
 
-    def reset_opacities(self, opacity_logits: jax.Array) -> jax.Array:
+    def reset_opacities(self, opacity_logits: Float[Array, "N"]) -> Float[Array, "N"]:
         """Logits [N] after a reset; the caller zeroes their optimizer moments."""
         return opacity_logits
 
-    def perturb(self, key: jax.Array, gaussians: Gaussians, learning_rate: float | jax.Array) -> jax.Array:
+    def perturb(self, key: PRNGKeyArray, gaussians: Gaussians, learning_rate: Scalar) -> Float[Array, "N 3"]:
         """Means [N, 3] after the exploration noise of one step.
 
         Args:
@@ -119,7 +125,7 @@ class Strategy(abc.ABC):
         del key, learning_rate
         return gaussians.means
 
-    def regularizer(self, gaussians: Gaussians, active: jax.Array) -> jax.Array:
+    def regularizer(self, gaussians: Gaussians, active: Bool[Array, "N"]) -> Float[Array, ""]:
         """Term [] to add to the loss; 0 by default."""
         del gaussians, active
         return jnp.zeros(())

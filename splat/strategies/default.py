@@ -8,10 +8,12 @@ from typing import Literal
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
 from splat.gaussians import Gaussians
 from splat.math import quaternion_to_rotation
 from splat.strategies.base import Refined, ScreenStatistics, Strategy
+from splat.typing import Scalar
 
 
 # Two children of one gaussian are each smaller by 0.8 times their number (Kerbl et al.'s code).
@@ -49,7 +51,12 @@ class DefaultStrategy(Strategy):
         return ScreenStatistics(jnp.zeros(count, jnp.float32), jnp.zeros(count, jnp.float32))
 
     def accumulate(
-        self, statistics: ScreenStatistics, gradients: jax.Array, visible: jax.Array, width: int, height: int
+        self,
+        statistics: ScreenStatistics,
+        gradients: Float[Array, "V N 2"],
+        visible: Bool[Array, "V N"],
+        width: int,
+        height: int,
     ) -> ScreenStatistics:
         """Adds the lengths of the screen-space gradients of one step's views, see `Strategy.accumulate`."""
         views = gradients.shape[0]
@@ -62,11 +69,11 @@ class DefaultStrategy(Strategy):
 
     def refine(
         self,
-        key: jax.Array,
+        key: PRNGKeyArray,
         gaussians: Gaussians,
-        active: jax.Array,
+        active: Bool[Array, "N"],
         statistics: ScreenStatistics | None,
-        extent: float | jax.Array = 1.0,
+        extent: Scalar = 1.0,
     ) -> Refined:
         """Removes faint and huge gaussians, then clones or splits those with large screen-space gradients.
 
@@ -119,6 +126,6 @@ class DefaultStrategy(Strategy):
         """Whether `step` is a positive multiple of `reset_every`."""
         return self.reset_every > 0 and step > 0 and step % self.reset_every == 0
 
-    def reset_opacities(self, opacity_logits: jax.Array) -> jax.Array:
+    def reset_opacities(self, opacity_logits: Float[Array, "N"]) -> Float[Array, "N"]:
         """Logits [N] lowered to at most that of `reset_opacity`: gaussians that are not needed stay faint."""
         return jnp.minimum(opacity_logits, jnp.log(self.reset_opacity / (1.0 - self.reset_opacity)))

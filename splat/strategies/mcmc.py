@@ -13,10 +13,12 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from splat.gaussians import Gaussians, usable
 from splat.math import quaternion_to_rotation
 from splat.strategies.base import Refined, ScreenStatistics, Strategy
+from splat.typing import LeafArray, Placeholder, Scalar
 
 
 # Nodes of a trapezoid rule whose relative error against the binomial sum of eq. 9 is below 5e-9.
@@ -31,29 +33,32 @@ MAX_LOG_SCALE = 20.0
 
 
 class Shares(flax.struct.PyTreeNode):
-    """What each of several copies gets of one gaussian.
+    """Opacity and size of each of several copies of one gaussian.
 
     Attributes:
         opacity_logits: [N] of one copy.
-        log_scale_shift: [N] to be added to its three log_scales.
+        log_scale_shift: [N] to add to its three log_scales.
     """
 
-    opacity_logits: jax.Array
-    log_scale_shift: jax.Array
+    opacity_logits: Float[LeafArray, "N"] | Placeholder
+    log_scale_shift: Float[LeafArray, "N"] | Placeholder
 
 
-def share(opacity_logits: jax.Array, copies: jax.Array) -> Shares:
-    """Opacity and size with which `copies` gaussians at one place draw what one drew (eq. 9 of the paper).
+def share(opacity_logits: Float[Array, "N"], copies: Int[Array, "N"]) -> Shares:
+    """Computes opacity and size with which `copies` gaussians at one place draw what one drew (eq. 9 of the paper).
 
     A copy's opacity is x = 1 - (1 - o)^(1/n), which keeps the opacity at the centre; its scale is multiplied by
     o / sum_{i=1..n} sum_{k=0..i-1} C(i-1, k) (-1)^k x^(k+1) / sqrt(k+1), which keeps the integral of the opacity along
     a line through it. That alternating sum loses all of float32 beyond about 50 copies. It is the integral of
     1 - (1 - x exp(-t^2))^n over t / sqrt(pi), whose terms are positive and which the trapezoid rule gives to rounding
-    for any number of copies, so none is wrong and nothing is capped.
+    for any number of copies.
 
     Args:
         opacity_logits: [N], any value but NaN; treated as within ±`MAX_LOGIT`.
-        copies: [N] integers of at least 1, the gaussian itself included; rows with 1 come back unchanged.
+        copies: [N] integers of at least 1, the gaussian itself included; rows with 1 do not change.
+
+    Returns:
+        `Shares`.
     """
     several = copies > 1
     count = jnp.maximum(copies, 1).astype(jnp.float32)
@@ -72,7 +77,7 @@ def share(opacity_logits: jax.Array, copies: jax.Array) -> Shares:
     return Shares(jnp.where(several, logits, opacity_logits), jnp.where(several, shift, 0.0))
 
 
-def _draw(key: jax.Array, weights: jax.Array) -> jax.Array:
+def _draw(key: PRNGKeyArray, weights: Float[Array, "N"]) -> Int[Array, "N"]:
     """N row numbers with replacement, in proportion to `weights` [N] in [0, 1]; rows of weight 0 never come.
 
     The weights become integers: a float32 running sum over a million rows would not resolve the faint ones, and
@@ -88,14 +93,14 @@ def _draw(key: jax.Array, weights: jax.Array) -> jax.Array:
     return jnp.minimum(jnp.searchsorted(ends, spots, side="right"), count - 1)
 
 
-def mean_opacity(gaussians: Gaussians, active: jax.Array) -> jax.Array:
-    """Mean opacity of the active gaussians, in [0, 1]; 0 where there are none."""
+def mean_opacity(gaussians: Gaussians, active: Bool[Array, "N"]) -> Float[Array, ""]:
+    """Mean opacity [] of the N active gaussians, in [0, 1]; 0 where none is active."""
     opacities = jax.nn.sigmoid(jnp.where(active, gaussians.opacity_logits, 0.0))
     return jnp.sum(jnp.where(active, opacities, 0.0)) / jnp.maximum(jnp.sum(active), 1)
 
 
-def mean_scale(gaussians: Gaussians, active: jax.Array) -> jax.Array:
-    """Mean standard deviation over the three axes of the active gaussians, in world units; 0 where there are none."""
+def mean_scale(gaussians: Gaussians, active: Bool[Array, "N"]) -> Float[Array, ""]:
+    """Mean standard deviation [] over the axes of the N active gaussians, in world units; 0 where none is active."""
     log_scales = jnp.where(active[:, None], gaussians.log_scales, 0.0)
     scales = jnp.exp(jnp.minimum(log_scales, MAX_LOG_SCALE))
     return jnp.sum(jnp.where(active[:, None], scales, 0.0)) / jnp.maximum(3 * jnp.sum(active), 1)
@@ -137,7 +142,7 @@ class McmcStrategy(Strategy):
                 "least 1 (or None for the capacity), a growth of at least 0 and a minimal opacity in (0, 1)"
             )
 
-    def relocate(self, key: jax.Array, gaussians: Gaussians, active: jax.Array) -> Refined:
+    def relocate(self, key: PRNGKeyArray, gaussians: Gaussians, active: Bool[Array, "N"]) -> Refined:
         """Moves dead gaussians (transparent, or with a NaN or an infinity) onto living ones, drawn by opacity.
 
         Args:
@@ -154,7 +159,7 @@ class McmcStrategy(Strategy):
         moved, fresh = self._copy(key, gaussians, alive, dead)
         return Refined(moved, active, fresh)
 
-    def grow(self, key: jax.Array, gaussians: Gaussians, active: jax.Array) -> Refined:
+    def grow(self, key: PRNGKeyArray, gaussians: Gaussians, active: Bool[Array, "N"]) -> Refined:
         """Adds a share of the active count as copies of the living, up to the cap and the capacity.
 
         Args:
@@ -176,11 +181,11 @@ class McmcStrategy(Strategy):
 
     def refine(
         self,
-        key: jax.Array,
+        key: PRNGKeyArray,
         gaussians: Gaussians,
-        active: jax.Array,
+        active: Bool[Array, "N"],
         statistics: ScreenStatistics | None = None,
-        extent: float | jax.Array = 1.0,
+        extent: Scalar = 1.0,
     ) -> Refined:
         """`relocate`, then `grow`.
 
@@ -200,7 +205,7 @@ class McmcStrategy(Strategy):
         grown = self.grow(second, moved.gaussians, moved.active)
         return Refined(grown.gaussians, grown.active, moved.fresh | grown.fresh)
 
-    def perturb(self, key: jax.Array, gaussians: Gaussians, learning_rate: float | jax.Array) -> jax.Array:
+    def perturb(self, key: PRNGKeyArray, gaussians: Gaussians, learning_rate: Scalar) -> Float[Array, "N 3"]:
         """Means after one step of exploration: Sigma eta, as strong as the gaussian is transparent (section 3.1).
 
         mean + learning_rate * noise * sigmoid(k ((1 - o) - t)) * Sigma eta with eta ~ N(0, I) and Sigma the gaussian's
@@ -224,16 +229,16 @@ class McmcStrategy(Strategy):
         moved = gaussians.means + (learning_rate * self.noise) * gate[:, None] * shift
         return jnp.where(jnp.all(jnp.isfinite(moved), axis=-1, keepdims=True), moved, gaussians.means)
 
-    def regularizer(self, gaussians: Gaussians, active: jax.Array) -> jax.Array:
+    def regularizer(self, gaussians: Gaussians, active: Bool[Array, "N"]) -> Float[Array, ""]:
         """Weighted `mean_opacity` and `mean_scale` [], to add to the loss: what is not needed fades and shrinks."""
         return self.opacity_weight * mean_opacity(gaussians, active) + self.scale_weight * mean_scale(gaussians, active)
 
-    def _alive(self, gaussians: Gaussians, active: jax.Array) -> jax.Array:
+    def _alive(self, gaussians: Gaussians, active: Bool[Array, "N"]) -> Bool[Array, "N"]:
         return active & usable(gaussians) & (gaussians.opacities > self.min_opacity)
 
     def _copy(
-        self, key: jax.Array, gaussians: Gaussians, source: jax.Array, receives: jax.Array
-    ) -> tuple[Gaussians, jax.Array]:
+        self, key: PRNGKeyArray, gaussians: Gaussians, source: Bool[Array, "N"], receives: Bool[Array, "N"]
+    ) -> tuple[Gaussians, Bool[Array, "N"]]:
         """Fills the rows `receives` [N] with copies of rows `source` [N], drawn by opacity.
 
         Returns:

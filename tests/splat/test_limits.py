@@ -329,12 +329,12 @@ def test_no_gaussians_and_no_pixels():
         ({"means": jnp.zeros((N, 2))}, "means"),
     ],
 )
-def test_wrong_shapes_are_named(change, message):
+def test_wrong_shapes_are_named(change, message, unchecked):
     with pytest.raises(ValueError, match=message):
         splat.render(scene().replace(**change), CAMERAS, capacity=CAPACITY)
 
 
-def test_wrong_background_and_camera_shapes_are_named():
+def test_wrong_background_and_camera_shapes_are_named(unchecked):
     with pytest.raises(ValueError, match="background"):
         splat.render(scene(), CAMERAS, background=jnp.zeros(4))
     single = CAMERAS.replace(world_to_camera=CAMERAS.world_to_camera[0], intrinsics=CAMERAS.intrinsics[0])
