@@ -38,7 +38,7 @@ from tests import checking
 
 
 # Packages whose annotated types and shapes are checked at each call; before their first import.
-CHECKED = ["im3d_jax.images", "im3d_jax.diffusion"]
+CHECKED = ["splat", "im3d_jax.images", "im3d_jax.diffusion"]
 jaxtyping.install_import_hook(CHECKED, f"{checking.__name__}.typechecker")
 
 jax.config.update("jax_numpy_rank_promotion", "raise")

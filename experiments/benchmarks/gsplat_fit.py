@@ -24,7 +24,7 @@ from im3d_jax.data.captures import Capture
 from im3d_jax.images.alpha import composite
 from im3d_jax.progress import Report
 from im3d_jax.reconstruction import initial
-from splat import Cameras
+from splat import SH_C0, Cameras
 
 
 # Kerbl et al.'s start for NeRF-synthetic scenes: points of random colours in a cube around the origin.
@@ -88,7 +88,7 @@ def make_parameters(
     near = KDTree(points).query(points, k=4)[0][:, 1:]
     scales = np.log(np.sqrt((near**2).mean(-1)).clip(1e-7)).astype(np.float32)
     sh = torch.zeros(len(points), (sh_degree + 1) ** 2, 3)
-    sh[:, 0] = (torch.from_numpy(colours) - 0.5) / initial.SH_CONSTANT
+    sh[:, 0] = (torch.from_numpy(colours) - 0.5) / SH_C0
     started = {
         "means": (torch.from_numpy(points), 1.6e-4 * extent),
         "scales": (torch.from_numpy(scales)[:, None].repeat(1, 3), 5e-3),

@@ -53,8 +53,6 @@ SWEPT = {
 }
 TUNING = ("tile_size", "block_size", "slab", "unroll", "exact_tiles")
 PASSES = ("forward", "backward")
-Tuning = Mapping[str, Any]
-"""Options of `splat.render`: whole numbers, `exact_tiles` a bool; None is the default for the device."""
 
 
 def define_flags(values: flags.FlagValues) -> None:
@@ -77,7 +75,7 @@ def rasterizer_case(
     gaussians: splat.Gaussians,
     cameras: splat.Cameras,
     repeats: int,
-    tuning: Tuning,
+    options: splat.RenderOptions,
     passes: Sequence[str] = PASSES,
 ) -> dict[str, Any]:
     """Times our rasterizer on one scene.
@@ -86,13 +84,12 @@ def rasterizer_case(
         gaussians: N gaussians.
         cameras: V cameras.
         repeats: Timed calls.
-        tuning: Of `splat.render`.
+        options: Of `splat.render`.
         passes: Some of `PASSES`.
     """
     gaussians, cameras = jax.tree.map(jnp.asarray, (gaussians, cameras))
-    counted = {name: tuning.get(name) for name in ("tile_size", "exact_tiles")}
-    pairs = splat.count_pairs(gaussians, cameras, **counted)
-    draw = functools.partial(splat.render, capacity=splat.round_capacity(pairs), **tuning)
+    pairs = splat.count_pairs(gaussians, cameras, options=options)
+    draw = functools.partial(splat.render, capacity=splat.round_capacity(pairs), options=options)
 
     @jax.jit
     def forward(gaussians: splat.Gaussians, cameras: splat.Cameras):
@@ -131,7 +128,7 @@ def gsplat_case(gaussians: splat.Gaussians, cameras: splat.Cameras, repeats: int
     import torch
 
     tensor = functools.partial(torch.tensor, device="cuda", dtype=torch.float32)
-    colours = scenes.SH_CONSTANT * np.asarray(gaussians.sh)[:, 0] + 0.5
+    colours = splat.SH_C0 * np.asarray(gaussians.sh)[:, 0] + 0.5
     values = (
         gaussians.means,
         gaussians.quats,
@@ -184,10 +181,10 @@ def sweep(values: flags.FlagValues) -> list[dict[str, str]]:
     ]
 
 
-def tuning_of(case: Mapping[str, str]) -> Tuning:
+def options_of(case: Mapping[str, str]) -> splat.RenderOptions:
     """Options of `splat.render` of one case."""
-    tuning = {name: None if case[name] == "auto" else int(case[name]) for name in TUNING}
-    return tuning | {"exact_tiles": bool(tuning["exact_tiles"])}
+    tuning: dict[str, Any] = {name: None if case[name] == "auto" else int(case[name]) for name in TUNING}
+    return splat.RenderOptions(**tuning | {"exact_tiles": bool(tuning["exact_tiles"])})
 
 
 def run_case(case: Mapping[str, str], values: flags.FlagValues) -> dict[str, Any]:
@@ -202,14 +199,16 @@ def run_case(case: Mapping[str, str], values: flags.FlagValues) -> dict[str, Any
         gaussians, cameras = scenes.garden(values.garden, views)
     else:
         gaussians, cameras = scenes.torus(count), scenes.orbit(views, size)
-    tuning = tuning_of(case)
+    options = options_of(case)
     line: dict[str, Any] = {"case": values.scene, "gaussians": len(gaussians.means), "views": views}
     line |= {"width": cameras.width, "height": cameras.height}
-    line |= {name: case[name] if value is None else value for name, value in tuning.items()}
+    for name in TUNING:
+        value = getattr(options, name)
+        line[name] = case[name] if value is None else value
     if values.stages:
         watch = functools.partial(timed, repeats=values.repeats)
-        return line | rasterizer_stages.time_stages(gaussians, cameras, tuning, watch)
-    line |= rasterizer_case(gaussians, cameras, values.repeats, tuning, tuple(values.passes))
+        return line | rasterizer_stages.time_stages(gaussians, cameras, options, watch)
+    line |= rasterizer_case(gaussians, cameras, values.repeats, options, tuple(values.passes))
     if values.gsplat:
         try:
             line |= gsplat_case(gaussians, cameras, values.repeats)

@@ -1,8 +1,8 @@
-"""Times the parts of the rasterizer, each a program of its own on the results of the part before."""
+"""Times the rasterizer's parts alone, each a program of its own on the outputs of the part before."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -13,14 +13,16 @@ from splat.binning import build_bins, depth_order
 from splat.cameras import Cameras
 from splat.compositing import Passes, composite, find_live, gradient_rows, sum_light, sum_pairs
 from splat.gaussians import Gaussians
-from splat.rasterize import make_grid, make_options, project_views, select_used
-from splat.tiles import tile_ranges
+from splat.inputs import Inputs
+from splat.options import RenderOptions, resolve
+from splat.tiles import TileGrid, tile_ranges
+from splat.views import project_inputs, select
 
 
 def time_stages(
     gaussians: Gaussians,
     cameras: Cameras,
-    tuning: Mapping[str, Any],
+    options: RenderOptions,
     timed: Callable[[Callable[[], Any]], dict[str, float]],
 ) -> dict[str, float | int]:
     """Milliseconds of each part of one rendering and its gradient.
@@ -32,27 +34,28 @@ def time_stages(
     Args:
         gaussians: N gaussians, colours of degree 0 or higher.
         cameras: V cameras.
-        tuning: Options of `splat.render`: tile_size, block_size, slab, unroll, exact_tiles.
+        options: Of `splat.render`.
         timed: Gives the median and minimum time of a call, see `timing.timed`.
 
     Returns:
         `<part>_median_ms` of each part, and the numbers of pairs and blocks.
     """
     gaussians, cameras = jax.tree.map(jnp.asarray, (gaussians, cameras))
-    pairs = splat.count_pairs(gaussians, cameras, tile_size=tuning["tile_size"], exact_tiles=tuning["exact_tiles"])
-    options = make_options(splat.round_capacity(pairs), **tuning)
-    grid = make_grid((), cameras, options)
+    pairs = splat.count_pairs(gaussians, cameras, options=options)
+    capacity = splat.round_capacity(pairs)
+    grid = TileGrid(len(cameras), cameras.width, cameras.height, capacity, resolve(options))
     figures: dict[str, float | int] = {"pairs": int(pairs)}
 
     def stage(name, function, *arguments):
-        """The result of a part, whose time goes into the figures."""
+        """The result of a part, its time taken down."""
         program = jax.jit(function)
         result = program(*arguments)
         figures[f"{name}_median_ms"] = timed(lambda: program(*arguments))["median_ms"]
         return result
 
     def project(gaussians, cameras):
-        return project_views(gaussians, cameras, select_used(gaussians, None)[0], None, (), options)[0]
+        inputs = Inputs(gaussians, cameras)
+        return project_inputs(inputs, select(inputs), options).projected
 
     def sort_depths(projected):
         columns, rows = jnp.moveaxis(tile_ranges(projected, grid)[2], -1, 0)

@@ -7,11 +7,7 @@ import pathlib
 
 import numpy as np
 
-from im3d_jax.errors import InputError
-from splat import Cameras, Gaussians, look_at, pinhole_intrinsics
-
-
-SH_CONSTANT = 0.28209479177387814
+from splat import SH_C0, Cameras, Gaussians, look_at, pinhole_intrinsics
 
 
 def _gaussians(means, quats, scales, opacities, colours) -> Gaussians:
@@ -20,17 +16,12 @@ def _gaussians(means, quats, scales, opacities, colours) -> Gaussians:
     means, quats, scales, opacities, colours = arrays
     opacities = np.clip(opacities, 1e-6, 1 - 1e-6)
     logits = np.log(opacities / (1 - opacities))
-    sh = ((colours - 0.5) / SH_CONSTANT)[:, None]
+    sh = ((colours - 0.5) / SH_C0)[:, None]
     return Gaussians(means, quats, np.log(np.maximum(scales, 1e-9)), logits, sh)
 
 
 def torus(count: int, seed: int = 0) -> Gaussians:
-    """A bumpy torus inside the unit sphere: like the load of an object, most of it lies in a few tiles.
-
-    Args:
-        count: Gaussians on it.
-        seed: Of their shapes and places.
-    """
+    """`count` gaussians on a bumpy torus inside the unit sphere: an object-like load, most of it in a few tiles."""
     rng = np.random.default_rng(seed)
     u, v = rng.uniform(0, 2 * np.pi, count), rng.uniform(0, 2 * np.pi, count)
     radius, tube = 0.5, 0.22 + 0.04 * np.sin(5 * u)
@@ -46,15 +37,7 @@ def torus(count: int, seed: int = 0) -> Gaussians:
 
 
 def orbit(views: int, size: int, fov_deg: float = 40.0, distance: float = 2.2, elevation_deg: float = 15.0) -> Cameras:
-    """Cameras around the torus, evenly spaced, that look at its centre.
-
-    Args:
-        views: Cameras.
-        size: Side of the pictures, pixels.
-        fov_deg: Field of view, degrees.
-        distance: From the centre.
-        elevation_deg: Above the torus's plane, degrees.
-    """
+    """Cameras around the torus, evenly spaced."""
     azimuth, elevation = 2 * np.pi * np.arange(views) / views, math.radians(elevation_deg)
     level = np.cos(elevation)
     eyes = np.stack([level * np.cos(azimuth), level * np.sin(azimuth), np.full(views, np.sin(elevation))], axis=-1)
@@ -66,16 +49,11 @@ def orbit(views: int, size: int, fov_deg: float = 40.0, distance: float = 2.2, e
 def garden(path: str | pathlib.Path, views: int = 1, seed: int = 0) -> tuple[Gaussians, Cameras]:
     """Points of a real scene (gsplat's test asset, |x| <= 2: 111,785) with random shapes, and its first cameras.
 
-    Args:
-        path: Of ``garden_points.npz``.
-        views: Cameras.
-        seed: Of the shapes.
-
     Raises:
-        InputError: The points are not there.
+        FileNotFoundError: If the points are not at `path`.
     """
     if not pathlib.Path(path).is_file():
-        raise InputError(f"--garden={path}: no such file; expected the garden scene's points")
+        raise FileNotFoundError(f"no points at {path}: give --garden=…/garden_points.npz")
     points = np.load(path)
     rng = np.random.default_rng(seed)
     means, colours = points["means3d"], points["colors"] / 255.0

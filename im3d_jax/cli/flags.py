@@ -32,8 +32,8 @@ def define_run(values: flags.FlagValues) -> None:
 def define_model(values: flags.FlagValues) -> None:
     """The flag that chooses the weights."""
     flags.DEFINE_string(
-        "model", "tiny", "`tiny` (bundled), the folder of another bundle, or weights of SV3D or SVD (folder, file or hub "
-        "id)", flag_values=values,
+        "model", "tiny", "`tiny` (bundled), the folder of another bundle, or weights of SV3D or SVD (folder, file or "
+        "hub id)", flag_values=values,
     )  # fmt: skip
 
 

@@ -53,7 +53,7 @@ from im3d_jax.pipelines.noise import row_noise
 from im3d_jax.pipelines.residency import ChunkedAutoencoder, Parameters, unet_of, working_dtype
 from im3d_jax.pipelines.sources import CheckpointSource, Source, describe_source
 from im3d_jax.progress import Report
-from im3d_jax.reconstruction import FitConfig, orbit_search
+from im3d_jax.reconstruction import DRAWN_VIEWS_STRATEGY, FitConfig, orbit_search
 from im3d_jax.weights import load_bundle
 from im3d_jax.weights.encoders import encoder_network
 
@@ -116,10 +116,10 @@ class OrbitQuality:
 
 def _fit(initial: int, capacity: int, **changes: Any) -> FitConfig:
     """The fit of 512 x 512 views: IM-3D's steps with four views in each and room for finer gaussians."""
-    base = FitConfig(views_per_step=4, initial=initial, capacity=capacity, **changes)
     # Their rigs are found, not given: where cameras are a degree off, masks would cut into the object, so that
     # `outside_views` stays 0.
-    return dataclasses.replace(base, density=dataclasses.replace(base.density, growth=0.11))
+    strategy = dataclasses.replace(DRAWN_VIEWS_STRATEGY, growth=0.11)
+    return FitConfig(views_per_step=4, initial=initial, capacity=capacity, strategy=strategy, **changes)
 
 
 QUALITIES: dict[Quality, OrbitQuality] = {

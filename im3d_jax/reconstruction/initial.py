@@ -8,13 +8,12 @@ import numpy as np
 from scipy.spatial import cKDTree
 
 from im3d_jax.reconstruction.presets import FitConfig
-from splat import Cameras, Gaussians
+from splat import SH_C0, Cameras, Gaussians
 from splat.lenses import image_points
 
 
 # Masks that leave fewer points than this contradict each other, or show next to nothing.
 FEWEST_HULL_POINTS = 100
-SH_CONSTANT = 0.28209479177387814  # 1 / (2 sqrt(pi)), the first spherical harmonic
 
 
 def look_centre(cameras: Cameras) -> np.ndarray:
@@ -143,7 +142,7 @@ def initial_gaussians(
     spare = rows - count
     sh = jnp.zeros((rows, (config.sh_degree + 1) ** 2, 3), jnp.float32)
     if colours is not None:
-        sh = sh.at[:count, 0].set((jnp.asarray(colours, jnp.float32) - 0.5) / SH_CONSTANT)
+        sh = sh.at[:count, 0].set((jnp.asarray(colours, jnp.float32) - 0.5) / SH_C0)
     if config.initial_scale != 1.0:
         scales = scales * config.initial_scale
     return Gaussians(

@@ -62,12 +62,12 @@ def test_flags_reach_the_fit(data):
     values = parse(f"--data={data}", "--random_background", "--mask_weight=0.5", "--steps=70", "--gaussians=99")
     capture, true = captures.open_capture(values, False), load_capture(data).images
     config = captures.config_of(values, capture, "ours")
-    assert config.background == "random" and config.mask_weight == 0.5 and config.strategy == "default"
+    assert config.background == "random" and config.mask_weight == 0.5 and config.strategy.name == "default"
     assert config.steps == 70 and config.capacity == 99 and (capture.images == true).all()
     values = parse(f"--data={data}", "--nouse_masks")
     capture = captures.open_capture(values, False)
     config = captures.config_of(values, capture, "mcmc")
-    assert config.background == "white" and config.mask_weight == 0 and config.strategy == "mcmc"
+    assert config.background == "white" and config.mask_weight == 0 and config.strategy.name == "mcmc"
     assert (capture.images[..., 3] == 1).all() and (true[..., 3] == 0).any()
     white = true[..., :3] * true[..., 3:] + 1 - true[..., 3:]
     np.testing.assert_allclose(capture.images[..., :3], white, atol=1e-6)

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from absl import flags
 
+import splat
 from experiments.benchmarks import fit_steps, rasterizer, scenes
 from im3d_jax.errors import InputError
 
@@ -27,7 +28,7 @@ def test_torus_and_orbit_are_those_of_the_published_figures():
     np.testing.assert_allclose(mine.quats, quats, atol=1e-6)
     np.testing.assert_allclose(np.exp(mine.log_scales), scales, rtol=1e-5)
     np.testing.assert_allclose(1 / (1 + np.exp(-mine.opacity_logits)), opacities, atol=1e-6)
-    np.testing.assert_allclose(mine.sh[:, 0] * scenes.SH_CONSTANT + 0.5, colours, atol=1e-6)
+    np.testing.assert_allclose(mine.sh[:, 0] * splat.SH_C0 + 0.5, colours, atol=1e-6)
     poses, intrinsics = reference.orbit(views=3, size=32)
     cameras = scenes.orbit(3, 32)
     np.testing.assert_allclose(cameras.world_to_camera, poses, atol=1e-6)
@@ -66,8 +67,8 @@ def test_a_sweep_takes_every_combination():
         ("8", "7"),
         ("8", "16"),
     ]
-    wanted = {"tile_size": 8, "block_size": 32, "slab": 16, "unroll": None, "exact_tiles": True}
-    assert rasterizer.tuning_of(cases[3]) == wanted
+    wanted = splat.RenderOptions(tile_size=8, block_size=32, slab=16, unroll=None, exact_tiles=True)
+    assert rasterizer.options_of(cases[3]) == wanted
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """Fitting a small known scene: it converges, resumes bit for bit, and never loses pairs silently."""
 
 import dataclasses
+import json
 import math
 
 import jax
@@ -25,7 +26,7 @@ from im3d_jax.reconstruction import (
     save_state,
 )
 from im3d_jax.reconstruction.fitting import views_of_step
-from splat.density import DensityConfig
+from splat.strategies import DefaultStrategy
 
 
 SIZE, VIEWS = 32, 6
@@ -37,7 +38,7 @@ CONFIG = FitConfig(
     densify_every=10,
     densify_from=20,
     densify_until=90,
-    density=DensityConfig(0.0, growth=0.1, split_scale=0.05, min_opacity=0.02, max_scale=0.3),
+    strategy=DefaultStrategy(0.0, growth=0.1, split_scale=0.05, min_opacity=0.02, max_scale=0.3),
     perceptual_weight=0.5,
     lr_means=(1e-2, 1e-3),
     lr_sh=2e-2,
@@ -203,6 +204,18 @@ def test_presets_and_settings_are_checked():
     assert all(hash(config) is not None and config.capacity <= 10_000 for config in fits.values())
     with pytest.raises(ValueError, match="initial <= capacity"):
         FitConfig(initial=10, capacity=5)
+    with pytest.raises(ValueError, match="got strategy='mcmc'; expected an object such as splat"):
+        FitConfig(strategy="mcmc")
+    with pytest.raises(ValueError, match="got strategy='best'; expected one of default, mcmc"):
+        capture_config(strategy="best")
+
+
+def test_saved_settings_say_which_strategy_they_belong_to():
+    for name in ("default", "mcmc"):
+        saved = json.loads(json.dumps(dataclasses.asdict(capture_config(7000, strategy=name))))
+        assert saved["strategy"]["name"] == name
+        assert saved["strategy"].get("reset_every") == (3000 if name == "default" else None)
+        assert saved["strategy"].get("cap") == (40_000 if name == "mcmc" else None)
 
 
 def test_room_for_pairs_follows_the_growth_within_limits():

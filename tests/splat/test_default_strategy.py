@@ -1,11 +1,12 @@
-"""Density control: who grows, where children lie, and that the capacity holds."""
+"""The default strategy: who grows, where children lie, and that the capacity holds."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from splat import Gaussians, density
+from splat import Gaussians
+from splat.strategies import DefaultStrategy, ScreenStatistics
 
 
 N = 12
@@ -23,23 +24,23 @@ def scene(log_scale=-3.0):
 
 
 def seen(gradients):
-    return density.DensityStatistics(jnp.asarray(gradients, jnp.float32) * 3, jnp.full(N, 3.0))
+    return ScreenStatistics(jnp.asarray(gradients, jnp.float32) * 3, jnp.full(N, 3.0))
 
 
 ACTIVE = jnp.arange(N) < 8
-RULES = density.DensityConfig(gradient_threshold=0.5, split_scale=0.1)
+RULES = DefaultStrategy(gradient_threshold=0.5, split_scale=0.1)
 
 
 @pytest.fixture(scope="module")
-def densify():
-    return jax.jit(density.densify, static_argnums=4)
+def refine():
+    return jax.jit(DefaultStrategy.refine, static_argnums=0)
 
 
-def test_small_gaussians_are_cloned_into_free_rows(densify):
+def test_small_gaussians_are_cloned_into_free_rows(refine):
     gaussians = scene()
     gradients = np.zeros(N)
     gradients[[2, 5]] = 1.0, 2.0
-    out = densify(jax.random.key(0), gaussians, ACTIVE, seen(gradients), RULES)
+    out = refine(RULES, jax.random.key(0), gaussians, ACTIVE, seen(gradients))
     assert int(out.active.sum()) == 10
     np.testing.assert_array_equal(np.flatnonzero(out.fresh), [8, 9])
     for leaf, before in zip(jax.tree.leaves(out.gaussians), jax.tree.leaves(gaussians), strict=True):
@@ -47,13 +48,13 @@ def test_small_gaussians_are_cloned_into_free_rows(densify):
         np.testing.assert_array_equal(leaf[jnp.array([8, 9])], before[jnp.array([5, 2])])
 
 
-def test_large_gaussians_are_split_inside_their_own_ellipsoid(densify):
+def test_large_gaussians_are_split_inside_their_own_ellipsoid(refine):
     gaussians = scene(log_scale=0.0)
     gaussians = gaussians.replace(log_scales=gaussians.log_scales.at[3].set(jnp.log(jnp.array([1.0, 1e-4, 1e-4]))))
     gradients = np.zeros(N)
     gradients[3] = 1.0
     keys = [jax.random.key(i) for i in range(60)]
-    outs = [densify(key, gaussians, ACTIVE, seen(gradients), RULES) for key in keys]
+    outs = [refine(RULES, key, gaussians, ACTIVE, seen(gradients)) for key in keys]
     children = jnp.array([3, 8])
     np.testing.assert_array_equal(np.flatnonzero(outs[0].fresh), children)
     assert int(outs[0].active.sum()) == 9
@@ -72,39 +73,39 @@ def test_large_gaussians_are_split_inside_their_own_ellipsoid(densify):
     assert np.abs(along[0::2] - along[1::2]).min() > 0
 
 
-def test_the_largest_gradients_come_first_when_rows_are_short(densify):
+def test_the_largest_gradients_come_first_when_rows_are_short(refine):
     gradients = np.linspace(1, 2, N)
-    out = densify(jax.random.key(0), scene(), ACTIVE, seen(gradients), RULES)
+    out = refine(RULES, jax.random.key(0), scene(), ACTIVE, seen(gradients))
     assert bool(out.active.all())
     np.testing.assert_array_equal(out.gaussians.means[8:], scene().means[jnp.array([7, 6, 5, 4])])
-    full = densify(jax.random.key(0), scene(log_scale=0.0), jnp.ones(N, bool), seen(gradients), RULES)
+    full = refine(RULES, jax.random.key(0), scene(log_scale=0.0), jnp.ones(N, bool), seen(gradients))
     assert int(full.active.sum()) == N and not full.fresh.any()
 
 
-def test_growth_limits_the_births(densify):
-    rules = density.DensityConfig(gradient_threshold=0.0, growth=0.25)
-    out = densify(jax.random.key(0), scene(), ACTIVE, seen(np.arange(N)), rules)
+def test_growth_limits_the_births(refine):
+    rules = DefaultStrategy(gradient_threshold=0.0, growth=0.25)
+    out = refine(rules, jax.random.key(0), scene(), ACTIVE, seen(np.arange(N)))
     assert int(out.active.sum()) == 10
 
 
-def test_faint_and_huge_gaussians_leave_and_their_rows_serve_again(densify):
+def test_faint_and_huge_gaussians_leave_and_their_rows_serve_again(refine):
     gaussians = scene()
     gaussians = gaussians.replace(
         opacity_logits=gaussians.opacity_logits.at[1].set(-8.0),
         log_scales=gaussians.log_scales.at[4].set(1.0),
     )
-    rules = density.DensityConfig(gradient_threshold=0.5, split_scale=0.1, max_scale=0.5)
+    rules = DefaultStrategy(gradient_threshold=0.5, split_scale=0.1, max_scale=0.5)
     gradients = np.zeros(N)
     gradients[[0, 1, 4]] = 1.0
-    out = densify(jax.random.key(0), gaussians, ACTIVE, seen(gradients), rules)
+    out = refine(rules, jax.random.key(0), gaussians, ACTIVE, seen(gradients))
     np.testing.assert_array_equal(np.flatnonzero(out.active), [0, 1, 2, 3, 5, 6, 7])
     np.testing.assert_array_equal(np.flatnonzero(out.fresh), [1])
     np.testing.assert_array_equal(out.gaussians.means[1], gaussians.means[0])
 
 
-def test_nothing_happens_without_statistics(densify):
+def test_nothing_happens_without_statistics(refine):
     gaussians = scene()
-    out = densify(jax.random.key(0), gaussians, ACTIVE, density.no_statistics(N), RULES)
+    out = refine(RULES, jax.random.key(0), gaussians, ACTIVE, RULES.init_statistics(N))
     np.testing.assert_array_equal(out.active, ACTIVE)
     jax.tree.map(np.testing.assert_array_equal, out.gaussians, gaussians)
 
@@ -112,12 +113,23 @@ def test_nothing_happens_without_statistics(densify):
 def test_statistics_are_means_over_the_views_that_saw_a_gaussian():
     gradients = jnp.zeros((2, N, 2)).at[0, 0].set(jnp.array([3.0, 4.0])).at[1, 1].set(1.0)
     visible = jnp.zeros((2, N), bool).at[0, 0].set(True)
-    out = density.accumulate(density.no_statistics(N), gradients, visible, width=10, height=10)
+    out = RULES.accumulate(RULES.init_statistics(N), gradients, visible, width=10, height=10)
     # Half the image is 5 pixels, and the loss is a mean over two views: 5 * 5 * 2.
     np.testing.assert_allclose(out.gradients[:2], [50.0, 0.0])
     np.testing.assert_allclose(out.counts[:2], [1.0, 0.0])
 
 
 def test_opacity_reset_only_lowers():
-    logits = density.reset_opacities(jnp.array([5.0, -9.0]))
+    logits = RULES.reset_opacities(jnp.array([5.0, -9.0]))
     np.testing.assert_allclose(jax.nn.sigmoid(logits), [0.01, jax.nn.sigmoid(-9.0)], rtol=1e-4)
+
+
+def test_resets_come_at_multiples_of_their_period():
+    every = DefaultStrategy(reset_every=30)
+    assert [step for step in range(100) if every.resets_opacities(step)] == [30, 60, 90]
+    assert not any(RULES.resets_opacities(step) for step in range(100))
+
+
+def test_refinement_demands_statistics():
+    with pytest.raises(ValueError, match="no statistics"):
+        RULES.refine(jax.random.key(0), scene(), ACTIVE, None)

@@ -10,7 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from splat import Gaussians, mcmc
+from splat import Gaussians
+from splat.strategies import DefaultStrategy, McmcStrategy, mcmc
 
 
 _path = pathlib.Path(__file__).with_name("reference.py")
@@ -19,7 +20,7 @@ reference = importlib.util.module_from_spec(_spec)
 _spec.loader.exec_module(reference)
 
 N = 64
-RULES = mcmc.McmcConfig()
+RULES = McmcStrategy()
 
 
 def scene(opacities=0.5):
@@ -41,17 +42,17 @@ def share():
 
 @pytest.fixture(scope="module")
 def relocate():
-    return jax.jit(mcmc.relocate, static_argnums=3)
+    return jax.jit(McmcStrategy.relocate, static_argnums=0)
 
 
 @pytest.fixture(scope="module")
 def grow():
-    return jax.jit(mcmc.grow, static_argnums=3)
+    return jax.jit(McmcStrategy.grow, static_argnums=0)
 
 
 @pytest.fixture(scope="module")
 def perturb():
-    return jax.jit(mcmc.perturb, static_argnums=3)
+    return jax.jit(McmcStrategy.perturb, static_argnums=0)
 
 
 def equation_9(opacity, copies):
@@ -124,7 +125,7 @@ def test_the_dead_move_onto_the_living(relocate):
     opacities[:40] = np.linspace(0.01, 0.99, 40)
     active = jnp.arange(N) < 60
     before = scene(opacities)
-    out = relocate(jax.random.key(0), before, active, RULES)
+    out = relocate(RULES, jax.random.key(0), before, active)
     np.testing.assert_array_equal(out.active, active)
     places = np.asarray(before.means)
     origin = np.array([np.flatnonzero((places == place).all(-1))[0] for place in np.asarray(out.gaussians.means)])
@@ -141,9 +142,9 @@ def test_the_dead_move_onto_the_living(relocate):
     unchanged = ~np.asarray(out.fresh)
     for now, then in zip(jax.tree.leaves(out.gaussians), jax.tree.leaves(before), strict=True):
         np.testing.assert_array_equal(now[unchanged], then[unchanged])
-    again = relocate(jax.random.key(0), before, active, RULES)
+    again = relocate(RULES, jax.random.key(0), before, active)
     assert all(np.array_equal(a, b) for a, b in zip(jax.tree.leaves(out), jax.tree.leaves(again), strict=True))
-    other = relocate(jax.random.key(1), before, active, RULES)
+    other = relocate(RULES, jax.random.key(1), before, active)
     assert not np.array_equal(out.gaussians.means, other.gaussians.means)
 
 
@@ -165,7 +166,7 @@ def test_broken_gaussians_move_and_are_never_copied(relocate):
         log_scales=before.log_scales.at[7, 0].set(jnp.inf),
         opacity_logits=before.opacity_logits.at[9].set(jnp.nan).at[11].set(jnp.inf).at[12].set(90.0),
     )
-    out = relocate(jax.random.key(2), before, jnp.ones(N, bool), RULES)
+    out = relocate(RULES, jax.random.key(2), before, jnp.ones(N, bool))
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(out.gaussians))
     assert np.asarray(out.fresh)[[3, 7, 9, 11]].all()
 
@@ -174,7 +175,7 @@ def test_nothing_moves_where_nothing_lives(relocate, grow):
     for active in (jnp.ones(N, bool), jnp.zeros(N, bool)):
         before = scene(0.001)
         for step in (relocate, grow):
-            out = step(jax.random.key(0), before, active, RULES)
+            out = step(RULES, jax.random.key(0), before, active)
             np.testing.assert_array_equal(out.active, active)
             assert not out.fresh.any()
             np.testing.assert_array_equal(out.gaussians.means, before.means)
@@ -187,7 +188,7 @@ def test_nothing_moves_where_nothing_lives(relocate, grow):
 def test_growth_by_a_share_up_to_cap_and_capacity(grow, cap, start, expected):
     active = jnp.asarray(np.random.default_rng(start).permutation(N) < start)
     before = scene()
-    out = grow(jax.random.key(4), before, active, mcmc.McmcConfig(cap=cap))
+    out = grow(McmcStrategy(cap=cap), jax.random.key(4), before, active)
     assert int(out.active.sum()) == expected and bool((out.active | ~active).all())
     born = np.flatnonzero(out.active & ~active)
     np.testing.assert_array_equal(born, np.flatnonzero(~active)[: expected - start])
@@ -236,7 +237,7 @@ def test_relocation_and_growth_hardly_change_the_image():
         )
     )
     active = jnp.arange(N) < 60
-    out = mcmc.refine(jax.random.key(0), gaussians, active, RULES)
+    out = RULES.refine(jax.random.key(0), gaussians, active)
     assert int(out.active.sum()) == 63 and int(out.fresh.sum()) > 13
     # The same copies without their shares: what a strategy that only duplicates would do.
     distances = np.abs(np.asarray(out.gaussians.means)[:, None] - np.asarray(gaussians.means)[None]).sum(-1)
@@ -251,7 +252,7 @@ def test_noise_has_the_covariance_squared(perturb):
     before = scene(0.005)  # half of the gate
     before = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf[:1], leaf.shape), before)
     keys = [jax.random.key(i) for i in range(100)]
-    shifts = np.concatenate([perturb(k, before, 1e-3, RULES) - before.means for k in keys]).astype(np.float64)
+    shifts = np.concatenate([perturb(RULES, k, before, 1e-3) - before.means for k in keys]).astype(np.float64)
     rotation = np.asarray(reference.rotation_of(before.quats[0]), np.float64)
     covariance = rotation @ np.diag(np.exp(2 * np.asarray(before.log_scales[0], np.float64))) @ rotation.T
     white = np.linalg.solve(0.5 * 1e-3 * 5e5 * covariance, shifts.T).T
@@ -272,7 +273,7 @@ def test_the_gate_of_the_noise_is_gsplats(perturb):
     gate = 1 / (1 + np.exp(-100 * (1 - opacities - 0.995)))
     eta = np.asarray(jax.random.normal(key, (N, 3)), np.float64) * gate[:, None] * 1.6e-4 * 5e5
     expected = np.einsum("nij,nj->ni", covariances, eta)
-    shift = perturb(key, before, 1.6e-4, RULES) - before.means
+    shift = perturb(RULES, key, before, 1.6e-4) - before.means
     np.testing.assert_allclose(shift, expected, rtol=2e-3, atol=2e-6)
 
 
@@ -283,7 +284,7 @@ def test_noise_never_makes_a_mean_infinite(perturb):
         opacity_logits=before.opacity_logits.at[2].set(jnp.inf).at[3].set(-jnp.inf).at[4].set(3e38),
         quats=before.quats.at[5].set(0.0),
     )
-    moved = perturb(jax.random.key(0), before, 1e-3, RULES)
+    moved = perturb(RULES, jax.random.key(0), before, 1e-3)
     assert np.isfinite(moved).all()
     np.testing.assert_array_equal(moved[np.array([0, 1, 2, 4])], before.means[np.array([0, 1, 2, 4])])
 
@@ -292,7 +293,8 @@ def test_regularizer_values_and_gradients():
     opacities = np.linspace(0.01, 0.9, N)
     gaussians = scene(opacities)
     active = jnp.arange(N) < 20
-    value, gradients = jax.jit(jax.value_and_grad(mcmc.regularizer), static_argnums=2)(gaussians, active, RULES)
+    regularize = jax.jit(jax.value_and_grad(RULES.regularizer))
+    value, gradients = regularize(gaussians, active)
     scales = np.exp(np.asarray(gaussians.log_scales, np.float64))[:20]
     np.testing.assert_allclose(value, 0.01 * opacities[:20].mean() + 0.01 * scales.mean(), rtol=1e-5)
     slope = opacities * (1 - opacities) * 0.01 / 20
@@ -300,12 +302,23 @@ def test_regularizer_values_and_gradients():
     np.testing.assert_allclose(gradients.log_scales[:20], 0.01 * scales / 60, rtol=1e-5)
     assert not gradients.log_scales[20:].any() and not gradients.means.any()
     broken = gaussians.replace(log_scales=gaussians.log_scales.at[30].set(jnp.nan).at[2].set(3e38))
-    value, gradients = jax.jit(jax.value_and_grad(mcmc.regularizer), static_argnums=2)(broken, active, RULES)
+    value, gradients = regularize(broken, active)
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves((value, gradients)))
-    assert float(mcmc.regularizer(gaussians, active & False, RULES)) == 0.0
+    assert float(RULES.regularizer(gaussians, active & False)) == 0.0
 
 
 def test_rules_are_checked():
     for wrong in ({"cap": 0}, {"growth": -0.1}, {"min_opacity": 1.0}):
         with pytest.raises(ValueError, match="expected a cap"):
-            mcmc.McmcConfig(**wrong)
+            McmcStrategy(**wrong)
+
+
+def test_hooks_that_a_strategy_does_not_need_do_nothing():
+    gaussians, active = scene(), jnp.ones(N, bool)
+    default = DefaultStrategy()
+    assert RULES.init_statistics(N) is None and default.init_statistics(N).counts.shape == (N,)
+    assert not RULES.resets_opacities(3000)
+    np.testing.assert_array_equal(RULES.reset_opacities(gaussians.opacity_logits), gaussians.opacity_logits)
+    np.testing.assert_array_equal(default.perturb(jax.random.key(0), gaussians, 1.0), gaussians.means)
+    assert float(default.regularizer(gaussians, active)) == 0.0
+    assert (default.name, RULES.name) == ("default", "mcmc")
