@@ -10,7 +10,7 @@ import pytest
 
 from im3d_jax import InputError, generate, views
 from im3d_jax.errors import ImageError, WeightsError
-from im3d_jax.generation.batch import Room, draw_ahead, make_room, one_ahead
+from im3d_jax.generation.batch import Room, draw_ahead, make_room, staggered
 from im3d_jax.generation.loop import asset_stages, view_stages
 from im3d_jax.generation.plan import make_plan
 from im3d_jax.generation.request import AssetRequest
@@ -105,16 +105,19 @@ def test_kinds_do_not_share_a_batch(bundle):
             model.draw_views(tasks, settings, batch=Batch(None, 2))
 
 
-def test_one_batch_is_under_way_while_another_is_used():
+def test_the_devices_have_another_drawing_to_do_while_one_is_looked_at():
     order = []
 
-    def start(batch):
-        order.append(f"start {batch}")
-        return lambda: order.append(f"finish {batch}")
+    def begin(batch):
+        for number in range(1 if batch == "b" else 2):
+            order.append(f"start {batch}{number}")
+            yield
+            order.append(f"wait {batch}{number}")
+        return batch
 
-    for batch, _ in zip("abc", one_ahead("abc", start), strict=True):
+    for batch in staggered("abc", begin):
         order.append(f"use {batch}")
-    wanted = "start a,start b,finish a,use a,start c,finish b,use b,finish c,use c"
+    wanted = "start a0,start b0,wait a0,start a1,start c0,wait b0,wait a1,use a,use b,wait c0,start c1,wait c1,use c"
     assert order == wanted.split(",")
 
 
