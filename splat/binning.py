@@ -59,7 +59,7 @@ class Bins(flax.struct.PyTreeNode):
     place_of_pair: Int32[Array, "capacity"] | Placeholder
     run_start: Int32[Array, "splats"] | Placeholder
     run_count: Int32[Array, "splats"] | Placeholder
-    blocks: BlockList
+    blocks: BlockList | Placeholder
 
 
 def count_pairs(projected: Projected, grid: TileGrid) -> Int32[Array, ""]:

@@ -7,7 +7,6 @@ at each block's start, then colours are summed over the splats before the stop. 
 dropped. The gradient recomputes alpha with the same masks.
 """
 
-from collections.abc import Callable
 from functools import partial
 
 import flax.struct
@@ -18,15 +17,14 @@ from jaxtyping import Array, Float, Int32
 from splat import blocks as kernels
 from splat.binning import Bins, BlockList, keep_blocks
 from splat.projection import MIN_ALPHA
-from splat.sums import segmented_scan, sum_runs, sum_segments
+from splat.slabs import Table, make_table, map_slabs, read_slab, take_slab, tile_sums
+from splat.sums import segmented_scan, sum_runs
 from splat.tiles import TileGrid
 from splat.typing import Placeholder
 
 
 # Sums of weight * feature, the transmittance behind the last splat, and its complement.
 Images = tuple[Float[Array, "tiles C P"], Float[Array, "tiles P"], Float[Array, "tiles P"]]
-# One row for each splat: mean, conic, opacity, features.
-Table = Float[Array, "splats R"]
 
 
 class Passes(flax.struct.PyTreeNode):
@@ -40,11 +38,15 @@ class Passes(flax.struct.PyTreeNode):
         transmittance: [tiles, P] behind the last splat.
     """
 
-    live: BlockList
+    live: BlockList | Placeholder
     live_place: Int32[Array, "blocks"] | Placeholder
     log_start: Float[Array, "blocks P"] | Placeholder
     light: Float[Array, "blocks L P"] | Placeholder
     transmittance: Float[Array, "tiles P"] | Placeholder
+
+
+# Differentiable arguments of `composite`, its bins and passes.
+Residuals = tuple[Array, Array, Array, Array, Array | None, Bins, Passes]
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(6,))
@@ -80,11 +82,11 @@ def composite(
 def _forward(
     means: Array, conics: Array, opacities: Array, features: Array, bins: Bins, grid: TileGrid
 ) -> tuple[Images, Passes]:
-    table = _table(means, conics, opacities, features)
+    table = make_table(means, conics, opacities, features)
     channels = features.shape[-1]
     live, live_place, log_start = find_live(table, bins, grid)
     light = sum_light(table, bins, live, log_start, grid)
-    total = _tile_sums(light, live)
+    total = tile_sums(light, live)
     transmittance = jnp.exp(total[:, channels + 1])
     outputs = total[:, :channels], transmittance, total[:, channels]
     return outputs, Passes(live, live_place, log_start, light, transmittance)
@@ -129,12 +131,9 @@ def sum_light(
     kernel = partial(kernels.light_scan, unroll=unroll) if unroll else kernels.light_matrix
 
     def light_of(begin: Array) -> Array:
-        return kernel(*_read(table, bins.splat_of_pair, live, grid, begin), _slab(log_start, grid, begin))
+        return kernel(*read_slab(table, bins.splat_of_pair, live, grid, begin), take_slab(log_start, grid, begin))
 
-    return _map_slabs(light_of, live.used, grid, (table.shape[-1] - 3, grid.tile**2))
-
-
-Residuals = tuple[Array, Array, Array, Array, Array | None, Bins, Passes]
+    return map_slabs(light_of, live.used, grid, (table.shape[-1] - 3, grid.tile**2))
 
 
 def _composite_fwd(
@@ -156,7 +155,7 @@ def _composite_bwd(
     means, conics, opacities, features, absolute, bins, passes = residuals
     views, count = opacities.shape
     channels = features.shape[-1]
-    table = _table(means, conics, opacities, features)
+    table = make_table(means, conics, opacities, features)
     rows = gradient_rows(table, bins, passes, cotangents, grid, absolute is not None)
     sums = sum_pairs(rows, bins, passes.live_place, grid).reshape(views, count, -1)
     total, mx, my, mxx, mxy, myy = (sums[..., i] for i in range(6))
@@ -196,16 +195,16 @@ def gradient_rows(
     kernel = partial(kernels.gradients_scan, unroll=unroll) if unroll else kernels.gradients_matrix
 
     def rows_of(begin: Array) -> Array:
-        rows, x, y = _read(table, bins.splat_of_pair, live, grid, begin)
-        ends = _slab(passes.light, grid, begin)
-        bar = light_bar[_slab(live.tile, grid, begin)]
-        log_start = _slab(passes.log_start, grid, begin)
-        out = kernel(rows, x, y, log_start, ends[:, -2], ends[:, -1], bar, _slab(behind, grid, begin), absolute)
+        rows, x, y = read_slab(table, bins.splat_of_pair, live, grid, begin)
+        ends = take_slab(passes.light, grid, begin)
+        bar = light_bar[take_slab(live.tile, grid, begin)]
+        log_start = take_slab(passes.log_start, grid, begin)
+        out = kernel(rows, x, y, log_start, ends[:, -2], ends[:, -1], bar, take_slab(behind, grid, begin), absolute)
         centre = [jnp.mean(coordinate, axis=1, keepdims=True) for coordinate in (x, y)]
         return _about_means(out, centre[0] - rows[..., 0], centre[1] - rows[..., 1])
 
     width = table.shape[-1] + (2 if absolute else 0)
-    return _map_slabs(rows_of, live.used, grid, (grid.options.block_size, width)).reshape(-1, width)
+    return map_slabs(rows_of, live.used, grid, (grid.options.block_size, width)).reshape(-1, width)
 
 
 def sum_pairs(
@@ -224,6 +223,20 @@ def sum_pairs(
     """
     row_of_pair = live_place[bins.block_of_pair] * grid.options.block_size + bins.place_of_pair
     return sum_runs(rows, row_of_pair, bins.run_start, bins.run_count)
+
+
+def _about_means(rows: Float[Array, "B K D"], a: Float[Array, "B K"], b: Float[Array, "B K"]) -> Float[Array, "B K D"]:
+    """Moments of rows about points at (-a, -b) from the tile's centre."""
+    total, mu, mv, muu, muv, mvv = (rows[..., i] for i in range(6))
+    moved = [
+        total,
+        mu + a * total,
+        mv + b * total,
+        muu + 2.0 * a * mu + a * a * total,
+        muv + b * mu + a * mv + a * b * total,
+        mvv + 2.0 * b * mv + b * b * total,
+    ]
+    return jnp.concatenate([jnp.stack(moved, axis=-1), rows[..., 6:]], axis=-1)
 
 
 composite.defvjp(_composite_fwd, _composite_bwd)
@@ -248,18 +261,18 @@ def median_splats(
     Returns:
         [tiles, P] int32 rows v * N + n, -1 where the transmittance stays above one half.
     """
-    table = _table(means, conics, opacities, jnp.zeros((*opacities.shape, 0), jnp.float32))
+    table = make_table(means, conics, opacities, jnp.zeros((*opacities.shape, 0), jnp.float32))
     every, splats = bins.blocks, bins.splat_of_pair
     log_start = _log_starts(table, bins, grid)
 
     def places(begin: Array) -> Array:
-        inputs = _read(table, splats, every, grid, begin)
-        return kernels.median_place(*inputs, _slab(log_start, grid, begin)).astype(jnp.float32)
+        inputs = read_slab(table, splats, every, grid, begin)
+        return kernels.median_place(*inputs, take_slab(log_start, grid, begin)).astype(jnp.float32)
 
-    place = _map_slabs(places, every.used, grid, (grid.tile**2,)).astype(jnp.int32)
+    place = map_slabs(places, every.used, grid, (grid.tile**2,)).astype(jnp.int32)
     # The last block that starts above one half holds the splat; rounding between two blocks may hide the
     # crossing, which then belongs to the block's last splat, except in the tile's last block.
-    above = _tile_sums((log_start > kernels.LOG_HALF).astype(jnp.float32), every).astype(jnp.int32)
+    above = tile_sums((log_start > kernels.LOG_HALF).astype(jnp.float32), every).astype(jnp.int32)
     block = jnp.minimum(every.tile_first[:, None] + jnp.maximum(above - 1, 0), grid.blocks - 1)
     found = jnp.take_along_axis(place, block, axis=0)
     crossed = (above > 0) & ((found < every.count[block]) | (above < every.tile_blocks[:, None]))
@@ -267,70 +280,11 @@ def median_splats(
     return jnp.where(crossed, splats[jnp.clip(pair, 0, grid.capacity - 1)], -1)
 
 
-def _table(means: Array, conics: Array, opacities: Array, features: Array) -> Table:
-    parts = [means, conics, opacities[..., None], features]
-    return jnp.concatenate(parts, axis=-1).reshape(-1, 6 + features.shape[-1])
-
-
 def _log_starts(table: Table, bins: Bins, grid: TileGrid) -> Float[Array, "blocks P"]:
     """Log transmittance at each block's start without the stop rule."""
 
     def log_sums(begin: Array) -> Array:
-        return kernels.log_sums(*_read(table, bins.splat_of_pair, bins.blocks, grid, begin))
+        return kernels.log_sums(*read_slab(table, bins.splat_of_pair, bins.blocks, grid, begin))
 
-    sums = _map_slabs(log_sums, bins.blocks.used, grid, (grid.tile**2,))
+    sums = map_slabs(log_sums, bins.blocks.used, grid, (grid.tile**2,))
     return segmented_scan(sums, bins.blocks.place, exclusive=True)
-
-
-def _map_slabs(
-    function: Callable[[Array], Array], used: Int32[Array, ""], grid: TileGrid, shape: tuple[int, ...]
-) -> Float[Array, "blocks *shape"]:
-    """Stacks function(first block of a slab) -> [slab, *shape] over the slabs of `used` blocks; zeros follow."""
-
-    def body(i: Array, out: Array) -> Array:
-        begin = i * grid.options.slab
-        return jax.lax.dynamic_update_slice(out, function(begin), (begin,) + (0,) * len(shape))
-
-    slabs = (used + grid.options.slab - 1) // grid.options.slab
-    return jax.lax.fori_loop(0, slabs, body, jnp.zeros((grid.blocks, *shape), jnp.float32))
-
-
-def _slab(values: Array, grid: TileGrid, begin: Array) -> Array:
-    return jax.lax.dynamic_slice_in_dim(values, begin, grid.options.slab)
-
-
-def _read(
-    table: Table, splat_of_pair: Int32[Array, "capacity"], blocks: BlockList, grid: TileGrid, begin: Array
-) -> tuple[Float[Array, "B K R"], Float[Array, "B P"], Float[Array, "B P"]]:
-    """Rows of a slab's splats (opacity 0 after a block's end) and the x and y of pixel centres."""
-    place = jnp.arange(grid.options.block_size, dtype=jnp.int32)[None]
-    slot = jnp.minimum(_slab(blocks.start, grid, begin)[:, None] + place, grid.capacity - 1)
-    rows = table[splat_of_pair[slot]]
-    filled = place < _slab(blocks.count, grid, begin)[:, None]
-    rows = rows.at[..., 5].set(jnp.where(filled, rows[..., 5], 0.0))
-    tile = _slab(blocks.tile, grid, begin)[:, None] % (grid.rows * grid.columns)
-    pixel = jnp.arange(grid.tile**2, dtype=jnp.int32)[None]
-    x = tile % grid.columns * grid.tile + pixel % grid.tile
-    y = tile // grid.columns * grid.tile + pixel // grid.tile
-    return rows, x + jnp.float32(0.5), y + jnp.float32(0.5)
-
-
-def _about_means(rows: Float[Array, "B K D"], a: Float[Array, "B K"], b: Float[Array, "B K"]) -> Float[Array, "B K D"]:
-    """Moments of rows about points at (-a, -b) from the tile's centre."""
-    total, mu, mv, muu, muv, mvv = (rows[..., i] for i in range(6))
-    moved = [
-        total,
-        mu + a * total,
-        mv + b * total,
-        muu + 2.0 * a * mu + a * a * total,
-        muv + b * mu + a * mv + a * b * total,
-        mvv + 2.0 * b * mv + b * b * total,
-    ]
-    return jnp.concatenate([jnp.stack(moved, axis=-1), rows[..., 6:]], axis=-1)
-
-
-def _tile_sums(values: Float[Array, "blocks *rest"], blocks: BlockList) -> Float[Array, "tiles *rest"]:
-    """Sums the blocks of each tile."""
-    last = jnp.maximum(blocks.tile_first + blocks.tile_blocks - 1, 0)
-    sums = sum_segments(values, blocks.place, last)
-    return jnp.where((blocks.tile_blocks > 0).reshape((-1,) + (1,) * (values.ndim - 1)), sums, 0.0)

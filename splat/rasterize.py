@@ -61,7 +61,7 @@ def rasterize(
     """Bins the splats, composites them and puts the tiles together.
 
     Args:
-        splats: Of the grid's V views.
+        splats: Gaussians in the grid's V views.
         background: [V or 1, H or 1, W or 1, 3].
         invalid: [] int32, goes into the result.
         grid: Geometry and options.

@@ -88,12 +88,12 @@ def render_sharded(
 
 
 def _features_of_views(inputs: Inputs) -> bool:
-    """Whether there are features, and of each view."""
+    """Whether the inputs have features [..., V, N, C] of each view."""
     return inputs.features is not None and jnp.ndim(inputs.features) == len(inputs.scenes) + 3
 
 
 def _check_split(inputs: Inputs, mesh: Mesh | AbstractMesh, axis: str | tuple[str, ...], split_gaussians: bool) -> bool:
-    """Whether to split the gaussians: not where there is nothing to exchange."""
+    """Checks that the inputs split over the mesh; returns whether to split the gaussians, which empty inputs do not."""
     names = (axis,) if isinstance(axis, str) else tuple(axis)
     missing = [name for name in names if name not in mesh.shape]
     if missing or not names:

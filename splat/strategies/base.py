@@ -16,7 +16,7 @@ class ScreenStatistics(flax.struct.PyTreeNode):
 
     Attributes:
         gradients: [N] sum of the gradient lengths over the views that saw the gaussian, in units of half the image.
-        counts: [N] number of those views.
+        counts: [N] number of views that saw the gaussian.
     """
 
     gradients: Float[LeafArray, "N"] | Placeholder
@@ -120,7 +120,7 @@ class Strategy(abc.ABC):
         Args:
             key: PRNG key, a new one each step.
             gaussians: N rows after the optimizer's step.
-            learning_rate: Of the means at this step, in world units.
+            learning_rate: Learning rate of the means at this step, in world units.
         """
         del key, learning_rate
         return gaussians.means

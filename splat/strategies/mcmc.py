@@ -214,7 +214,7 @@ class McmcStrategy(Strategy):
         Args:
             key: PRNG key, a new one each step.
             gaussians: N rows after the optimizer's step; rows with a NaN or an infinity stay.
-            learning_rate: Of the means at this step, in world units.
+            learning_rate: Learning rate of the means at this step, in world units.
 
         Returns:
             [N, 3].
