@@ -33,7 +33,7 @@ def test_two_parts_by_two_programs_are_one_result(tmp_path, capsys):
     assert [len(list((out / f"0000{number}/views").iterdir())) for number in (1, 2, 3)] == [FRAMES] * 3
     summaries = [json.loads((out / f"summary_{part}_of_2.json").read_text()) for part in (0, 1)]
     assert [summary["finished"] for summary in summaries] == [2, 1]
-    assert summaries[0]["command"].startswith("im3d ") and "experiments.sample" in summaries[1]["command"]
+    assert summaries[0]["command"].startswith("im3d") and "experiments.sample" in summaries[1]["command"]
     capsys.readouterr()
     assert sample.PROGRAM(arguments) == 0
     assert "3 of 3 lines: finished before" in capsys.readouterr().err
