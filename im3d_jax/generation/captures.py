@@ -93,7 +93,7 @@ def refuse_one_place(capture: Capture, hold_out: int = 0) -> None:
     if capture.points is None and spread <= 1e-6 * np.abs(eyes).max():
         left = f" (--hold_out={hold_out} leaves {len(eyes)} to fit)" if hold_out else ""
         raise CaptureError(
-            f"{capture.source}: {len(eyes)} view{'s' * (len(eyes) > 1)} from one place{left}: depth "
+            f"{capture.source}: {len(eyes)} view{'s' * (len(eyes) > 1)} from one place{left}, so depth "
             "cannot be recovered; expected views from different places, or a COLMAP model with points"
         )
 
