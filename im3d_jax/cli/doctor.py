@@ -46,7 +46,9 @@ def run(values: flags.FlagValues) -> None:
         print(f"weights of {values.model}: NOT usable: {error}")
         print("put a model's files into one folder anywhere and give it as --model=FOLDER")
         raise
-    print("\n".join((views or pictures).describe()))
+    reader = views or pictures
+    assert reader is not None  # a model draws one of the two
+    print("\n".join(reader.describe()))
     print("other weights: put a model's files into one folder anywhere and give it as --model=FOLDER")
 
 
@@ -55,7 +57,9 @@ def _print_vocabulary(model: str) -> None:
     from im3d_jax.pipelines import open_model
 
     views, pictures = open_model(model)
-    words = (pictures or views).vocabulary()
+    reader = pictures or views
+    assert reader is not None  # a model draws one of the two
+    words = reader.vocabulary()
     if not words:
         raise InputError(f"--model={model} has no list of words: it reads any prompt, or none")
     print("\n".join(": ".join([word, ", ".join(others)]) if others else word for word, others in words.items()))

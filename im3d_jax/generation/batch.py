@@ -14,8 +14,9 @@ import jax
 from im3d_jax import parallel
 from im3d_jax.errors import ImageError, InputError, WeightsError
 from im3d_jax.generation.runners import Loop
-from im3d_jax.generation.stages import Draw, Result
+from im3d_jax.generation.stages import Draw, Result, Stage
 from im3d_jax.pipelines import Batch, Drawn, Pipeline
+from im3d_jax.typing import Device
 
 
 T = TypeVar("T")
@@ -34,7 +35,7 @@ class Room:
         rows: Of a batch, a multiple of the devices.
     """
 
-    devices: tuple[jax.Device, ...]
+    devices: tuple[Device, ...]
     rows: int
 
     @property
@@ -46,7 +47,7 @@ class Room:
 
 
 def make_room(
-    pipeline: Pipeline, runs: int, *, rows: int | None = None, devices: Sequence[jax.Device] | None = None
+    pipeline: Pipeline, runs: int, *, rows: int | None = None, devices: Sequence[Device] | None = None
 ) -> Room:
     """Rows and devices of the batches.
 
@@ -107,9 +108,15 @@ def _draws(loop: Loop[Any]) -> bool:
     return loop.stage is not None and loop.stage.early and isinstance(loop.stage.work, Draw)
 
 
+def _drawing_of(loop: Loop[Any]) -> tuple[Stage[Any], Draw]:
+    """The next stage and its work, where `_draws` holds."""
+    assert loop.stage is not None and isinstance(loop.stage.work, Draw)
+    return loop.stage, loop.stage.work
+
+
 def _kind(loop: Loop[Any]) -> Any:
-    assert loop.stage is not None
-    return loop.stage.name, loop.stage.work.key  # type: ignore[attr-defined]  # `_draws` has looked
+    stage, work = _drawing_of(loop)
+    return stage.name, work.key
 
 
 def _to_drawing(loop: Loop[Any]) -> InputError | None:
@@ -134,8 +141,8 @@ def _start(loops: list[Loop[Any]], batch: Batch) -> Callable[[], list[Outcome]]:
     """Draws for loops of one kind until each has its views under way; returns what waits for these."""
     failed: list[Outcome] = []
     while loops:
-        works = [loop.stage.work for loop in loops if loop.stage is not None]
-        inputs = [[ref.get() for ref in loop.stage.inputs] for loop in loops if loop.stage is not None]
+        works = [_drawing_of(loop)[1] for loop in loops]
+        inputs = [[ref.get() for ref in _drawing_of(loop)[0].inputs] for loop in loops]
         try:
             drawing = works[0].start(works, inputs, batch, None)
         except OWN_ERRORS as error:
@@ -154,7 +161,7 @@ def _start(loops: list[Loop[Any]], batch: Batch) -> Callable[[], list[Outcome]]:
     return lambda: failed
 
 
-def _take(loops: Sequence[Loop[Any]], drawing: Callable[[], list[Drawn | InputError]]) -> list[Outcome]:
+def _take(loops: Sequence[Loop[Any]], drawing: Callable[[], Sequence[Drawn | InputError]]) -> list[Outcome]:
     """Gives each loop what was drawn for it."""
     try:
         results = drawing()
