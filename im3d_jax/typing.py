@@ -6,7 +6,7 @@ which import packages through jaxtyping's hook; nothing is checked otherwise.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Never, Union
+from typing import TYPE_CHECKING, Any, Never, Union
 
 import jax
 import numpy as np
@@ -22,8 +22,13 @@ Times = Union[float, int, np.number, Num[AnyArray, "*times"]]  # noqa: UP007
 
 
 if TYPE_CHECKING:
+    Device = Any
+    LeafArray = jax.Array
     Placeholder = Never
 else:
+    Device = jax.Device
+    # Leaves of a pytree may be numpy arrays, as `jax.device_get` makes them.
+    LeafArray = jax.Array | np.ndarray
 
     class _NoArray(type):
         def __instancecheck__(cls, value: object) -> bool:

@@ -48,7 +48,9 @@ def run(values: flags.FlagValues) -> None:
         print(f"weights of {values.model}: NOT usable: {error}")
         print("put the files of a model into one folder and pass it as --model=FOLDER")
         raise
-    print("\n".join((views or pictures).describe()))
+    reader = views or pictures
+    assert reader is not None  # a model draws one of the two
+    print("\n".join(reader.describe()))
     print("other weights: put the files of a model into one folder and pass it as --model=FOLDER")
 
 
@@ -57,7 +59,9 @@ def _print_vocabulary(model: str) -> None:
     from im3d_jax.pipelines import open_model
 
     views, pictures = open_model(model)
-    words = (pictures or views).vocabulary()
+    reader = pictures or views
+    assert reader is not None  # a model draws one of the two
+    words = reader.vocabulary()
     if not words:
         raise InputError(f"--model={model} has no list of words: it reads any text, or no text at all")
     print("\n".join(": ".join([word, ", ".join(others)]) if others else word for word, others in words.items()))

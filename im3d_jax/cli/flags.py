@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import pathlib
-from typing import get_args
+from typing import TYPE_CHECKING, get_args
 
 from absl import flags
 
@@ -12,6 +12,12 @@ from im3d_jax import seeds
 from im3d_jax.choices import Direction, Quality
 from im3d_jax.errors import InputError
 from im3d_jax.output.run_folder import RESULTS
+
+
+if TYPE_CHECKING:
+    from im3d_jax.generation.plan import PerceptualChoice
+    from im3d_jax.generation.request import AssetRequest
+    from im3d_jax.pipelines import Pipeline
 
 
 QUALITIES, DIRECTIONS, MEMORIES = get_args(Quality), get_args(Direction), ("16gb", "24gb", "80gb")
@@ -73,7 +79,7 @@ def define_fit(values: flags.FlagValues) -> None:
     )  # fmt: skip
 
 
-def request_of(values: flags.FlagValues):
+def request_of(values: flags.FlagValues) -> AssetRequest:
     """The `AssetRequest` of a command's flags.
 
     Raises:
@@ -102,7 +108,7 @@ def request_of(values: flags.FlagValues):
     return request
 
 
-def model_of(values: flags.FlagValues):
+def model_of(values: flags.FlagValues) -> Pipeline:
     """The `Pipeline` of a command's flags, ready to draw.
 
     Raises:
@@ -110,11 +116,11 @@ def model_of(values: flags.FlagValues):
     """
     from im3d_jax.pipelines import load
 
-    choices = {name: values[name].value for name in ("image_model", "memory") if name in values}
-    return load(values.model, **choices)
+    image_model, memory = (values[name].value if name in values else None for name in ("image_model", "memory"))
+    return load(values.model, image_model=image_model, memory=memory)
 
 
-def lpips_of(values: flags.FlagValues):
+def lpips_of(values: flags.FlagValues) -> PerceptualChoice | None:
     """The fit's features from --lpips_weights, or None for the model's own.
 
     Raises:

@@ -148,7 +148,7 @@ def declared_size(fields: dict[str, Any], path: pathlib.Path) -> tuple[float, fl
     return _number(fields, "w", path), _number(fields, "h", path)
 
 
-def _intrinsics(fields: dict[str, Any], path: pathlib.Path, width: int, height: int) -> np.ndarray:
+def _intrinsics(fields: dict[str, Any], path: pathlib.Path, width: float, height: float) -> np.ndarray:
     if "fl_x" in fields:
         focal_x = _number(fields, "fl_x", path)
     elif "camera_angle_x" in fields:

@@ -89,7 +89,7 @@ def read_model(path: pathlib.Path) -> ColmapModel:
             several sizes or lenses.
     """
     try:
-        import pycolmap
+        import pycolmap  # pyright: ignore[reportMissingImports]  # of the extra [colmap]
     except ImportError:
         raise ColmapError(f"{path} is a COLMAP model, which needs pycolmap: pip install 'im3d-jax[colmap]'") from None
     _check_lengths(path)

@@ -9,7 +9,7 @@ Against ``sample_scan`` it traces the denoiser more often and may lose the shard
 not work on meshes with Explicit axes: sample large batches with the scan.
 """
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import diffrax
 import jax
@@ -36,22 +36,24 @@ class DPMSolverPlusPlus2M(diffrax.AbstractSolver):
     term_structure: ClassVar = diffrax.AbstractTerm
     interpolation_cls: ClassVar = diffrax.LocalLinearInterpolation
 
-    def order(self, terms):
+    def order(self, terms: Any) -> int:
         del terms
         return 2
 
-    def init(self, terms, t0, t1, y0, args) -> History:
+    def init(self, terms: Any, t0: Any, t1: Any, y0: jax.Array, args: Any) -> History:
         del terms, t0, t1, args
         return no_history(y0)
 
-    def step(self, terms, t0, t1, y0, args, solver_state, made_jump):
+    def step(
+        self, terms: Any, t0: Any, t1: Any, y0: jax.Array, args: Any, solver_state: History, made_jump: Any
+    ) -> tuple[jax.Array, None, dict[str, jax.Array], History, diffrax.RESULTS]:
         del made_jump
         x0 = terms.vf(t0, y0, args)
         source, target = self.process.level_of_lambda(t0), self.process.level_of_lambda(t1)
         y1, history = dpmpp_2m_step(y0, x0, solver_state, source, target)
         return y1, None, dict(y0=y0, y1=y1), history, diffrax.RESULTS.successful
 
-    def func(self, terms, t0, y0, args):
+    def func(self, terms: Any, t0: Any, y0: jax.Array, args: Any) -> jax.Array:
         return terms.vf(t0, y0, args)
 
 
@@ -110,6 +112,7 @@ def _solve(
         saveat=diffrax.SaveAt(t1=True),
         throw=False,
     )
+    assert solution.ys is not None  # what `saveat` asks for
     x = solution.ys[0].astype(state.x.dtype)
     # Without a history: the step into clean data takes none.
     return SamplerState(x, no_history(x), jnp.asarray(first + len(times) - 1, jnp.int32))

@@ -23,8 +23,8 @@ from im3d_jax.diffusion.process import NoiseProcess
 from im3d_jax.typing import AnyArray, Scalar
 
 
-Network = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
 Step = int | Int[AnyArray, ""]
+Network = Callable[[jax.Array, Scalar, Step], jax.Array]
 Curve = Literal["constant", "linear", "triangle"]
 
 
@@ -103,7 +103,8 @@ def guide(
     if count != len(weights) + 1:
         raise ValueError(f"{len(weights)} guidance weights need {len(weights) + 1} branches, got {count}")
     working = jnp.promote_types(branches.dtype, jnp.float32)
-    parts = [jax.lax.index_in_dim(branches, k, axis, keepdims=False).astype(working) for k in range(count)]
+    stacked = jnp.asarray(branches)
+    parts = [jax.lax.index_in_dim(stacked, k, axis, keepdims=False).astype(working) for k in range(count)]
     guided = parts[0]
     for weight, less, more in zip(weights, parts[:-1], parts[1:], strict=True):
         guided = guided + weight * (more - less)
@@ -125,11 +126,11 @@ def rescale_guidance(
     """
     working = jnp.promote_types(guided.dtype, jnp.float32)
     axes = tuple(range(1, guided.ndim))
-    wanted = jnp.std(conditional.astype(working), axis=axes, keepdims=True)
-    found = jnp.std(guided.astype(working), axis=axes, keepdims=True)
+    wanted = jnp.std(jnp.asarray(conditional, working), axis=axes, keepdims=True)
+    found = jnp.std(jnp.asarray(guided, working), axis=axes, keepdims=True)
     # A constant prediction has no deviation to correct.
     ratio = jnp.where(found > 0, wanted / jnp.where(found > 0, found, 1.0), 1.0)
-    return (guided.astype(working) * (phi * ratio + (1 - phi))).astype(guided.dtype)
+    return (jnp.asarray(guided, working) * (phi * ratio + (1 - phi))).astype(guided.dtype)
 
 
 def stack_conditions(

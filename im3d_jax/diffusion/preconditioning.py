@@ -15,20 +15,20 @@ from jaxtyping import Array, Float
 
 from im3d_jax.diffusion.guidance import Network
 from im3d_jax.diffusion.process import DiscreteScaledLinear, Karras, NoiseProcess, ScaledLinear, expand
-from im3d_jax.typing import AnyArray, Placeholder, Times
+from im3d_jax.typing import AnyArray, LeafArray, Placeholder, Times
 
 
 @flax.struct.dataclass
 class Scalings:
     """The four scalings of an EDM network; all of sigma's shape."""
 
-    skip: Float[AnyArray, "*times"] | Placeholder
+    skip: Float[LeafArray, "*times"] | Placeholder
     """c_skip."""
-    out: Float[AnyArray, "*times"] | Placeholder
+    out: Float[LeafArray, "*times"] | Placeholder
     """c_out."""
-    input: Float[AnyArray, "*times"] | Placeholder
+    input: Float[LeafArray, "*times"] | Placeholder
     """c_in."""
-    noise: Float[AnyArray, "*times"] | Placeholder
+    noise: Float[LeafArray, "*times"] | Placeholder
     """c_noise = ln(sigma) / 4: the network's time."""
 
 
@@ -52,7 +52,7 @@ def network_input(x: Float[AnyArray, "*shape"], t: Times, process: NoiseProcess)
     level = process.level(t)
     working = jnp.promote_types(x.dtype, jnp.float32)
     norm = jnp.sqrt(level.alpha**2 + level.sigma**2).astype(working)
-    return (x.astype(working) / expand(norm, x)).astype(x.dtype)
+    return (jnp.asarray(x, working) / expand(norm, x)).astype(x.dtype)
 
 
 def network_time(t: Times, process: NoiseProcess) -> Float[Array, "*times"]:

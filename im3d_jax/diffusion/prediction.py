@@ -16,7 +16,8 @@ from typing import Literal, get_args
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Float
+from jax.core import Tracer
+from jaxtyping import Array, Float
 
 from im3d_jax.diffusion.process import NoiseProcess, expand
 from im3d_jax.typing import AnyArray, Times
@@ -31,7 +32,7 @@ def prediction_target(
     t: Times,
     process: NoiseProcess,
     target: Prediction,
-) -> Float[AnyArray, "*shape"]:
+) -> Float[Array, "*shape"]:
     """The quantity a network is trained to predict, from clean sample and noise; regular at every t.
 
     Args:
@@ -46,11 +47,11 @@ def prediction_target(
     """
     _check(target)
     if target == "x0":
-        return x0
+        return jnp.asarray(x0)
     if target == "eps":
-        return noise.astype(x0.dtype)
+        return jnp.asarray(noise, x0.dtype)
     alpha, sigma = _scales(x0, t, process)
-    v = alpha * noise.astype(alpha.dtype) - sigma * x0.astype(alpha.dtype)
+    v = alpha * jnp.asarray(noise, alpha.dtype) - sigma * jnp.asarray(x0, alpha.dtype)
     if target == "edm_v":
         v = v / jnp.sqrt(alpha**2 + sigma**2)
     return v.astype(x0.dtype)
@@ -63,7 +64,7 @@ def convert_prediction(
     process: NoiseProcess,
     source: Prediction,
     target: Prediction,
-) -> Float[AnyArray, "*shape"]:
+) -> Float[Array, "*shape"]:
     """Turns one kind of prediction about ``x_t`` into another.
 
     At zero terminal SNR (alpha = 0) x_t is pure noise, so that a prediction of eps says nothing about x_0:
@@ -91,11 +92,11 @@ def convert_prediction(
     if value.shape != x_t.shape:
         raise ValueError(f"a prediction of shape {value.shape} does not match samples of shape {x_t.shape}")
     if source == target:
-        return value
+        return jnp.asarray(value)
     _check_level(t, process, source)
     alpha, sigma = _scales(x_t, t, process)
     power = alpha**2 + sigma**2
-    y, x = value.astype(alpha.dtype), x_t.astype(alpha.dtype)
+    y, x = jnp.asarray(value, alpha.dtype), jnp.asarray(x_t, alpha.dtype)
     if source == "x0":
         x0, noise = y, (x - alpha * y) / sigma
     elif source == "eps":
@@ -121,7 +122,7 @@ def _check(kind: str) -> None:
 
 
 def _check_level(t: Times, process: NoiseProcess, source: Prediction) -> None:
-    if isinstance(t, jax.core.Tracer) or source not in ("x0", "eps"):
+    if isinstance(t, Tracer) or source not in ("x0", "eps"):
         return
     with jax.ensure_compile_time_eval():
         level = process.level(t)

@@ -21,18 +21,18 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Num
 
-from im3d_jax.typing import AnyArray, Placeholder, Scalar, Times
+from im3d_jax.typing import AnyArray, LeafArray, Placeholder, Scalar, Times
 
 
 @flax.struct.dataclass
 class Level:
     """One noise level; all fields share one shape."""
 
-    alpha: Float[AnyArray, "*times"] | Placeholder
+    alpha: Float[LeafArray, "*times"] | Placeholder
     """Signal scale, in [0, 1]."""
-    sigma: Float[AnyArray, "*times"] | Placeholder
+    sigma: Float[LeafArray, "*times"] | Placeholder
     """Noise scale, non-negative."""
-    log_snr: Float[AnyArray, "*times"] | Placeholder
+    log_snr: Float[LeafArray, "*times"] | Placeholder
     """lambda = log(alpha / sigma), -inf at alpha = 0, +inf at sigma = 0."""
 
 
@@ -301,7 +301,7 @@ def add_noise(
         raise ValueError(f"noise of shape {noise.shape} does not match samples of shape {x0.shape}")
     level = process.level(t)
     working = jnp.promote_types(x0.dtype, jnp.float32)
-    mixed = expand(level.alpha, x0) * x0.astype(working) + expand(level.sigma, x0) * noise.astype(working)
+    mixed = expand(level.alpha, x0) * jnp.asarray(x0, working) + expand(level.sigma, x0) * jnp.asarray(noise, working)
     return mixed.astype(x0.dtype)
 
 
@@ -323,4 +323,4 @@ def initial_sample(
     """
     level = process.level(t)
     scale = jnp.sqrt(level.alpha**2 + level.sigma**2) if unit_data else level.sigma
-    return (noise.astype(jnp.promote_types(noise.dtype, jnp.float32)) * scale).astype(noise.dtype)
+    return (jnp.asarray(noise, jnp.promote_types(noise.dtype, jnp.float32)) * scale).astype(noise.dtype)

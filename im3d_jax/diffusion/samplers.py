@@ -16,11 +16,12 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jaxtyping import Array, Float, Int
 
 from im3d_jax.diffusion.process import DiscreteScaledLinear, Level, NoiseProcess
 from im3d_jax.diffusion.steps import History, dpmpp_2m_step, no_history
-from im3d_jax.typing import AnyArray, Placeholder
+from im3d_jax.typing import AnyArray, LeafArray, Placeholder
 
 
 Denoiser = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
@@ -33,7 +34,7 @@ SolverStep = Callable[[jax.Array, jax.Array, History, Level, Level], tuple[jax.A
 class StepLevels:
     """What one step needs to know; with a leading axis ``[n]``, a whole schedule."""
 
-    t: Float[AnyArray, "*times"] | Placeholder
+    t: Float[LeafArray, "*times"] | Placeholder
     """Time of the evaluation."""
     source: Level
     """Level of the evaluation."""
@@ -45,11 +46,11 @@ class StepLevels:
 class SamplerState:
     """Where a trajectory stands between two steps."""
 
-    x: Float[AnyArray, "*shape"] | Placeholder
+    x: Float[LeafArray, "*shape"] | Placeholder
     """``[B, …]`` current samples."""
     history: History
     """The evaluation before."""
-    index: Int[AnyArray, "*batch"] | Placeholder
+    index: Int[LeafArray, "*batch"] | Placeholder
     """Scalar int32, steps done."""
 
 
@@ -127,7 +128,7 @@ def schedule(grid: Grid, process: NoiseProcess, *, to_data: bool = True) -> Step
     Raises:
         ValueError: For a grid that is not decreasing or that evaluates at sigma = 0 (concrete grids only).
     """
-    if not isinstance(grid, jax.core.Tracer):
+    if not isinstance(grid, Tracer):
         _check_grid(np.asarray(grid), process)
     grid = jnp.asarray(grid)
     levels = process.level(grid)
@@ -140,6 +141,7 @@ def schedule(grid: Grid, process: NoiseProcess, *, to_data: bool = True) -> Step
 
 def init_state(x: Float[AnyArray, "*shape"]) -> SamplerState:
     """State before the first step from samples ``x [B, …]`` at the grid's first level."""
+    x = jnp.asarray(x)
     return SamplerState(x, no_history(x), jnp.zeros((), jnp.int32))
 
 
@@ -194,7 +196,7 @@ def sample_loop(
     process: NoiseProcess,
     *,
     progress: Callable[[SamplerState, int], Any] | None = None,
-) -> Float[AnyArray, "..."]:
+) -> Float[Array, "..."]:
     """Samples in a loop on the host, for progress bars and interruption.
 
     Each step is awaited, so that Ctrl-C ends the loop between two steps with nothing left in flight; the

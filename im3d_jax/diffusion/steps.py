@@ -8,16 +8,16 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from im3d_jax.diffusion.process import Level
-from im3d_jax.typing import AnyArray, Placeholder
+from im3d_jax.typing import AnyArray, LeafArray, Placeholder
 
 
 @flax.struct.dataclass
 class History:
     """The evaluation before the current one."""
 
-    x0: Float[AnyArray, "*shape"] | Placeholder
+    x0: Float[LeafArray, "*shape"] | Placeholder
     """``[B, …]`` its estimate of the clean sample."""
-    log_snr: Float[AnyArray, "*batch"] | Placeholder
+    log_snr: Float[LeafArray, "*batch"] | Placeholder
     """Scalar half log-SNR of its level; -inf when there is no usable evaluation (start, or zero SNR)."""
 
 
@@ -58,12 +58,12 @@ def dpmpp_2m_step(
     # The inner where keeps inf / inf and inf - inf out of the gradient as well as out of the value.
     ratio = jnp.where(usable, step, 0.0) / (2 * jnp.where(usable, previous_step, 1.0))
     working = jnp.promote_types(x.dtype, jnp.float32)
-    now, before = x0.astype(working), history.x0.astype(working)
+    now, before = jnp.asarray(x0, working), history.x0.astype(working)
     slope = now + ratio.astype(working) * (now - before)
     keep = (target.sigma / source.sigma).astype(working)
     gain = (-target.alpha * jnp.expm1(-step)).astype(working)
-    x_next = keep * x.astype(working) + gain * slope
-    return x_next.astype(x.dtype), History(x0.astype(x.dtype), source.log_snr.astype(history.log_snr.dtype))
+    x_next = keep * jnp.asarray(x, working) + gain * slope
+    return x_next.astype(x.dtype), History(jnp.asarray(x0, x.dtype), source.log_snr.astype(history.log_snr.dtype))
 
 
 def euler_step(
@@ -84,5 +84,5 @@ def euler_step(
     working = jnp.promote_types(x.dtype, jnp.float32)
     keep = (target.sigma / source.sigma).astype(working)
     gain = (target.alpha - keep * source.alpha).astype(working)
-    x_next = keep * x.astype(working) + gain * x0.astype(working)
-    return x_next.astype(x.dtype), History(x0.astype(x.dtype), source.log_snr.astype(history.log_snr.dtype))
+    x_next = keep * jnp.asarray(x, working) + gain * jnp.asarray(x0, working)
+    return x_next.astype(x.dtype), History(jnp.asarray(x0, x.dtype), source.log_snr.astype(history.log_snr.dtype))

@@ -19,7 +19,7 @@ GivenView = Literal["first", "last"]
 
 def augment_image(
     image: Float[AnyArray, "batch height width 3"], noise: Float[AnyArray, "batch height width 3"], strength: float
-) -> Float[AnyArray, "batch height width 3"]:
+) -> Float[Array, "batch height width 3"]:
     """The noised condition that is encoded, image + strength / 2 · noise.
 
     Args:
@@ -33,7 +33,7 @@ def augment_image(
     """
     if image.shape != noise.shape:
         raise ValueError(f"noise of shape {noise.shape} does not match an image of shape {image.shape}")
-    return image + 0.5 * strength * noise.astype(image.dtype)
+    return jnp.asarray(image) + 0.5 * strength * jnp.asarray(noise, image.dtype)
 
 
 def svd_vector(

@@ -15,8 +15,9 @@ import jax
 from im3d_jax import parallel
 from im3d_jax.errors import ImageError, InputError, WeightsError
 from im3d_jax.generation.runners import Loop
-from im3d_jax.generation.stages import Draw, Result
+from im3d_jax.generation.stages import Draw, Result, Stage
 from im3d_jax.pipelines import Batch, Drawn, Pipeline
+from im3d_jax.typing import Device
 
 
 T, R = TypeVar("T"), TypeVar("R")
@@ -35,7 +36,7 @@ class Room:
         rows: Of a batch, a multiple of the devices.
     """
 
-    devices: tuple[jax.Device, ...]
+    devices: tuple[Device, ...]
     rows: int
 
     @property
@@ -47,7 +48,7 @@ class Room:
 
 
 def make_room(
-    pipeline: Pipeline, runs: int, *, rows: int | None = None, devices: Sequence[jax.Device] | None = None
+    pipeline: Pipeline, runs: int, *, rows: int | None = None, devices: Sequence[Device] | None = None
 ) -> Room:
     """Rows and devices of the batches.
 
@@ -137,9 +138,15 @@ def _draws(loop: Loop[Any]) -> bool:
     return loop.stage is not None and loop.stage.early and isinstance(loop.stage.work, Draw)
 
 
+def _drawing_of(loop: Loop[Any]) -> tuple[Stage[Any], Draw]:
+    """The next stage and its work, where `_draws` holds."""
+    assert loop.stage is not None and isinstance(loop.stage.work, Draw)
+    return loop.stage, loop.stage.work
+
+
 def _kind(loop: Loop[Any]) -> Any:
-    assert loop.stage is not None
-    return loop.stage.name, loop.stage.work.key  # type: ignore[attr-defined]  # `_draws` has looked
+    stage, work = _drawing_of(loop)
+    return stage.name, work.key
 
 
 def _to_drawing(loop: Loop[Any]) -> InputError | None:
@@ -164,8 +171,8 @@ def _draw(loops: list[Loop[Any]], batch: Batch) -> Generator[None, None, list[Ou
     """Draws for loops of one kind until each has its views; see `staggered`."""
     outcomes: list[Outcome] = []
     while loops:
-        works = [loop.stage.work for loop in loops if loop.stage is not None]
-        inputs = [[ref.get() for ref in loop.stage.inputs] for loop in loops if loop.stage is not None]
+        works = [_drawing_of(loop)[1] for loop in loops]
+        inputs = [[ref.get() for ref in _drawing_of(loop)[0].inputs] for loop in loops]
         try:
             drawing = works[0].start(works, inputs, batch, None)
         except OWN_ERRORS as error:
@@ -182,7 +189,7 @@ def _draw(loops: list[Loop[Any]], batch: Batch) -> Generator[None, None, list[Ou
     return outcomes
 
 
-def _take(loops: Sequence[Loop[Any]], drawing: Callable[[], list[Drawn | InputError]]) -> list[Outcome]:
+def _take(loops: Sequence[Loop[Any]], drawing: Callable[[], Sequence[Drawn | InputError]]) -> list[Outcome]:
     """Gives each loop what was drawn for it."""
     try:
         results = drawing()

@@ -164,6 +164,7 @@ def make_all(
         work.folder.start(environment.versions(), work.plan.facts())
         loops[Loop(stages, FolderRunner(work.folder, quiet))] = work
     fewer = room.rows if room.rows > len(room.devices) else None
+    held, rate = {}, ""
     compiled, title = False, "assets" if settings.what == "asset" else "views"
     with enough_memory(pipeline.views.memory, fewer), progress.stage(title) as report:
         for count, batch in enumerate(draw_ahead(list(loops), pipeline, room), 1):

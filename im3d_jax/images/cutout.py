@@ -52,18 +52,18 @@ def _plain_background(rgb: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
             "object out and give a PNG with alpha, or photograph it in front of a plain background"
         )
     difference = np.abs(rgb - background[None, None]).max(-1)
-    regions, count = _connected(difference < _BACKGROUND_BELOW)
+    regions, count = connected(difference < _BACKGROUND_BELOW)
     outside = np.zeros(count + 1, bool)
     outside[np.concatenate([regions[0], regions[-1], regions[:, 0], regions[:, -1]])] = True
     outside[0] = False
     behind = outside[regions]
-    holes, count = _connected((difference < 0.01) & ~behind)
+    holes, count = connected((difference < 0.01) & ~behind)
     large = np.bincount(holes.ravel(), minlength=count + 1) >= max(4, 1e-3 * difference.size)
     large[0] = False
     behind |= large[holes]
 
     # Specks (dust, compression) would enlarge the object's box.
-    parts, count = _connected(~behind)
+    parts, count = connected(~behind)
     sizes = np.bincount(parts.ravel(), minlength=count + 1)
     sizes[0] = 0
     front = (sizes >= max(4, 0.01 * sizes.max()))[parts] & ~behind
@@ -72,7 +72,7 @@ def _plain_background(rgb: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return _soften_edge(rgb, front, background)
 
 
-def _connected(mask: np.ndarray) -> tuple[np.ndarray, int]:
+def connected(mask: np.ndarray) -> tuple[np.ndarray, int]:
     """Connected regions of a mask, numbered from 1 (0 outside), and how many they are."""
     regions = np.zeros(mask.shape, np.int32)
     ndimage.label(mask, output=regions)

@@ -27,9 +27,9 @@ def _window() -> np.ndarray:
 def _valid_blur(images: jax.Array) -> jax.Array:
     taps = _window()
     rows = images.shape[1] - WINDOW + 1
-    images = sum(float(taps[k]) * images[:, k : k + rows] for k in range(WINDOW))
+    images = jnp.asarray(sum(float(taps[k]) * images[:, k : k + rows] for k in range(WINDOW)))
     columns = images.shape[2] - WINDOW + 1
-    return sum(float(taps[k]) * images[:, :, k : k + columns] for k in range(WINDOW))
+    return jnp.asarray(sum(float(taps[k]) * images[:, :, k : k + columns] for k in range(WINDOW)))
 
 
 # The window is symmetric, so the blur of the zero-padded cotangent is the exact adjoint; the derived one (22

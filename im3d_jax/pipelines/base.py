@@ -56,7 +56,7 @@ class Drawn:
     remarks: tuple[str, ...] = ()
 
 
-Drawing = Callable[[], list[Drawn | InputError]]
+Drawing = Callable[[], Sequence[Drawn | InputError]]
 """Waits for the devices; one result for each task, an error where a task failed on its own."""
 
 

@@ -19,6 +19,7 @@ import numpy as np
 
 from im3d_jax.errors import WeightsError
 from im3d_jax.images.alpha import composite
+from im3d_jax.models.calls import apply
 from im3d_jax.models.clip import CLIPVision
 from im3d_jax.models.clip_images import condition_pixels
 from im3d_jax.pipelines.sources import CheckpointSource
@@ -75,7 +76,7 @@ def pooled_features(encoder: CLIPVision, params: dict, views: jax.Array) -> jax.
     """
     chosen = np.round(np.arange(FRAMES) * len(views) / FRAMES).astype(int)
     pixels = condition_pixels(composite(views[chosen]), encoder.config.image_size)
-    embeddings = encoder.apply({"params": params}, pixels).pooled.astype(jnp.float32)
+    embeddings = apply(encoder, params, pixels).pooled.astype(jnp.float32)
     return (embeddings / jnp.linalg.norm(embeddings, axis=-1, keepdims=True)).mean(0)
 
 

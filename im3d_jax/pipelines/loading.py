@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 
 from im3d_jax.errors import WeightsError
 from im3d_jax.pipelines import bundle, stable_diffusion, svd
@@ -21,7 +22,7 @@ def load(
     *,
     image_model: str | None = None,
     memory: str | None = None,
-    dtype: jnp.dtype = jnp.float32,
+    dtype: DTypeLike = jnp.float32,
 ) -> Pipeline:
     """Opens a model and makes it ready to draw.
 
@@ -54,7 +55,7 @@ def load(
 
 
 def open_model(
-    model: str, *, memory: str | None = None, dtype: jnp.dtype = jnp.float32, flag: str = "--model"
+    model: str, *, memory: str | None = None, dtype: DTypeLike = jnp.float32, flag: str = "--model"
 ) -> tuple[ViewModel | None, PictureModel | None]:
     """A model as what draws views and as what draws pictures; None where it draws none.
 

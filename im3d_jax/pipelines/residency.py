@@ -10,25 +10,27 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
+from im3d_jax.models.calls import apply
 from im3d_jax.models.kl_autoencoder import KLAutoencoder
 from im3d_jax.models.stable_unet import StableUNet
 from im3d_jax.pipelines.memory import Memory, frames_at_once
 from im3d_jax.pipelines.sources import Source
+from im3d_jax.typing import Device
 from im3d_jax.weights.presets import Preset
 
 
-def working_dtype():
+def working_dtype() -> DTypeLike:
     """bfloat16 on accelerators, float32 on CPUs, which compute the former slowly."""
     return jnp.float32 if jax.default_backend() == "cpu" else jnp.bfloat16
 
 
-def has_flash_attention(device: jax.Device) -> bool:
+def has_flash_attention(device: Device) -> bool:
     """Whether cuDNN's flash attention runs there: on NVIDIA's Ampere and later."""
     capability = re.fullmatch(r"(\d+)\.\d+", str(getattr(device, "compute_capability", "")))
     return device.platform in ("gpu", "cuda") and capability is not None and int(capability[1]) >= 8
 
 
-def unet_of(preset: Preset, dtype: DTypeLike, device: jax.Device | None = None) -> StableUNet:
+def unet_of(preset: Preset, dtype: DTypeLike, device: Device | None = None) -> StableUNet:
     """The network of a preset, with flash attention where there is cuDNN and half precision.
 
     Args:
@@ -50,7 +52,7 @@ class Parameters:
         keep: `release` does nothing.
     """
 
-    def __init__(self, source: Source, dtype, keep: bool):
+    def __init__(self, source: Source, dtype: DTypeLike, keep: bool):
         self._source, self._dtype, self._keep = source, dtype, keep
         self._held: dict[str, dict] = {}
 
@@ -79,7 +81,7 @@ class ChunkedAutoencoder:
         dtype: Of decoding.
     """
 
-    def __init__(self, preset: Preset, parameters: Parameters, memory: Memory, dtype):
+    def __init__(self, preset: Preset, parameters: Parameters, memory: Memory, dtype: DTypeLike):
         self._encoder, self._decoder = (KLAutoencoder(preset.autoencoder, kind) for kind in (jnp.float32, dtype))
         self._parameters, self._at_once = parameters, frames_at_once(preset.frames, memory.frames_at_once)
 
@@ -103,9 +105,9 @@ class ChunkedAutoencoder:
 # Networks are static: pipelines of one family share compiled programs.
 @functools.partial(jax.jit, static_argnums=0)
 def _encode(network: KLAutoencoder, params: dict, images: jax.Array) -> jax.Array:
-    return network.apply({"params": params}, images, method="encode")
+    return apply(network, params, images, method="encode")
 
 
 @functools.partial(jax.jit, static_argnums=(0, 3))
 def _decode(network: KLAutoencoder, params: dict, latents: jax.Array, frames_at_once: int) -> jax.Array:
-    return jnp.clip(network.apply({"params": params}, latents, frames_at_once, method="decode"), 0.0, 1.0)
+    return jnp.clip(apply(network, params, latents, frames_at_once, method="decode"), 0.0, 1.0)

@@ -41,6 +41,7 @@ from im3d_jax.errors import InputError, WeightsError
 from im3d_jax.images.alpha import composite
 from im3d_jax.images.mattes import cut_out_views
 from im3d_jax.models import StableUNet
+from im3d_jax.models.calls import apply
 from im3d_jax.models.clip import CLIPVision
 from im3d_jax.models.clip_images import condition_pixels
 from im3d_jax.models.perceptual import Perceptual
@@ -149,7 +150,8 @@ class OrbitModel:
     def __init__(self, source: Source, memory: Memory, *, head: Head | None = None, head_file: str | None = None):
         preset = source.preset
         self.preset, self.memory_preset = preset, memory
-        self.name, self.remark, self.memory = source.name, source.remark, memory.name
+        self.name, self.remark = source.name, source.remark
+        self.memory: str | None = memory.name
         self.image_size, self.num_views = preset.height, preset.frames
         self._source, self._head, self._head_file = source, head, head_file
         dtype = working_dtype()
@@ -157,6 +159,7 @@ class OrbitModel:
         self._placed: dict[tuple[Mesh, str], dict] = {}
         self._unet = unet_of(preset, dtype)
         self._autoencoder = ChunkedAutoencoder(preset, self._parameters, memory, dtype)
+        assert preset.image_encoder is not None  # all of `FAMILIES` have one
         self._encoder = encoder_network(preset.image_encoder, dtype)
 
     def vocabulary(self) -> dict[str, list[str]]:
@@ -456,7 +459,7 @@ def _report_of(found: orbit_search.Orbit, given: bool) -> tuple[dict[str, Any], 
 def _read(encoder: CLIPVision, params: dict, images: jax.Array) -> jax.Array:
     """The context [B, 1, D] of images [B, H, W, 3]."""
     pixels = condition_pixels(images, encoder.config.image_size)
-    return encoder.apply({"params": params}, pixels).pooled[:, None].astype(jnp.float32)
+    return apply(encoder, params, pixels).pooled[:, None].astype(jnp.float32)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2))
@@ -477,7 +480,7 @@ def _step(
     def rows(x, time, row):
         x = conditions.concatenate_condition(x, row["latent"])
         times = jnp.broadcast_to(time, x.shape[:1])
-        return network.apply({"params": params}, x, times, row["context"], row["vector"])
+        return apply(network, params, x, times, row["context"], row["vector"])
 
     def unet(x, time):
         if together:

@@ -182,7 +182,7 @@ def _segment(state, targets, cameras, network, kept, config, length, looped) -> 
     """Some steps without a host synchronisation, repeated with more room while pairs were left out."""
     while True:
         # Steps consume their state; the copy keeps the caller's for a repetition.
-        carry = jax.tree.map(jnp.copy, state), _no_figures(config, network)
+        carry: tuple[FitState, dict[str, Any]] = jax.tree.map(jnp.copy, state), _no_figures(config, network)
         if looped:
             carry = _steps(*carry, targets, cameras, network, kept, config, jnp.int32(length))
         else:
@@ -193,8 +193,8 @@ def _segment(state, targets, cameras, network, kept, config, length, looped) -> 
         figures, active = jax.device_get((figures, jnp.sum(new.active)))
         pairs = int(figures["pairs"])
         if pairs <= state.pair_capacity:
-            terms = {name: float(total) / length for name, total in figures["terms"].items()}
-            return new, terms | {"gaussians": int(active), "pairs": pairs}
+            info: dict[str, float] = {name: float(total) / length for name, total in figures["terms"].items()}
+            return new, info | {"gaussians": int(active), "pairs": pairs}
         state = state.replace(pair_capacity=round_capacity(pairs, margin=config.pair_margin))
 
 
@@ -219,7 +219,7 @@ def _step(state: FitState, figures, targets, cameras, network, kept, config):
 def _steps(state: FitState, figures, targets, cameras, network, kept, config, length):
     """Traced with any number of steps: one compiled program serves segments of all lengths."""
 
-    def one(_, carry):
+    def one(_, carry: tuple[FitState, dict[str, Any]]):
         return _advance(*carry, targets, cameras, network, kept, config)
 
     return jax.lax.fori_loop(0, length, one, (state, figures))

@@ -5,7 +5,7 @@ import math
 import jax
 import jax.numpy as jnp
 import numpy as np
-from scipy.spatial import cKDTree
+from scipy.spatial import KDTree
 
 from im3d_jax.reconstruction.presets import FitConfig
 from splat import SH_C0, Cameras, Gaussians
@@ -135,7 +135,7 @@ def initial_gaussians(
             points, colours = points[chosen], None if colours is None else np.asarray(colours)[chosen]
         if points.ndim != 2 or points.shape[1] != 3 or len(points) < 4:
             raise ValueError(f"got points of shape {points.shape}; expected [n, 3] with n >= 4")
-        near = cKDTree(points).query(points, k=4)[0][:, 1:]
+        near = KDTree(points).query(points, k=4)[0][:, 1:]
         means = jnp.asarray(points)
         scales = jnp.asarray(np.sqrt((near**2).mean(-1)).clip(1e-4 * extent, 0.1 * extent), jnp.float32)
     count, rows = len(means), config.capacity

@@ -3,6 +3,7 @@
 import os
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import flax.struct
 import jax
@@ -15,8 +16,7 @@ from splat import Gaussians
 from splat.strategies import ScreenStatistics
 
 
-@flax.struct.dataclass
-class FitState:
+class FitState(flax.struct.PyTreeNode):
     """Everything that a fit carries from step to step.
 
     Attributes:
@@ -84,7 +84,7 @@ def save_state(path: str | os.PathLike, state: FitState, label: str | None = Non
         label: Says what the state belongs to; `read_label` gives it back.
     """
     names = _layout(statistics=state.statistics is not None, poses=state.poses is not None)
-    arrays = {name: np.asarray(_get(state, name)) for name in sorted(names)}
+    arrays: dict[str, Any] = {name: np.asarray(_get(state, name)) for name in sorted(names)}
     if label is not None:
         arrays["label"] = np.frombuffer(label.encode(), np.uint8)
     path = Path(path)

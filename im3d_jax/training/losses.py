@@ -14,10 +14,13 @@ import jax.numpy as jnp
 from im3d_jax.diffusion import NoiseProcess, add_noise, prediction_target
 from im3d_jax.images.alpha import composite_on_white
 from im3d_jax.models import RgbaAutoencoder, TextEncoder, TinyUNet
+from im3d_jax.models.calls import apply
+from im3d_jax.models.elevation import ElevationHead
 from im3d_jax.training.state import merge
+from im3d_jax.training.step import Loss
 
 
-def autoencoder_loss(model: RgbaAutoencoder, unpack: Callable[[dict], dict], kl_weight: float):
+def autoencoder_loss(model: RgbaAutoencoder, unpack: Callable[[dict], dict], kl_weight: float) -> Loss:
     """L1 + squared error of the four channels, and the posterior's divergence from N(0, 1).
 
     Batch: {"rgba": [B, H, W, 4] uint8, straight alpha}. Half the pictures are mirrored.
@@ -30,9 +33,7 @@ def autoencoder_loss(model: RgbaAutoencoder, unpack: Callable[[dict], dict], kl_
         images = jnp.where(mirrored, images[:, :, ::-1], images)
         size, z = images.shape[1] // model.config.factor, model.config.latent_channels
         noise = jax.random.normal(draw, (images.shape[0], size, size, z))
-        made, mean, log_variance = model.apply(
-            {"params": unpack(merge(params, held))}, images, noise, method="reconstruct"
-        )
+        made, mean, log_variance = apply(model, unpack(merge(params, held)), images, noise, method="reconstruct")
         squared = jnp.square(made - images).mean()
         kl = 0.5 * (jnp.square(mean) + jnp.exp(log_variance) - 1.0 - log_variance).mean()
         value = jnp.abs(made - images).mean() + squared + kl_weight * kl
@@ -44,7 +45,7 @@ def autoencoder_loss(model: RgbaAutoencoder, unpack: Callable[[dict], dict], kl_
 def _velocity_error(unet, process, params, latents, time, context, mask, noise_key, **condition):
     noise = jax.random.normal(noise_key, latents.shape)
     target = prediction_target(latents, noise, time, process, "v")
-    value = unet.apply({"params": params}, add_noise(latents, noise, time, process), time, context, mask, **condition)
+    value = apply(unet, params, add_noise(latents, noise, time, process), time, context, mask, **condition)
     return jnp.square(value - target).mean((1, 2, 3, 4))
 
 
@@ -54,7 +55,7 @@ def _drop_prompt(tokens: jax.Array, drop: jax.Array) -> jax.Array:
     return jnp.where(drop[:, None] & ~start[None], 0, tokens)
 
 
-def image_loss(unet: TinyUNet, text: TextEncoder, unpack: Callable, process: NoiseProcess, drop: float = 0.1):
+def image_loss(unet: TinyUNet, text: TextEncoder, unpack: Callable, process: NoiseProcess, drop: float = 0.1) -> Loss:
     """Text-to-image: the UNet with its temporal layers skipped, on single frames; both networks are trained.
 
     Batch: {"latents": [B, h, w, z], "tokens": [B, L] int32}. `unpack(flat) -> (unet, text)` nested trees.
@@ -66,7 +67,7 @@ def image_loss(unet: TinyUNet, text: TextEncoder, unpack: Callable, process: Noi
         latents = batch["latents"].astype(jnp.float32)[:, None]
         time = jax.random.uniform(time_key, latents.shape[:1])
         dropped = jax.random.bernoulli(drop_key, drop, latents.shape[:1])
-        context, mask = text.apply({"params": text_params}, _drop_prompt(batch["tokens"], dropped))
+        context, mask = apply(text, text_params, _drop_prompt(batch["tokens"], dropped))
         errors = _velocity_error(unet, process, unet_params, latents, time, context, mask, noise_key, temporal=False)
         return errors.mean(), {}
 
@@ -83,7 +84,7 @@ def video_loss(
     condition_noise: float = 0.1,
     image_weight: float = 0.0,
     high_noise: float = 0.0,
-):
+) -> Loss:
     """Turntables given their first frame and caption.
 
     Conditions are dropped as Emu Video does for nested guidance: `drop` of the videos lose the prompt, `drop`
@@ -106,7 +107,7 @@ def video_loss(
         time = jnp.where(late, 0.8 + 0.2 * time, time)
         lot = jax.random.uniform(keys[1], count)
         no_prompt, no_image = (lot < drop) | (lot > 1 - drop), (lot > 1 - 2 * drop)
-        context, mask = text.apply({"params": text_params}, _drop_prompt(batch["tokens"], no_prompt))
+        context, mask = apply(text, text_params, _drop_prompt(batch["tokens"], no_prompt))
         first = latents[:, 0]
         strength = condition_noise * jax.random.uniform(keys[2], (*count, 1, 1, 1))
         errors = _velocity_error(
@@ -133,7 +134,7 @@ def video_loss(
     return loss
 
 
-def elevation_loss(head, unpack: Callable):
+def elevation_loss(head: ElevationHead, unpack: Callable) -> Loss:
     """Mean squared error of the elevation in radians, from latents with a little noise.
 
     Batch: {"latents": [B, T, h, w, z], "elevation": [B]}.
@@ -144,7 +145,7 @@ def elevation_loss(head, unpack: Callable):
         latents = batch["latents"].astype(jnp.float32)
         strength = 0.3 * jax.random.uniform(strength_key, (latents.shape[0], 1, 1, 1, 1))
         latents = latents + strength * jax.random.normal(noise_key, latents.shape)
-        error = head.apply({"params": unpack(merge(params, held))}, latents) - batch["elevation"]
+        error = apply(head, unpack(merge(params, held)), latents) - batch["elevation"]
         return jnp.square(error).mean(), {"degrees": jnp.rad2deg(jnp.abs(error).mean())}
 
     return loss

@@ -5,9 +5,9 @@ Muon (Jordan et al. 2024; size of the updates as in Liu et al., arXiv 2502.16982
 
 from __future__ import annotations
 
-import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import jax
 import optax
@@ -54,7 +54,7 @@ def make(
     scale = adam
     if optimizer == "muon":
         orthogonal = optax.chain(
-            scale_by_muon(weight_dimension_numbers=functools.partial(_matrices, MuonDimensionNumbers((1,), (2,)))),
+            scale_by_muon(weight_dimension_numbers=_matrices),
             _times(stacks.spread(_usual_size)),
         )
         scale = _by_kind({"matrix": orthogonal, REST: adam})
@@ -63,7 +63,9 @@ def make(
     return optax.chain(optax.clip_by_global_norm(CLIP), scale, decay, rates)
 
 
-def _matrices(numbers: MuonDimensionNumbers, stacks: dict) -> dict:
+def _matrices(stacks: Any) -> Any:
+    """Which axes of stacks [n, rows, columns] are a matrix's."""
+    numbers = MuonDimensionNumbers((1,), (2,))
     return {key: value if isinstance(value, optax.MaskedNode) else numbers for key, value in stacks.items()}
 
 
@@ -71,7 +73,7 @@ def _usual_size(place: Place) -> float:
     return USUAL_RMS * math.sqrt(max(place.rows, place.columns))
 
 
-def _by_kind(transformations: dict[str, optax.GradientTransformation]) -> optax.GradientTransformation:
+def _by_kind(transformations: Mapping[Any, optax.GradientTransformation]) -> optax.GradientTransformation:
     return optax.partition(transformations, lambda stacks: {k: REST if k == REST else "matrix" for k in stacks})
 
 

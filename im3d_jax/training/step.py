@@ -7,6 +7,7 @@ in it, and many steps are one `lax.scan`.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -35,7 +36,7 @@ def make_train_steps(
     mesh: Mesh | None = None,
     schedule: Schedule | None = None,
     stacks: Stacks | None = None,
-):
+) -> Callable[..., tuple[TrainState, dict]]:
     """Builds `steps(state, held, data, count, total=0) -> (state, metrics)`, jitted, `state` donated, `count` static.
 
     Args:
@@ -52,7 +53,7 @@ def make_train_steps(
     Metrics are means over the `count` steps; `loss` and `gradient_norm` are always among them.
     """
 
-    def one(state: TrainState, held: dict, data: dict, total: jax.Array) -> tuple[TrainState, dict]:
+    def one(state: TrainState, held: dict, data: dict, total: jax.Array | int) -> tuple[TrainState, dict]:
         key = jax.random.fold_in(state.key, state.step)
         draw, key = jax.random.split(key)
         rows = jax.random.randint(draw, (batch_size,), 0, jax.tree.leaves(data)[0].shape[0])
@@ -68,11 +69,11 @@ def make_train_steps(
             gradients = stacks.stack(gradients)
         updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
         if schedule is not None:
-            share = schedule(state.step, total)
+            share = schedule(state.step, jnp.asarray(total))
             updates = jax.tree.map(lambda update: share * update, updates)
-        params = optax.apply_updates(state.params, updates)
+        params: Any = optax.apply_updates(state.params, updates)
         decay = jnp.minimum(ema, (1.0 + state.step) / (10.0 + state.step))
-        average = optax.incremental_update(params, state.ema, 1.0 - decay)
+        average: Any = optax.incremental_update(params, state.ema, 1.0 - decay)
         metrics = {**metrics, "loss": value, "gradient_norm": optax.tree.norm(gradients)}
         return TrainState(state.step + 1, params, average, opt_state, state.key), metrics
 
@@ -94,5 +95,5 @@ def _one_by_one(many):
             summed = metrics if summed is None else jax.tree.map(jnp.add, summed, metrics)
         return state, jax.tree.map(lambda value: value / count, summed)
 
-    steps.lower = many.lower
+    steps.lower = many.lower  # pyright: ignore[reportFunctionMemberAccess]  # as jitted functions have it
     return steps

@@ -11,12 +11,13 @@ import dataclasses
 import fnmatch
 import pathlib
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, get_args
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import DTypeLike
 
 from im3d_jax.errors import WeightsError
 from im3d_jax.weights.names.networks import (
@@ -100,7 +101,7 @@ def encoder_folder(preset: Preset) -> str:
     return "image_encoder" if preset.image_encoder else "text_encoder"
 
 
-def encoder_prefix(preset: Preset, names) -> str:
+def encoder_prefix(preset: Preset, names: Iterable[str]) -> str:
     """Prefix of a family's encoder in sgm files."""
     if preset.image_encoder or any(name.startswith("conditioner.") for name in names):
         return "conditioner.embedders.0."
@@ -178,10 +179,13 @@ def _with_frames(preset: Preset, frames: object) -> Preset:
 
     SV3D's networks draw the orbits of their own length only.
     """
-    given = isinstance(frames, int) or (isinstance(frames, str) and frames.isdecimal())
-    if not given or int(frames) < 2 or preset.unet.temporal != "blended" or preset.name.startswith("sv3d"):
+    if isinstance(frames, str) and frames.isdecimal():
+        frames = int(frames)
+    if not isinstance(frames, int) or frames < 2:
         return preset
-    return dataclasses.replace(preset, frames=int(frames))
+    if preset.unet.temporal != "blended" or preset.name.startswith("sv3d"):
+        return preset
+    return dataclasses.replace(preset, frames=frames)
 
 
 def with_frames(checkpoint: Checkpoint, frames: int) -> Checkpoint:
@@ -329,7 +333,7 @@ def load_network(
     checkpoint: Checkpoint,
     network: str,
     *,
-    dtype=None,
+    dtype: DTypeLike | None = None,
     sharding: jax.sharding.Sharding | Callable[[dict], dict] | None = None,
 ) -> dict:
     """The parameters of ``unet`` or ``vae``, read, cast and put in place a few tensors at a time.
@@ -371,7 +375,14 @@ def _place(tensor: StoredTensor, entry: Entry, dtype, sharding) -> jax.Array:
     return jax.make_array_from_callback(shape, sharding, piece)
 
 
-def save_network(path: str | pathlib.Path, params: dict, table: Table, *, dtype=None, metadata=None) -> None:
+def save_network(
+    path: str | pathlib.Path,
+    params: dict,
+    table: Table,
+    *,
+    dtype: DTypeLike | None = None,
+    metadata: dict[str, str] | None = None,
+) -> None:
     """Writes parameters of ours under a table's names, one tensor at a time.
 
     Args:

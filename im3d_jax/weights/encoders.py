@@ -20,6 +20,7 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import DTypeLike
 
 from im3d_jax.errors import WeightsError
 from im3d_jax.models.clip import CLIPText, CLIPTextConfig, CLIPVision, CLIPVisionConfig
@@ -54,7 +55,7 @@ class EncoderTable:
     unused: tuple[str, ...] = ()
 
 
-def encoder_network(config: EncoderConfig, dtype=jnp.float32) -> CLIPText | CLIPVision | T5Encoder:
+def encoder_network(config: EncoderConfig, dtype: DTypeLike = jnp.float32) -> CLIPText | CLIPVision | T5Encoder:
     """The linen module of a configuration."""
     if isinstance(config, CLIPVisionConfig):
         return CLIPVision(config, dtype)

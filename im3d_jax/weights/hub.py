@@ -70,7 +70,7 @@ def find_model(model: str, flag: str = "--model") -> pathlib.Path:
     except LocalEntryNotFoundError:
         pass
     try:
-        wanted = [file] if file else list(WANTED)
+        wanted: list[str] = [file] if file else [*WANTED]
         snapshot = pathlib.Path(huggingface_hub.snapshot_download(repository, allow_patterns=wanted))
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
         reason = str(error).partition("\n")[0][:160]

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Mapping
 import ml_dtypes
 import numpy as np
 import safetensors
+from jax.typing import DTypeLike
 
 from im3d_jax.errors import WeightsError
 from im3d_jax.weights.trees import check_no_pickle
@@ -177,7 +178,7 @@ def read_tensor(tensor: StoredTensor, index: tuple[slice, ...] | None = None) ->
     return mapped.view(np.ndarray)[index or ...]
 
 
-def arranged(array: np.ndarray, dtype) -> np.ndarray:
+def arranged(array: np.ndarray, dtype: DTypeLike) -> np.ndarray:
     """A copy of a view of `read_tensor`'s result, in another dtype and in C order.
 
     Casts that narrow come first, where the values lie in the file; others last: casting and moving at once takes up to

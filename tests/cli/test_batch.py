@@ -31,7 +31,7 @@ def test_views_of_every_line(lines, bundle, tmp_path, capsys):
     assert main(flags) == 0
     summary = json.loads((tmp_path / "out/summary.json").read_text())
     assert summary["finished"] == summary["lines"] == 3 and summary["batch"] == 2 and summary["assets"] is False
-    assert summary["command"].startswith("im3d ") and summary["quality"] == "draft" and summary["failed"] == {}
+    assert summary["command"].startswith("im3d") and summary["quality"] == "draft" and summary["failed"] == {}
     for name in ("00001", "00002", "00003"):
         assert read_images(sorted((tmp_path / "out" / name / "views").iterdir())).shape == (4, 32, 32, 4)
     capsys.readouterr()

@@ -64,10 +64,9 @@ def test_generate(checkpoints, picture, tmp_path, capsys):
             stopped.append((event.stage, event.finished))
             raise KeyboardInterrupt
 
-    made = None
+    made, model = None, im3d_jax.load(str(checkpoints["sv3d_u"]))
     while made is None:
         try:
-            model = str(checkpoints["sv3d_u"])
             made = im3d_jax.generate(model, image=picture, quality="draft", out=tmp_path / "cut", progress=progress)
         except KeyboardInterrupt:
             assert len(stopped) < 40
