@@ -20,7 +20,8 @@ from im3d_jax.pipelines import Batch, Drawn, Pipeline
 from im3d_jax.typing import Device
 
 
-T, R = TypeVar("T"), TypeVar("R")
+T = TypeVar("T")
+R = TypeVar("R")
 # What can be wrong with one run while others are well.
 OWN_ERRORS = (ImageError, WeightsError)
 Outcome = tuple[Loop[Any], InputError | None]
