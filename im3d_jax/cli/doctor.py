@@ -46,10 +46,10 @@ def run(values: flags.FlagValues) -> None:
         views, pictures = open_model(values.model)
     except InputError as error:
         print(f"weights of {values.model}: NOT usable: {error}")
-        print("put the files of a model into one folder and pass it as --model=FOLDER")
+        print("put a model's files into one folder anywhere and give it as --model=FOLDER")
         raise
     print("\n".join((views or pictures).describe()))
-    print("other weights: put the files of a model into one folder and pass it as --model=FOLDER")
+    print("other weights: put a model's files into one folder anywhere and give it as --model=FOLDER")
 
 
 def _print_vocabulary(model: str) -> None:
@@ -59,7 +59,7 @@ def _print_vocabulary(model: str) -> None:
     views, pictures = open_model(model)
     words = (pictures or views).vocabulary()
     if not words:
-        raise InputError(f"--model={model} has no list of words: it reads any text, or no text at all")
+        raise InputError(f"--model={model} has no list of words: it reads any prompt, or none")
     print("\n".join(": ".join([word, ", ".join(others)]) if others else word for word, others in words.items()))
 
 
