@@ -121,7 +121,7 @@ def test_reconstruct_a_capture_and_a_run_folder(made, tmp_path):
     whole = im3d_jax.generate(model.pipeline, REQUEST, rounds=0, out=tmp_path / "run")
     half = im3d_jax.reconstruct(tmp_path / "run", model=model.pipeline, quality="draft")
     np.testing.assert_array_equal(half.gaussians.means, whole.gaussians.means)
-    with pytest.raises(InputError, match="capture settings are given, and this is a run folder: give a quality"):
+    with pytest.raises(InputError, match="expected a quality instead of capture settings"):
         im3d_jax.reconstruct(tmp_path / "run", settings=settings, model=model.pipeline)
 
 

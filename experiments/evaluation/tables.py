@@ -14,6 +14,7 @@ _NAMES = {
     "lpips": "LPIPS",
 }  # fmt: skip
 _DIGITS = {"psnr": 2, "foreground_psnr": 2, "residual": 2}  # of decimals; 4 of all others
+COLUMNS = 2  # of a table: lines of a page have at most 120 columns
 _BEGIN, _END = "<!-- evaluation: generated -->", "<!-- end of evaluation -->"
 
 
@@ -52,6 +53,40 @@ def to_markdown(summary: Mapping[str, Any]) -> str:
         "",
         "Mean ± standard error (standard deviation over objects):",
         "",
+    ]
+    for start in range(0, len(columns), COLUMNS):
+        lines += [*_comparisons(summary, columns[start : start + COLUMNS]), ""]
+    del lines[-1]
+    lines += _similarities(summary, rounds)
+    header = "| rounds | consistency, dB | change | gaussians | network evaluations | median seconds |"
+    lines += ["", header, "|---" * 6 + "|"]
+    for r in rounds:
+        path = f"assets/{r}"
+        refined = differences.get(f"{path}/refined/residual")
+        cells = [
+            r,
+            _cell(figures[f"{path}/residual/psnr"], "residual"),
+            "" if refined is None else _cell(refined, "residual", "+"),
+            f"{figures[f'{path}/gaussians']['mean']:.0f}",
+            f"{figures[f'{path}/network_evaluations']['mean']:.0f}",
+            f"{figures[f'{path}/seconds']['median']:.1f}",
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    lines += [
+        "",
+        f"Elevation: off by {error['mean']:.2f}° in the mean (standard deviation {error['std']:.2f}°, median "
+        f"{error['median']:.2f}°).",
+        f"Views alone: {figures['views/network_evaluations']['mean']:.0f} network evaluations, median "
+        f"{views['median']:.1f} s.",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _comparisons(summary: Mapping[str, Any], columns: Sequence[str]) -> list[str]:
+    """The table of some measures: views, assets and refinement."""
+    figures, differences = summary["figures"], summary["differences"]
+    rounds = sorted(str(number) for number in summary["settings"]["rounds"])
+    lines = [
         f"| | {' | '.join(_NAMES[m] for m in columns)} |",
         "|---" * (len(columns) + 1) + "|",
         _row("views", figures, "views", columns),
@@ -73,28 +108,7 @@ def to_markdown(summary: Mapping[str, Any]) -> str:
             _row(f"{name}: 15 cameras", differences, f"{path}/cameras", columns, "+"),
             _row(f"{name}: 16 in between", differences, f"{path}/between", columns, "+"),
         ]
-    lines += _similarities(summary, rounds)
-    header = "| rounds | consistency, dB | change | gaussians | network evaluations | median seconds |"
-    lines += ["", header, "|---" * 6 + "|"]
-    for r in rounds:
-        path = f"assets/{r}"
-        refined = differences.get(f"{path}/refined/residual")
-        cells = [
-            r,
-            _cell(figures[f"{path}/residual/psnr"], "residual"),
-            "" if refined is None else _cell(refined, "residual", "+"),
-            f"{figures[f'{path}/gaussians']['mean']:.0f}",
-            f"{figures[f'{path}/network_evaluations']['mean']:.0f}",
-            f"{figures[f'{path}/seconds']['median']:.1f}",
-        ]
-        lines.append(f"| {' | '.join(cells)} |")
-    lines += [
-        "",
-        f"Elevation: off by {error['mean']:.2f}° in the mean (standard deviation {error['std']:.2f}°, median "
-        f"{error['median']:.2f}°). Views alone: {figures['views/network_evaluations']['mean']:.0f} network "
-        f"evaluations, median {views['median']:.1f} s.",
-    ]
-    return "\n".join(lines) + "\n"
+    return lines
 
 
 def _similarities(summary: Mapping[str, Any], rounds: Sequence[str]) -> list[str]:

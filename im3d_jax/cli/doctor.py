@@ -50,7 +50,8 @@ def run(values: flags.FlagValues) -> None:
         raise
     reader = views or pictures
     assert reader is not None  # a model draws one of the two
-    print("\n".join(reader.describe()))
+    print("
+".join(reader.describe()))
     print("other weights: put the files of a model into one folder and pass it as --model=FOLDER")
 
 
@@ -63,7 +64,7 @@ def _print_vocabulary(model: str) -> None:
     assert reader is not None  # a model draws one of the two
     words = reader.vocabulary()
     if not words:
-        raise InputError(f"--model={model} has no list of words: it reads any text, or no text at all")
+        raise InputError(f"--model={model} has no list of words: it reads any prompt, or none")
     print("\n".join(": ".join([word, ", ".join(others)]) if others else word for word, others in words.items()))
 
 

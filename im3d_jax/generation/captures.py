@@ -51,7 +51,7 @@ class CaptureSettings:
 
 
 def usual_rows(capture: Capture) -> int:
-    """Default capacity for a capture: by the number of pixels, and at least twice the points at the start."""
+    """Most gaussians of a capture where the user does not say: by its pixels, and at least twice its points."""
     pixels = capture.cameras.width * capture.cameras.height
     rows = min(MOST_ROWS, FEWEST_ROWS * max(1, -(-pixels // PIXELS_OF_FEWEST)))
     return max(rows, 0 if capture.points is None else 2 * len(capture.points))

@@ -38,7 +38,7 @@ def test_views_of_every_line(lines, bundle, tmp_path, capsys):
     # A single command finds its line finished.
     single = ["views", "--prompt=a red mug", "--seed=3", "--quality=draft", f"--model={bundle}"]
     assert main([*single, f"--out={tmp_path / 'out/00001'}"]) == 0
-    assert "views: finished before" in capsys.readouterr().err
+    assert "views: already finished" in capsys.readouterr().err
     assert main(flags) == 0 and "nothing is left to draw" in capsys.readouterr().err
 
 
@@ -87,7 +87,7 @@ def test_ctrl_c(lines, fake, tmp_path, capsys):
         ('{"promt": "mug"}', "did you mean 'prompt'"),
         ('{"image": "none.png"}', "no picture "),
         ('{"image": "prompts.jsonl"}', "line 1: image "),
-        ("\n \n", "has no line"),
+        ("\n \n", "has no lines"),
     ],
 )
 def test_wrong_lines(text, message, lines, fake, tmp_path, capsys):

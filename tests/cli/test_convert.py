@@ -20,8 +20,8 @@ def test_there_and_back(weights, tmp_path, capsys):
     folder, again = tmp_path / "sd", tmp_path / "again.safetensors"
     assert main(["convert", f"--model={weights}", "--to=diffusers", f"--out={folder}", "--family=sd15"]) == 0
     printed = capsys.readouterr().out
-    assert f"{weights} holds no text_encoder: what was written lacks the same" in printed
-    assert "sd15, sgm to diffusers" in printed and "group norms follow sgm's eps" in printed
+    assert f"{weights} holds no text_encoder: neither does the output" in printed
+    assert "sd15, sgm to diffusers" in printed and "epsilon of the group norms: sgm's" in printed
     # The family was recorded, so it need not be given again.
     assert main(["convert", f"--model={folder}", "--to=sgm", f"--out={again}"]) == 0
     sizes = [path.stat().st_size for path in (weights, again)]
@@ -71,7 +71,7 @@ def test_what_is_interrupted_leaves_nothing(weights, to, tmp_path, capsys, monke
         (["--model=nowhere/at/all", "--to=sgm", "--out=x"], "no such file or folder, and not a hub id"),
         (
             ["--model={weights}", "--to=diffusers", "--out=x", "--family=sd15", "--frames=21"],
-            "sd15 draws 1 frames: a length is given for svd and svd_xt alone",
+            "sd15 has a fixed number of frames (1): --frames applies to svd and svd_xt only",
         ),
         (["--model={weights}", "--to=torch", "--out=x"], "diffusers|sgm"),
     ],

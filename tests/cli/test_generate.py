@@ -64,7 +64,7 @@ def test_generate(fake, tmp_path, capsys):
     capsys.readouterr()
     assert generate(out) == 0
     assert fake.calls == calls and results(out) == before
-    assert "views: finished before" in capsys.readouterr().err
+    assert "views: already finished" in capsys.readouterr().err
 
     # Another seed is refused by its name, then made on demand.
     assert generate(out, "--seed=1") == 2
@@ -139,7 +139,7 @@ def test_a_picture_found_wanting_late_costs_no_results(fake, box, tmp_path, caps
 
 @pytest.mark.parametrize("call", ["picture", "views", "orbit", "refine 2"])
 def test_ctrl_c(fake, call, tmp_path, capsys):
-    """Code 130 and one line; what is finished is kept and not drawn again."""
+    """Code 130 and one line; finished work is kept and not drawn again."""
     fake.failures[call] = KeyboardInterrupt()
     assert generate(tmp_path / "run") == 130
     last = capsys.readouterr().err.splitlines()[-1]
@@ -157,5 +157,5 @@ def test_memory_that_runs_out_on_the_way(fake, tmp_path, capsys):
     fake.failures["views"] = jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory while trying to allocate 9.")
     assert generate(tmp_path / "run") == 2
     last = capsys.readouterr().err.splitlines()[-1]
-    assert "ran with --memory=24gb" in last and "Traceback" not in last
-    assert (tmp_path / "run/input.png").exists(), "what is finished is kept"
+    assert "smaller preset than --memory=24gb" in last and "Traceback" not in last
+    assert (tmp_path / "run/input.png").exists(), "finished work is kept"

@@ -62,7 +62,7 @@ def test_a_run_and_its_files(reconstruct, drawn_by, tmp_path, capsys):
         arrays[name] = np.abs(rng.normal(0, 0.02, shape)).astype(np.float32)
     save_file(arrays, tmp_path / "vgg.safetensors")
     assert reconstruct("whole", f"--lpips_weights={tmp_path / 'vgg.safetensors'}") == 0
-    assert "fit to step 12: finished before" in capsys.readouterr().err
+    assert "fit to step 12: already finished" in capsys.readouterr().err
     metrics = json.loads((tmp_path / "whole/metrics.json").read_text())
     assert metrics["test"]["lpips"] > 0 and metrics["views"]["lpips"] > 0
 
@@ -141,7 +141,7 @@ def test_views_from_one_place_are_refused(reconstruct, tmp_path, capsys, capture
     def all_but(count):
         return lambda frames: frames.__delitem__(slice(count, None))
 
-    assert "1 view from one place, which leaves all depths open" in line(edited(all_but(1)))
+    assert "1 view from one place, so depth cannot be recovered" in line(edited(all_but(1)))
     assert "4 views from one place" in line(edited(turned_about_one_eye))
     assert "1 view from one place (--hold_out=2 leaves 1 to fit)" in line(edited(all_but(2)), "--hold_out=2")
 

@@ -120,8 +120,8 @@ def test_what_a_model_is_for(refused, checkpoints, picture):
     sd, video = checkpoints["sd"], checkpoints["folder"]
     assert "draws no pictures" in refused(video, "--prompt=a mug", f"--image_model={video}", image=False)
     assert "--image and --image_model are both given" in refused(video, f"--image_model={sd}")
-    assert "tiny has no memory presets; leave --memory=16gb away" in refused("tiny", "--memory=16gb")
-    assert "orbit_direction=cw: the views of tiny turn ccw" in refused("tiny", "--orbit_direction=cw")
+    assert "tiny has no memory presets; remove --memory=16gb" in refused("tiny", "--memory=16gb")
+    assert "orbit_direction=cw: tiny draws ccw orbits only" in refused("tiny", "--orbit_direction=cw")
     assert "--memory=8gb" in refused(video, "--memory=8gb")
 
 
@@ -158,5 +158,5 @@ def test_picture_models_that_are_not_there(refused, checkpoints):
 
 def test_too_little_memory(refused, checkpoints, monkeypatch):
     monkeypatch.setattr(memory, "device_gib", lambda: 1e-6)
-    assert "needs about" in (line := refused(checkpoints["sv3d_u"])) and "larger machine" in line
+    assert "needs about" in (line := refused(checkpoints["sv3d_u"])) and "machine with more memory" in line
     assert "--memory=80gb needs about" in refused(checkpoints["sv3d_u"], "--memory=80gb")

@@ -57,7 +57,7 @@ def test_a_run_goes_on_where_it_stopped(tmp_path, capsys):
     model = Noting()
     arguments = ["--quality=draft", "--rounds=0,1", "--seed=7", f"--out={tmp_path}", f"--table={tmp_path}/page.md"]
     evaluated(model, "--objects=1", *arguments)
-    assert "object 0: finished before" in evaluated(model, "--objects=2", *arguments)
+    assert "object 0: already finished" in evaluated(model, "--objects=2", *arguments)
     assert model.seeds == [7, 8]
     found = json.loads((tmp_path / "results.json").read_text())
     assert found["objects"] == 2 and found["command"].startswith("python -m experiments.evaluate")

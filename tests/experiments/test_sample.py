@@ -36,7 +36,7 @@ def test_two_parts_by_two_programs_are_one_result(tmp_path, capsys):
     assert summaries[0]["command"].startswith("im3d") and "experiments.sample" in summaries[1]["command"]
     capsys.readouterr()
     assert sample.PROGRAM(arguments) == 0
-    assert "3 of 3 lines: finished before" in capsys.readouterr().err
+    assert "3 of 3 lines: already finished" in capsys.readouterr().err
     whole = json.loads((out / "summary.json").read_text())
     assert whole["finished"] == 3 and whole["drawn_by_this_run"] == 0 and whole["quality"] == "draft"
 

@@ -163,7 +163,7 @@ class Painter(FakeModel):
         self.calls += ["picture"] * len(prompts)
         noise = np.random.default_rng(0).uniform(size=(SIDE, SIDE, 4)).astype(np.float32)
         noise[..., 3] = 1.0
-        found = {1: WeightsError("no numbers"), 2: Drawn(noise, 3)}
+        found = {1: WeightsError("NaN or infinite"), 2: Drawn(noise, 3)}
         return lambda: [found.get(seed, Drawn(off_centre(), 11, ("slow as ever",))) for seed in row_seeds]
 
 
@@ -224,4 +224,4 @@ def test_weights_that_draw_no_numbers(orbits):
     model = type(orbits)(Broken(), orbits.memory_preset)
     task = ViewTask(np.ones((model.image_size, model.image_size, 4), np.float32), None, 0)
     (drawn,) = model.draw_views([task], model.view_settings("draft"))()
-    assert isinstance(drawn, WeightsError) and "no numbers" in str(drawn)
+    assert isinstance(drawn, WeightsError) and "NaN or infinite" in str(drawn)

@@ -160,7 +160,7 @@ class Failing(FakeModel):
 def test_lines_that_fail_are_named_and_tried_again(tmp_path):
     file = written(tmp_path, *({"prompt": "mug", "seed": seed} for seed in range(4)))
     told = io.StringIO()
-    with pytest.raises(InputError, match="^2 of 4 lines failed, .* tries these again"):
+    with pytest.raises(InputError, match="^2 of 4 lines failed, .* try the failed ones again"):
         make(Failing(1, 2).pipeline, file, progress=ProgressPrinter(told))
     assert "line 2: no luck with 1\n" in told.getvalue() and "line 3: no luck with 2\n" in told.getvalue()
     summary = summary_of(file)
@@ -275,7 +275,7 @@ def test_memory_that_runs_out_is_one_line(tmp_path, rows):
     with pytest.raises(OutOfMemory) as raised:
         make(Full(rows).pipeline, file)
     line = str(raised.value)
-    assert "\n" not in line and "the device's memory is used up" in line and "what is finished is kept" in line
+    assert "\n" not in line and "the device is out of memory" in line and "finished work is kept" in line
     assert ("--memory=24gb" in line, "smaller --batch than 2" in line) == (rows == 1, rows == 2)
     # The views that were drawn before are not lost.
     assert make(Failing(rows=rows).pipeline, file)["finished"] == 3

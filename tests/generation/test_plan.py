@@ -106,11 +106,11 @@ def test_a_prompt_that_is_read_whole(tiny):
 
 def test_unknown_words_and_the_end_of_a_long_prompt(tiny):
     (line,) = remarks(tiny, "a Zebra mug")
-    assert line == "not in the model's vocabulary and ignored: Zebra; see im3d doctor --vocabulary"
+    assert line == "words outside the model's vocabulary, ignored: Zebra; see im3d doctor --vocabulary"
     # 23 words fit; an unknown one takes no room.
     unknown, lost = remarks(tiny, "zebra " + "red " * 23 + "\nmug,  with white dots.")
     assert "zebra" in unknown
-    assert lost == "the prompt is longer than the model reads, its end is left out: mug, with white dots."
+    assert lost == "the prompt is longer than the model reads; ignored end: mug, with white dots."
 
 
 def test_a_very_long_prompt_is_quoted_in_part(tiny):
@@ -140,7 +140,7 @@ def test_who_reads_the_prompt_has_its_say():
 def test_what_a_model_cannot_draw():
     with pytest.raises(InputError, match="fake starts from a picture: give --image=FILE, or .* --image_model=DIR"):
         make_plan(AssetRequest("mug"), Pipeline(FakeModel()))
-    with pytest.raises(InputError, match="orbit_direction=cw: the views of fake turn ccw; leave it away"):
+    with pytest.raises(InputError, match="orbit_direction=cw: fake draws ccw orbits only; remove the option"):
         make_plan(AssetRequest("mug", orbit_direction="cw"), FakeModel().pipeline)
-    with pytest.raises(ImageError, match="wholly transparent"):
+    with pytest.raises(ImageError, match="entirely transparent"):
         make_plan(AssetRequest(image=np.zeros((32, 32, 4), np.float32)), FakeModel().pipeline)

@@ -31,7 +31,7 @@ def test_lines_of_a_file(tmp_path):
 @pytest.mark.parametrize(
     "text, message",
     [
-        ('{"prompt": "mug"}\n{"prompt": mug}\n', "line 2 of .* is no JSON"),
+        ('{"prompt": "mug"}\n{"prompt": mug}\n', "line 2 of .* is not JSON"),
         ("[1]", r"line 1 of .* holds \[1\]; expected an object"),
         ('{"seed": 3}', "line 1 of .* has neither prompt nor image"),
         ('{"promt": "mug"}', "line 1 of .*unknown field 'promt'; did you mean 'prompt'"),
@@ -42,10 +42,10 @@ def test_lines_of_a_file(tmp_path):
         ('{"prompt": "a", "seed": true}', "seed is true; expected a whole number"),
         ('{"prompt": "a", "seed": 1.5}', "seed is 1.5; expected"),
         ('{"prompt": "a", "seed": -1}', "seed is -1; expected a whole number from 0 to 4294967295"),
-        ('{"image": "none.png"}', "no picture .*none.png; paths count from"),
-        ('{"image": "%s"}' % ("x" * 5000), "line 1 of .*: no picture .*xxx; paths count from"),
+        ('{"image": "none.png"}', "no picture .*none.png; paths are relative to"),
+        ('{"image": "%s"}' % ("x" * 5000), "line 1 of .*: no picture .*xxx; paths are relative to"),
         ('{"prompt": "\\ud800"}', "line 1 of .*: the prompt holds bytes that are no UTF-8"),
-        ("\n \n", "has no line"),
+        ("\n \n", "has no lines"),
     ],
 )
 def test_wrong_lines_are_one_line(text, message, tmp_path):

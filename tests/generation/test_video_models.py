@@ -38,7 +38,7 @@ def test_generate(checkpoints, picture, tmp_path, capsys):
     orbit = run["orbit"]
     assert set(orbit["losses"]) == {"ccw", "cw"} and orbit["elevation"] == "fitted"
     assert orbit["start_deg"] == 10 and orbit["start"] == "rig's default" and "reach_deg" not in orbit
-    assert "fitted from 10.0, where all searches start: no elevation head lies beside the weights" in shown
+    assert "fitted from 10.0, the default start: there is no elevation head beside the weights" in shown
     assert min(orbit["losses"], key=orbit["losses"].get) == orbit["direction"]
     assert f"the orbit turns {orbit['direction']}" in shown and "no plain background" in shown
     for views in ("views", "views_round1", "views_round2"):
@@ -56,7 +56,7 @@ def test_generate(checkpoints, picture, tmp_path, capsys):
     # A second run finds everything finished; one that is stopped everywhere ends with the same bytes.
     before = results(out)
     assert main(["generate", *flags, f"--out={out}"]) == 0
-    assert results(out) == before and "finished before" in capsys.readouterr().err
+    assert results(out) == before and "already finished" in capsys.readouterr().err
     stopped = []
 
     def progress(event):
@@ -94,7 +94,7 @@ def test_another_memory_preset_goes_on_in_the_same_folder(checkpoints, picture, 
     views(tmp_path / "run", *flags, "--memory=24gb")
     capsys.readouterr()
     _, run = views(tmp_path / "run", *flags, "--memory=16gb")
-    assert "views: finished before" in capsys.readouterr().err and run["memory"] == "16gb"
+    assert "views: already finished" in capsys.readouterr().err and run["memory"] == "16gb"
 
 
 def test_lpips_weights_make_the_loss(checkpoints, picture, tmp_path, capsys):

@@ -66,8 +66,8 @@ def test_mask_keeps_given_alpha():
     ("picture", "words"),
     [
         (np.ones((1, 1, 3), np.float32), "1x1 pixels"),
-        (np.zeros((32, 32, 4), np.float32), "wholly transparent"),
-        (np.ones((32, 32, 3), np.float32), "shows nothing"),
+        (np.zeros((32, 32, 4), np.float32), "entirely transparent"),
+        (np.ones((32, 32, 3), np.float32), "shows only its plain background"),
         (np.random.default_rng(0).random((32, 32, 3)).astype(np.float32), "not plain"),
         (disc(64, 2.0, (30.0, 30.0), (0.5, 0.5, 0.5)), "pixels large"),
         (np.pad(np.ones((4, 1800, 4), np.float32), ((8, 8), (100, 100), (0, 0))), "too thin"),

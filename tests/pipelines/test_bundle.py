@@ -44,11 +44,11 @@ def test_facts(model):
     assert (model.image_size, model.num_views, model.target_fraction) == (32, 4, 0.55)
     assert model.vocabulary() == {"a": [], "mug": [], "red": []}
     assert model.prompt_remarks("a red mug a red zork") == [
-        "not in the model's vocabulary and ignored: zork; see im3d doctor --vocabulary"
+        "words outside the model's vocabulary, ignored: zork; see im3d doctor --vocabulary"
     ]
     ignored, lost = model.prompt_remarks("a blue mug a red Zork! mug a mug")
-    assert ignored.startswith("not in the model's vocabulary and ignored: blue, Zork;")
-    assert lost == "the prompt is longer than the model reads, its end is left out: a mug"
+    assert ignored.startswith("words outside the model's vocabulary, ignored: blue, Zork;")
+    assert lost == "the prompt is longer than the model reads; ignored end: a mug"
     assert model.identity(elevation_known=True) == model.picture_identity()
     assert model.picture_identity()["name"] == "bundle" and len(model.picture_identity()["sha256"]) == 64
 

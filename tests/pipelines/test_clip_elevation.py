@@ -79,8 +79,8 @@ def test_heads_that_are_refused(tmp_path):
         elevation.load_head(path, HEAD.encoder)
     fields = {"kind": elevation.KIND, "encoder": HEAD.encoder, "bias": "0", "lowest": "0", "highest": "1"}
     for tensors, more, message in (
-        ({"weight": HEAD.weight}, {"kind": "other"}, "is no elevation head"),
-        ({"bias": HEAD.weight}, {"error": "0"}, "is no elevation head"),
+        ({"weight": HEAD.weight}, {"kind": "other"}, "is not an elevation head"),
+        ({"bias": HEAD.weight}, {"error": "0"}, "is not an elevation head"),
         ({"weight": HEAD.weight}, {}, "lacks a number"),
         ({"weight": HEAD.weight}, {"error": "x"}, "lacks a number"),
         ({"weight": HEAD.weight}, {"error": "nan"}, "finite"),
@@ -138,4 +138,4 @@ def test_from_the_head_to_the_search(checkpoints, picture, tmp_path, capsys):
     assert main(["doctor", f"--model={model}"]) == 2 and "not a whole safetensors file" in capsys.readouterr().out
     elevation.save_head(head_file(model), elevation.Head(weight[:4], 0.35, own, -0.2, 0.9, 0.03))
     code, run, said = views(model, "narrow")
-    assert code == 2 and run is None and "reads 4 features and the model's image encoder has 6" in said
+    assert code == 2 and run is None and "reads 4 features, but the model's image encoder has 6" in said

@@ -30,7 +30,7 @@ def test_refusals_name_what_was_given(checkpoints, bundle, tmp_path):
     video, pictures = str(checkpoints["folder"]), str(checkpoints["sd"])
     for arguments, message in (
         ((pictures,), "draws no orbits: give weights of svd, svd_xt, sv3d_u, sv3d_p as --model"),
-        ((video, video), "draws no pictures from prompts: give Stable Diffusion 1.5 or 2.1, or tiny, as --image_model"),
+        ((video, video), "draws no pictures from prompts: --image_model expects Stable Diffusion 1.5 or 2.1, or tiny, as --image_model"),
         (("",), "--model is empty"),
         (("tiny", ""), "--image_model is empty"),
         ((str(tmp_path / "none"),), "no such folder"),
@@ -38,7 +38,7 @@ def test_refusals_name_what_was_given(checkpoints, bundle, tmp_path):
         with pytest.raises(WeightsError, match=message) as raised:
             load(arguments[0], image_model=arguments[1] if len(arguments) > 1 else None)
         assert "\n" not in str(raised.value)
-    with pytest.raises(WeightsError, match="has no memory presets; leave --memory=16gb away"):
+    with pytest.raises(WeightsError, match="has no memory presets; remove --memory=16gb"):
         load(bundle, memory="16gb")
 
 

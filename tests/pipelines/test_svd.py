@@ -177,7 +177,7 @@ class NoNumbers(CheckpointSource):
 def test_weights_that_draw_no_numbers(checkpoints, image):
     source = NoNumbers(open_checkpoint(checkpoints["sv3d_u"], preset=tiny("sv3d_u")))
     model = svd.OrbitModel(source, MEMORIES["80gb"])
-    with pytest.raises(WeightsError, match=r"sv3d_u \(sgm\) drew values that are no numbers"):
+    with pytest.raises(WeightsError, match=r"sv3d_u \(sgm\) drew NaN or infinite values"):
         draw(model, image)
 
 
