@@ -87,7 +87,7 @@ def measure_objects(
     features: list[np.ndarray] = []
     for toys, words in build_objects(split, indices, CHUNK, default_workers(count)):
         done = CHUNK * len(features)
-        toys = toys.replace(elevation=elevations[done : done + len(words)])
+        toys = dataclasses.replace(toys, elevation=elevations[done : done + len(words)])
         # The last piece is filled up, so that one program is compiled.
         rows = np.minimum(np.arange(CHUNK), len(words) - 1)
         toys = jax.tree.map(functools.partial(np.take, indices=rows, axis=0), toys)

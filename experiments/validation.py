@@ -66,7 +66,8 @@ def validate(config: TrainConfig, bundle: Bundle, test: Mapping[str, jax.Array])
     @jax.jit
     def sample(params: dict, noise: jax.Array, tokens: jax.Array, picture: jax.Array) -> jax.Array:
         read = lambda tokens: nets["text_encoder"].apply({"params": params["text_encoder"]}, tokens)  # noqa: E731
-        given = Conditions(*read(tokens), *read(jnp.asarray(bundle.tokenizer([""] * len(tokens)))), picture)
+        (context, mask), (no_context, no_mask) = read(tokens), read(jnp.asarray(bundle.tokenizer([""] * len(tokens))))
+        given = Conditions(context, mask, no_context, no_mask, picture)
         denoise = denoiser(nets["unet"], bundle.config.process, params["unet"], guidance, given, True)
         return sample_scan(denoise, noise, time_grid(sampling.steps, start=sampling.start), bundle.config.process)
 

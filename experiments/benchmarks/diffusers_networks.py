@@ -1,5 +1,7 @@
 """diffusers' networks of the sizes of a preset, timed beside ours; imports diffusers and torch where they are used."""
 
+# The packages of the peers stand beside a CUDA build of PyTorch alone.
+# pyright: reportMissingImports=false
 from __future__ import annotations
 
 from typing import Any
@@ -51,6 +53,7 @@ def diffusers_case(what: str, preset: Preset, repeats: int, compiled: bool) -> d
         latents = torch.randn(preset.frames, 4, *side, device="cuda", dtype=torch.float16)
         more = {"num_frames": preset.frames} if temporal else {}
         call = lambda module: module.decode(latents, **more, return_dict=False)  # noqa: E731
+    module = network
     for name in ("eager", "compiled") if compiled and what == "unet" else ("eager",):
         module = network if name == "eager" else torch.compile(network)
         torch.cuda.reset_peak_memory_stats()

@@ -3,6 +3,8 @@
 Imports torch and gsplat, which are no requirements of this project: import this module only where they are installed.
 """
 
+# The packages of the peers stand beside a CUDA build of PyTorch alone.
+# pyright: reportMissingImports=false
 from __future__ import annotations
 
 import importlib

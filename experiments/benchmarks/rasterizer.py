@@ -16,6 +16,8 @@ compiled program asks for (arguments, results and temporaries); `peak_gib` is th
 far, thus of one case alone only with `--isolate`, which gives each case a process of its own.
 """
 
+# The packages of the peers stand beside a CUDA build of PyTorch alone.
+# pyright: reportMissingImports=false
 from __future__ import annotations
 
 import functools

@@ -70,12 +70,21 @@ def time_stages(
     stage("depth_sort", sort_depths, projected)
     bins = stage("binning", lambda projected: build_bins(projected, grid), projected)
     table = jax.jit(make_table)(projected)
-    live, live_place, log_start = stage("first_pass", lambda *a: find_live(*a, grid), table, bins)
-    light = stage("second_pass", lambda *a: sum_light(*a, grid), table, bins, live, log_start)
+    live, live_place, log_start = stage("first_pass", lambda table, bins: find_live(table, bins, grid), table, bins)
+    light = stage(
+        "second_pass",
+        lambda table, bins, live, log_start: sum_light(table, bins, live, log_start, grid),
+        table,
+        bins,
+        live,
+        log_start,
+    )
     features = jnp.concatenate([projected.colors, projected.depths[..., None]], axis=-1)
     outputs = stage(
         "composite",
-        lambda *a: composite(*a[:4], None, a[4], grid),
+        lambda means, conics, opacities, features, bins: composite(
+            means, conics, opacities, features, None, bins, grid
+        ),
         projected.means,
         projected.conics,
         projected.opacities,
@@ -83,6 +92,15 @@ def time_stages(
         bins,
     )
     passes = Passes(live, live_place, log_start, light, outputs[1])
-    rows = stage("gradient_rows", lambda *a: gradient_rows(*a, grid), table, bins, passes, outputs)
-    stage("gradient_sums", lambda *a: sum_pairs(*a, grid), rows, bins, live_place)
+    rows = stage(
+        "gradient_rows",
+        lambda table, bins, passes, outputs: gradient_rows(table, bins, passes, outputs, grid),
+        table,
+        bins,
+        passes,
+        outputs,
+    )
+    stage(
+        "gradient_sums", lambda rows, bins, live_place: sum_pairs(rows, bins, live_place, grid), rows, bins, live_place
+    )
     return figures | {"blocks": int(bins.blocks.used), "live_blocks": int(live.used)}

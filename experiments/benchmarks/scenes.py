@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import pathlib
 
+import jax.numpy as jnp
 import numpy as np
 
 from splat import SH_C0, Cameras, Gaussians, look_at, pinhole_intrinsics
@@ -17,7 +18,8 @@ def _gaussians(means, quats, scales, opacities, colours) -> Gaussians:
     opacities = np.clip(opacities, 1e-6, 1 - 1e-6)
     logits = np.log(opacities / (1 - opacities))
     sh = ((colours - 0.5) / SH_C0)[:, None]
-    return Gaussians(means, quats, np.log(np.maximum(scales, 1e-9)), logits, sh)
+    leaves = means, quats, np.log(np.maximum(scales, 1e-9)), logits, sh
+    return Gaussians(*(jnp.asarray(leaf) for leaf in leaves))
 
 
 def torus(count: int, seed: int = 0) -> Gaussians:
@@ -42,8 +44,8 @@ def orbit(views: int, size: int, fov_deg: float = 40.0, distance: float = 2.2, e
     level = np.cos(elevation)
     eyes = np.stack([level * np.cos(azimuth), level * np.sin(azimuth), np.full(views, np.sin(elevation))], axis=-1)
     intrinsics = pinhole_intrinsics(math.radians(fov_deg), size, size)
-    intrinsics = np.broadcast_to(np.asarray(intrinsics, np.float32).reshape(-1, 3, 3)[:1], (views, 3, 3))
-    return Cameras(look_at(np.asarray(distance * eyes, np.float32)), intrinsics, size, size)
+    intrinsics = jnp.broadcast_to(intrinsics.reshape(-1, 3, 3)[:1], (views, 3, 3))
+    return Cameras(look_at(jnp.asarray(distance * eyes, jnp.float32)), intrinsics, size, size)
 
 
 def garden(path: str | pathlib.Path, views: int = 1, seed: int = 0) -> tuple[Gaussians, Cameras]:
@@ -64,8 +66,8 @@ def garden(path: str | pathlib.Path, views: int = 1, seed: int = 0) -> tuple[Gau
     scales, opacities = rng.uniform(0, 0.02, (len(means), 3)), rng.uniform(0, 1, len(means))
     width, height = int(points["width"]), int(points["height"])
     cameras = Cameras(
-        np.asarray(points["viewmats"][:views], np.float32),
-        np.asarray(points["Ks"][:views], np.float32),
+        jnp.asarray(points["viewmats"][:views], jnp.float32),
+        jnp.asarray(points["Ks"][:views], jnp.float32),
         width,
         height,
     )

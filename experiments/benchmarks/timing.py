@@ -54,6 +54,7 @@ def peak_gib() -> float | None:
 def program_gib(compiled: jax.stages.Compiled) -> float:
     """Memory of a compiled program: arguments, results and temporaries, GiB."""
     sizes = compiled.memory_analysis()
+    assert sizes is not None, "all backends of JAX count the memory of a program"
     return (sizes.argument_size_in_bytes + sizes.output_size_in_bytes + sizes.temp_size_in_bytes) / 2**30
 
 
@@ -120,7 +121,7 @@ def require_cuda(flag: str, package: str) -> None:
     """
     require_one_of(flag, [package])
     require_one_of(flag, ["torch"])
-    import torch
+    import torch  # pyright: ignore[reportMissingImports] (only beside a peer)
 
     if not torch.cuda.is_available():
         raise InputError(f"{flag}: PyTorch finds no CUDA device, which {package} is timed on; leave the flag away")

@@ -217,7 +217,11 @@ def _colour(path: pathlib.Path, stated: Mapping[str, Any], name: str, usual: Col
 def _config(kind: Callable[..., Any], path: pathlib.Path, fields: Mapping[str, Any], projection: Any) -> Any:
     for name, value in {**fields, "projection": projection}.items():
         expected = (str,) if name == "activation" else (int, float) if name == "eps" else (int,)
-        if not isinstance(value, expected) or isinstance(value, bool) or (name != "activation" and value <= 0):
+        if (
+            not isinstance(value, expected)
+            or isinstance(value, bool)
+            or (isinstance(value, int | float) and value <= 0)
+        ):
             raise InputError(f"{path}: {name} is {value!r}; expected the sizes of a CLIP model")
     with input_errors(ValueError):
         return kind(**fields, projection=projection)

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from im3d_jax.images.alpha import composite_on_white
+from im3d_jax.models.calls import apply
 from im3d_jax.models.clip import CLIPText, CLIPVision
 from im3d_jax.models.clip_images import CLIP_MEAN, CLIP_STD, Colour, similarity_pixels
 from im3d_jax.weights.prompt_tokenizers import PromptTokenizer
@@ -79,12 +80,12 @@ class Clip:
 def _image_features(vision: CLIPVision, colours: tuple[Colour, Colour], params: dict, images: jax.Array) -> jax.Array:
     pixels = similarity_pixels(composite_on_white(images)[..., :3], vision.config.image_size, *colours)
     # One after the other: towers are large, and so are their maps.
-    return _unit(jax.lax.map(lambda one: vision.apply({"params": params}, one[None]).pooled[0], pixels))
+    return _unit(jax.lax.map(lambda one: apply(vision, params, one[None]).pooled[0], pixels))
 
 
 @functools.partial(jax.jit, static_argnums=0)
 def _text_features(text: CLIPText, params: dict, tokens: jax.Array) -> jax.Array:
-    return _unit(text.apply({"params": params}, tokens).pooled)
+    return _unit(apply(text, params, tokens).pooled)
 
 
 def _unit(features: jax.Array) -> jax.Array:

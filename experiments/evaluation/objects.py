@@ -83,7 +83,7 @@ class Evaluation:
         request = AssetRequest(caption, image, seed, self.quality)
         plan = make_plan(request, self.pipeline, lpips=self.features)
         plan = dataclasses.replace(plan, views=self.settings)
-        runner, assets = MemoryRunner(), {}
+        runner, assets, orbit = MemoryRunner(), {}, None
         for number in self.rounds:
             refs = _run(dataclasses.replace(plan, request=dataclasses.replace(request, rounds=number)), image, runner)
             assert refs.drawn is not None, "the loop has drawn"
@@ -91,6 +91,7 @@ class Evaluation:
             assets[number] = Asset(
                 refs.gaussians.get(), views, refs.targets.get(), orbit.cameras, runner.evaluations, runner.seconds
             )
+        assert orbit is not None, "there is at least one number of rounds"
         costs = [runner.refs[stage] for stage in _VIEW_STAGES]
         return Made(assets, orbit, sum(cost.seconds for cost in costs), sum(cost.evaluations for cost in costs))
 
@@ -231,7 +232,7 @@ def change_sampling(settings: ViewSettings, part: str, changes: Mapping[str, Any
         return settings
     whole: Any = settings
     sampling: Any = getattr(settings, part, None)
-    known = {field.name for field in dataclasses.fields(sampling)} if dataclasses.is_dataclass(sampling) else set()
+    known = getattr(sampling, "__dataclass_fields__", {})
     if missing := [name for name in changes if name not in known]:
         raise InputError(
             f"the sampling of {part} has no {' and no '.join(missing)} with this model; expected a bundle such as "

@@ -50,8 +50,7 @@ def run(values: flags.FlagValues) -> None:
         raise
     reader = views or pictures
     assert reader is not None  # a model draws one of the two
-    print("
-".join(reader.describe()))
+    print("\n".join(reader.describe()))
     print("other weights: put the files of a model into one folder and pass it as --model=FOLDER")
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import jax
 import numpy as np
@@ -111,6 +111,8 @@ ONE = Batch()
 
 class ViewSettings(Protocol):
     """What a quality stands for in one family: a frozen dataclass of which every field decides the result."""
+
+    __dataclass_fields__: ClassVar[dict[str, Any]]
 
     @property
     def fit(self) -> FitConfig:

@@ -110,7 +110,9 @@ def test_captures(refused, tmp_path):
     assert "no such folder" in refused("reconstruct", f"--data={data}")
     data.mkdir()
     assert "no camera file" in refused("reconstruct", f"--data={data}")
-    assert "--out and --data are the same folder" in refused("reconstruct", f"--data={data}", f"--out={data}", out=False)
+    assert "--out and --data are the same folder" in refused(
+        "reconstruct", f"--data={data}", f"--out={data}", out=False
+    )
     picture(data / "a.png"), picture(data / "b.png", (65, 64))
     eye = np.eye(4).tolist()
 

@@ -30,7 +30,10 @@ def test_refusals_name_what_was_given(checkpoints, bundle, tmp_path):
     video, pictures = str(checkpoints["folder"]), str(checkpoints["sd"])
     for arguments, message in (
         ((pictures,), "draws no orbits: give weights of svd, svd_xt, sv3d_u, sv3d_p as --model"),
-        ((video, video), "draws no pictures from prompts: --image_model expects Stable Diffusion 1.5 or 2.1, or tiny, as --image_model"),
+        (
+            (video, video),
+            "draws no pictures from prompts: --image_model expects Stable Diffusion 1.5 or 2.1, or tiny",
+        ),
         (("",), "--model is empty"),
         (("tiny", ""), "--image_model is empty"),
         ((str(tmp_path / "none"),), "no such folder"),
