@@ -76,7 +76,8 @@ def validate(config: TrainConfig, bundle: Bundle, test: Mapping[str, jax.Array])
     drawn = sample(params, noise, test["tokens"], latents[:, 0])
     # One object at a time: the decoder's maps of all would be large.
     true, views = (jnp.stack([decode(params["autoencoder"], row) for row in rows]) for rows in (latents, drawn))
+    repeated = jnp.broadcast_to(true[:, :1], true[:, 1:].shape)
     return {
-        "repeat_psnr": float(white_psnr(true[:, :1], true[:, 1:])),
+        "repeat_psnr": float(white_psnr(repeated, true[:, 1:])),
         "test_psnr": float(white_psnr(views[:, 1:], true[:, 1:])),
     }
