@@ -295,7 +295,11 @@ class OrbitModel:
 
     def perceptual(self) -> tuple[Perceptual, str]:
         """Features of the bundled autoencoder, as these networks have none that suit; see `ViewModel`."""
-        return encoder_features(load_bundle("tiny")), "encoder features of the bundled autoencoder"
+        return self._features, "encoder features of the bundled autoencoder"
+
+    @functools.cached_property
+    def _features(self) -> Perceptual:
+        return encoder_features(load_bundle("tiny"))
 
     def release(self) -> None:
         """See `ViewModel`."""

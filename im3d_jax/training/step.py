@@ -7,7 +7,7 @@ in it, and many steps are one `lax.scan`.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -28,6 +28,28 @@ Schedule = Callable[[jax.Array, jax.Array], jax.Array]
 """schedule(step, total) -> share of the learning rate."""
 
 
+class TrainSteps(Protocol):
+    """Train steps, jitted."""
+
+    def __call__(
+        self, state: TrainState, held: dict, data: dict, count: int, total: int = 0
+    ) -> tuple[TrainState, dict]:
+        """The state after `count` steps, and the means of their metrics.
+
+        Args:
+            state: Donated.
+            held: Parameters that are not trained, {name: array}.
+            data: Arrays with rows along the first axis.
+            count: Static.
+            total: Steps of the whole run, for the schedule.
+        """
+        ...
+
+    def lower(self, *arguments: Any) -> Any:
+        """As `jax.jit`'s."""
+        ...
+
+
 def make_train_steps(
     loss: Loss,
     optimizer: optax.GradientTransformation,
@@ -36,7 +58,7 @@ def make_train_steps(
     mesh: Mesh | None = None,
     schedule: Schedule | None = None,
     stacks: Stacks | None = None,
-) -> Callable[..., tuple[TrainState, dict]]:
+) -> TrainSteps:
     """Builds `steps(state, held, data, count, total=0) -> (state, metrics)`, jitted, `state` donated, `count` static.
 
     Args:
@@ -85,7 +107,7 @@ def make_train_steps(
     return many if jax.default_backend() != "cpu" else _one_by_one(many)
 
 
-def _one_by_one(many):
+def _one_by_one(many: TrainSteps) -> Any:
     """The same calls as single steps: XLA's CPU convolutions lose their threads in a device loop (7 times slower)."""
 
     def steps(state: TrainState, held: dict, data: dict, count: int, total: int = 0) -> tuple[TrainState, dict]:

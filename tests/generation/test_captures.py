@@ -3,6 +3,7 @@
 import dataclasses
 import pathlib
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -11,8 +12,9 @@ import im3d_jax
 from im3d_jax.data.captures import Capture
 from im3d_jax.errors import CaptureError
 from im3d_jax.generation.captures import CaptureSettings, check_capture, settings_json
-from im3d_jax.reconstruction import control
+from im3d_jax.reconstruction import control, fitting
 from splat import orbit_cameras
+from tests.runs import write_capture
 
 
 @pytest.fixture
@@ -64,3 +66,14 @@ def test_views_that_no_fit_can_use(capture):
         im3d_jax.reconstruct(one)
     # Where a fit begins on a model's points, one view will do.
     check_capture(dataclasses.replace(one, points=np.eye(4, 3, dtype=np.float32)))
+
+
+def test_one_program_of_many_steps_equals_one_a_step(tmp_path):
+    views = im3d_jax.load_capture(write_capture(tmp_path))
+    settings = CaptureSettings(12, "mcmc", 1, pose_refinement=True, gaussians=192)
+    config, targets = settings.config(views), fitting.Targets(jnp.asarray(views.images))
+    start = fitting.init_state(jax.random.key(0), config, views.cameras, targets=targets)
+    ends = [
+        fitting.fit(start, targets, views.cameras, config, stop_step=6, looped=looped)[0] for looped in (False, True)
+    ]
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4), *ends)

@@ -16,7 +16,7 @@ class StopOnce:
     """A progress function that raises Ctrl-C at the first event of a kind that it has not raised at yet."""
 
     def __init__(self, kind):
-        self.kind, self.stops, self.lines, self.armed = kind, [], [], True
+        self.kind, self.stops, self.lines = kind, [], []
 
     def __call__(self, event):
         self.lines.append(str(event))

@@ -10,7 +10,7 @@ from safetensors.numpy import save_file
 import im3d_jax
 from im3d_jax.cli.main import main
 from im3d_jax.errors import ImageError, RunFolderError
-from im3d_jax.images.files import read_image
+from im3d_jax.images.files import read_image, read_images
 from im3d_jax.models import lpips
 from im3d_jax.pipelines import Drawn, Pipeline
 from im3d_jax.pipelines.memory import MEMORIES
@@ -213,3 +213,23 @@ def test_views_of_foreign_models_are_fitted_as_generate_fits_them(checkpoints, p
     assert main(["generate", *flags, "--quality=draft", "--rounds=0", f"--out={whole}"]) == 0
     assert main(["reconstruct", f"--data={whole}", "--quality=draft", f"--out={half}"]) == 0
     assert (half / "asset.ply").read_bytes() == (whole / "asset.ply").read_bytes()
+
+
+def test_a_file_of_pictures_becomes_run_folders(checkpoints, picture, tmp_path):
+    """`im3d batch`: two orbits in one call of the network, each as `im3d views` would name it."""
+    (tmp_path / "lines.jsonl").write_text('{"image": "box.png", "seed": 3}\n{"image": "box.png", "seed": 4}\n')
+    flags = [f"--prompts={tmp_path / 'lines.jsonl'}", f"--model={checkpoints['sv3d_u']}", f"--out={tmp_path / 'out'}"]
+    assert main(["batch", *flags, "--batch=2", "--quality=draft", "--orbit_direction=cw"]) == 0
+    summary = json.loads((tmp_path / "out/summary.json").read_text())
+    assert (summary["finished"], summary["batch"], summary["devices"]) == (2, 2, 1)
+    first = {}
+    for name in ("00001", "00002"):
+        run = tmp_path / "out" / name
+        made = read_images(sorted((run / "views").iterdir()))
+        np.testing.assert_array_equal(made[0], read_image(run / "input.png"))
+        first[name] = made[1]
+        record = json.loads((run / "run.json").read_text())
+        # 1 step of a draft's 2/5 of 4, two branches.
+        assert record["network_evaluations"] == 2 and record["orbit"]["direction"] == "cw"
+        assert record["settings"]["request"]["orbit_direction"] == "cw" and (run / "cameras.json").is_file()
+    assert np.abs(first["00001"] - first["00002"]).max() > 0.01

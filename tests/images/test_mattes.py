@@ -5,6 +5,14 @@ import numpy as np
 from im3d_jax.images import mattes
 
 
+def test_alpha_is_cut_from_a_plain_background():
+    columns, rows = np.meshgrid(np.arange(40), np.arange(40))
+    disc = np.hypot(columns - 20, rows - 20) < 10
+    plain = np.where(disc[..., None], np.array([0.8, 0.1, 0.1]), 1.0).astype(np.float32)
+    cut, uneven = mattes.cut_out_views(plain[None])
+    assert uneven == 0 and np.abs(cut[0, ..., 3] - disc).mean() < 0.03
+
+
 def test_mattes():
     view = np.ones((48, 48, 3), np.float32)
     y, x = np.mgrid[:48, :48] - 23.5
