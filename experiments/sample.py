@@ -19,7 +19,6 @@ from im3d_jax.generation.prompt_files import read_lines
 from im3d_jax.generation.shards import parse_shard
 from im3d_jax.pipelines import load
 from im3d_jax.progress import ProgressPrinter
-from im3d_jax.weights.lpips_weights import load_lpips
 
 
 def define_flags(values: flags.FlagValues) -> None:
@@ -82,10 +81,7 @@ def run(values: flags.FlagValues) -> None:
         summary="summary.json" if parts == 1 else f"summary_{part}_of_{parts}.json",
         facts={"command": command_line("sample"), "quality": values.quality},
     )
-    lpips = None
-    if values.assets and values.lpips_weights is not None:
-        weights = load_lpips(values.lpips_weights)
-        lpips = PerceptualChoice(weights.network(), "LPIPS (VGG16)", weights.sha256)
+    lpips = PerceptualChoice.of(values.lpips_weights) if values.assets else None
     model = load(values.model, image_model=values.image_model, memory=values.memory)
     make_all(lines[part::parts], model, settings, ProgressPrinter(), lpips=lpips)
 

@@ -129,10 +129,8 @@ def lpips_of(values: flags.FlagValues) -> PerceptualChoice | None:
     if values.lpips_weights is None:
         return None
     from im3d_jax.generation.plan import PerceptualChoice
-    from im3d_jax.weights.lpips_weights import load_lpips
 
-    weights = load_lpips(values.lpips_weights)
-    return PerceptualChoice(weights.network(), "LPIPS (VGG16)", weights.sha256)
+    return PerceptualChoice.of(values.lpips_weights)
 
 
 def out_of(values: flags.FlagValues, example: str = "runs/mug") -> str:

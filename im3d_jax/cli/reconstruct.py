@@ -76,7 +76,6 @@ def run(values: flags.FlagValues) -> None:
     out = commands.out_of(values)
     environment.start_jax()
     from im3d_jax.generation import api
-    from im3d_jax.weights.lpips_weights import load_lpips
 
     settings = CaptureSettings(
         steps=values.steps,
@@ -86,7 +85,6 @@ def run(values: flags.FlagValues) -> None:
         pose_refinement=values.pose_refinement,
         gaussians=values.gaussians,
     )
-    weights = load_lpips(values.lpips_weights) if with_lpips else None
     progress = ProgressPrinter()
     api.reconstruct(
         capture,
@@ -96,7 +94,7 @@ def run(values: flags.FlagValues) -> None:
         seed=values.seed,
         downscale=values.downscale,
         hold_out=values.hold_out,
-        lpips=None if weights is None else (weights.params, weights.sha256),
+        lpips=values.lpips_weights,
         progress=progress,
         out=out,
         overwrite=values.overwrite,

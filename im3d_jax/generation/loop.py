@@ -32,6 +32,7 @@ from im3d_jax.models import lpips as lpips_distance
 from im3d_jax.models.perceptual import Perceptual
 from im3d_jax.pipelines import Orbit
 from im3d_jax.reconstruction import FitConfig, FitState, final_gaussians, poses
+from im3d_jax.weights.lpips_weights import LpipsWeights
 from splat import Cameras, Gaussians
 
 
@@ -144,7 +145,7 @@ def reconstruction_stages(
     seed: int = 0,
     network: Perceptual | None = None,
     side: int | None = None,
-    lpips: tuple[lpips_distance.Params, str] | None = None,
+    lpips: LpipsWeights | None = None,
     enlarged: bool = True,
     files: bool = True,
     turntable: products.Turntable | None = None,
@@ -157,7 +158,7 @@ def reconstruction_stages(
         seed: Of everything that is random.
         network: Features of the perceptual term, or None.
         side: Longest side of the views that the fit sees, pixels; None for their own.
-        lpips: Parameters that LPIPS is measured with, and the SHA-256 of their file.
+        lpips: Weights that LPIPS is measured with.
         enlarged: Whether the turntable may be larger than the views.
         files: Whether to make what only people look at.
         turntable: The video; `products.TURNTABLE` without.
@@ -170,9 +171,8 @@ def reconstruction_stages(
         turn = products.draw_turntable(turntable or products.TURNTABLE, enlarged)
         pictures = lambda place, gaussians, state: turn(place, gaussians, _refined(capture, state))  # noqa: E731
         yield Stage("pictures", "turntable", OtherFiles(), pictures, (gaussians, state))
-        params, sha256 = lpips or (None, None)
-        measure = _measure_capture(capture, params)
-        measured_with = {"lpips_sha256": sha256} if sha256 else {}
+        measure = _measure_capture(capture, None if lpips is None else lpips.params)
+        measured_with = {} if lpips is None else {"lpips_sha256": lpips.sha256}
         yield Stage("metrics", "metrics", OtherFiles(products.VOLATILE), measure, (gaussians, state), measured_with)
     return AssetRefs(None, _Given(capture.images), gaussians)
 

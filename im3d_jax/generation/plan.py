@@ -12,6 +12,7 @@ from im3d_jax.generation.request import AssetRequest
 from im3d_jax.images.prepare import prepare_image
 from im3d_jax.models.perceptual import Perceptual
 from im3d_jax.pipelines import Pipeline, ViewTask
+from im3d_jax.weights.lpips_weights import LpipsWeights, load_lpips
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -27,6 +28,14 @@ class PerceptualChoice:
     network: Perceptual
     name: str
     sha256: str | None = None
+
+    @classmethod
+    def of(cls, lpips: str | LpipsWeights | PerceptualChoice | None) -> PerceptualChoice | None:
+        """Features of LPIPS weights, or of what `load_lpips` reads; choices and None stay what they are."""
+        weights = load_lpips(lpips) if isinstance(lpips, str) else lpips
+        if isinstance(weights, LpipsWeights):
+            return cls(weights.network(), "LPIPS (VGG16)", weights.sha256)
+        return weights
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
