@@ -1,4 +1,4 @@
-"""Packaging: three packages, one console script, and extras for what not everybody needs."""
+"""Packaging: two packages, one console script, and extras for what not everybody needs."""
 
 import pathlib
 import re
@@ -9,7 +9,7 @@ from setuptools import find_packages, setup
 ROOT = pathlib.Path(__file__).parent
 VERSION = re.search(r'__version__ = "([^"]+)"', (ROOT / "im3d_jax" / "version.py").read_text()).group(1)
 
-PACKAGES = ["im3d_jax", "splat", "experiments"]
+PACKAGES = ["im3d_jax", "splat"]
 
 REQUIREMENTS = [
     "jax>=0.10,<0.13",
@@ -22,6 +22,7 @@ REQUIREMENTS = [
     "grain>=0.2.18",
     "lpips-j>=0.0.6",
     "numpy>=2",
+    "scipy>=1.14",
     "absl-py>=2.1",
     "safetensors>=0.5",
     "tokenizers>=0.20",
@@ -39,7 +40,6 @@ EXTRAS = {
     "mesh": [
         "trimesh>=4.5",
         "scikit-image>=0.25",
-        "scipy>=1.14",
         "fast-simplification>=0.1.9",
         "xatlas>=0.0.9",
     ],
@@ -51,11 +51,11 @@ EXTRAS = {
         "pytest-xdist>=3.6",
         "hypothesis>=6.100",
         "beartype>=0.20",
-        "ruff>=0.9",
-        "pyright>=1.1.390",
+        "ruff>=0.17,<0.18",
+        "pyright[nodejs]>=1.1.390",
     ],
     # `lpips` is compared with too, but it asks for torchvision, which it needs only for its pretrained
-    # weights: install it with `pip install --no-deps lpips`. scipy and tqdm are what it really imports.
+    # weights: install it with `pip install --no-deps lpips`. Besides scipy it really imports only tqdm.
     "parity": [
         "torch==2.13.0",
         "accelerate>=1.0",
@@ -66,7 +66,6 @@ EXTRAS = {
         "pytorch-msssim>=1.0",
         "h5py>=3.12",
         "pycolmap>=3.11",
-        "scipy>=1.14",
         "tqdm>=4.66",
     ],
 }

@@ -1,1 +1,1 @@
-"""Experiments: configurations and absl programs on top of the packages."""
+"""Training, evaluation and benchmarks: absl programs on top of the packages. Not installed with them."""

@@ -4,61 +4,93 @@
 
 Prompt i is the caption of sample i of Toybox's test split (noun, colour and pattern never occur together in training);
 its seed is i. Each picture shows the 16 views that the model drew (left) and renders of the asset from the same cameras
-(right). A rerun continues.
+(right). Prints a row of a Markdown table for each. The same command resumes an interrupted run.
 """
 
 from __future__ import annotations
 
 import pathlib
 
-from absl import app, flags
+from absl import flags
 from PIL import Image
 
-from im3d_jax.cli import main as cli
+import im3d_jax
+from experiments.programs import Program
+from im3d_jax import environment
 from im3d_jax.data.toybox import Toybox
+from im3d_jax.errors import InputError
+from im3d_jax.pipelines import Pipeline, Quality
+from im3d_jax.progress import Progress, ProgressPrinter
+
+
+GAP = 24  # pixels between the two sheets
 
 
 def define_flags(values: flags.FlagValues) -> None:
     """Flags of this program."""
-    flags.DEFINE_string("out", None, "Folder of the runs.", required=True, flag_values=values)
-    flags.DEFINE_string("pictures", None, "Folder of the WebP pictures.", required=True, flag_values=values)
-    flags.DEFINE_integer("count", 8, "How many prompts.", lower_bound=1, flag_values=values)
-    flags.DEFINE_string("quality", "standard", "Quality of each run.", flag_values=values)
-    flags.DEFINE_string("model", "tiny", "Model of each run.", flag_values=values)
+    flags.DEFINE_string("out", None, "folder of the runs", flag_values=values)
+    flags.DEFINE_string("pictures", None, "folder of the WebP pictures", flag_values=values)
+    flags.DEFINE_integer("count", 8, "how many prompts", lower_bound=1, flag_values=values)
+    flags.DEFINE_enum("quality", "standard", ("draft", "standard", "best"), "of each run", flag_values=values)
+    flags.DEFINE_string("model", "tiny", "draws the views and the first pictures", flag_values=values)
 
 
 def side_by_side(left: pathlib.Path, right: pathlib.Path) -> Image.Image:
-    """Two sheets of one height as one picture on white."""
+    """Two pictures as one, their upper edges aligned, on white.
+
+    Args:
+        left: A picture file.
+        right: The other one.
+    """
     pictures = [Image.open(path).convert("RGB") for path in (left, right)]
-    gap = 24
-    canvas = Image.new("RGB", (sum(p.width for p in pictures) + gap, pictures[0].height), "white")
+    width, height = sum(picture.width for picture in pictures) + GAP, max(picture.height for picture in pictures)
+    canvas = Image.new("RGB", (width, height), "white")
     canvas.paste(pictures[0], (0, 0))
-    canvas.paste(pictures[1], (pictures[0].width + gap, 0))
+    canvas.paste(pictures[1], (pictures[0].width + GAP, 0))
     return canvas
 
 
-def main(argv):
-    if len(argv) > 1:
-        raise app.UsageError(f"unexpected arguments {argv[1:]}")
-    values, toybox = flags.FLAGS, Toybox("test")
-    pictures = pathlib.Path(values.pictures)
+def make_picture(
+    model: Pipeline, index: int, quality: Quality, runs: pathlib.Path, pictures: pathlib.Path, progress: Progress
+) -> str:
+    """Makes one asset and its picture.
+
+    Args:
+        model: Draws.
+        index: Of the sample of Toybox's test split.
+        quality: Of the run.
+        runs: The run folder goes there.
+        pictures: The WebP picture goes there.
+        progress: Who is told.
+
+    Returns:
+        A row of a Markdown table: the caption, and the picture.
+    """
+    caption, run, picture = Toybox("test").caption(index), runs / f"{index:02d}", pictures / f"{index:02d}.webp"
+    im3d_jax.generate(model, caption, seed=index, quality=quality, out=run, progress=progress)
     pictures.mkdir(parents=True, exist_ok=True)
-    for i in range(values.count):
-        caption, run = toybox.caption(i), pathlib.Path(values.out) / f"{i:02d}"
-        flags_of_run = [
-            f"--prompt={caption}",
-            f"--seed={i}",
-            f"--quality={values.quality}",
-            f"--model={values.model}",
-        ]
-        status = cli.main(["generate", *flags_of_run, f"--out={run}"])
-        if status:
-            raise SystemExit(status)
-        picture = side_by_side(run / "sheet.png", run / "asset_sheet.png")
-        picture.save(pictures / f"{i:02d}.webp", quality=80, method=6)
-        print(f"| {caption} (seed {i}) | ![{caption}]({pictures / f'{i:02d}.webp'}) |")
+    side_by_side(run / "sheet.png", run / "asset_sheet.png").save(picture, quality=80, method=6)
+    return f"| {caption} (seed {index}) | ![{caption}]({picture}) |"
+
+
+def run(values: flags.FlagValues) -> None:
+    """Makes all pictures and prints the rows of the table.
+
+    Raises:
+        InputError: A flag is missing, or the model or the folders cannot be used.
+    """
+    for name, example in (("out", "runs/gallery"), ("pictures", "docs/gallery")):
+        if not values[name].value:
+            raise InputError(f"--{name} is missing; give for instance --{name}={example}")
+    environment.start_jax()
+    model, progress = im3d_jax.load(values.model), ProgressPrinter()
+    folders = pathlib.Path(values.out), pathlib.Path(values.pictures)
+    for index in range(values.count):
+        print(make_picture(model, index, values.quality, *folders, progress))
+
+
+PROGRAM = Program("gallery", define_flags, run, "finished stages are kept, the same command goes on")
 
 
 if __name__ == "__main__":
-    define_flags(flags.FLAGS)
-    app.run(main)
+    PROGRAM.start()

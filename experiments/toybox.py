@@ -10,25 +10,32 @@ from __future__ import annotations
 import math
 import textwrap
 from collections.abc import Sequence
-from pathlib import Path
 
 import jax
 import numpy as np
-from absl import app, flags
+from absl import flags
 from PIL import Image, ImageDraw
 
+from experiments.programs import Program
 from im3d_jax.data import toybox
+from im3d_jax.errors import InputError, input_errors
+from im3d_jax.images.alpha import composite
+from im3d_jax.images.files import to_bytes
 from splat import orbit_cameras
 
 
-_OUT = flags.DEFINE_string("out", "toybox.png", "Image file to write.")
-_SPLIT = flags.DEFINE_enum("split", "train", ["train", "test"], "Split to draw from.")
-_COUNT = flags.DEFINE_integer("count", 64, "Number of objects.", lower_bound=1)
-_START = flags.DEFINE_integer("start", 0, "First index.", lower_bound=0)
-_NOUN = flags.DEFINE_string("noun", None, "Only objects of this noun.")
-_FRONTS = flags.DEFINE_bool("fronts", False, "One object of every noun, front and three-quarter back, instead.")
-_VIEWS = flags.DEFINE_integer("views", 1, "Views an object, evenly spaced in azimuth.", lower_bound=1)
-_SIZE = flags.DEFINE_integer("size", 128, "Side of a tile in pixels.", lower_bound=8)
+def define_flags(values: flags.FlagValues) -> None:
+    """Flags of this program."""
+    flags.DEFINE_string("out", "toybox.png", "image file to write", flag_values=values)
+    flags.DEFINE_enum("split", "train", ["train", "test"], "split to draw from", flag_values=values)
+    flags.DEFINE_integer("count", 64, "number of objects", lower_bound=1, flag_values=values)
+    flags.DEFINE_integer("start", 0, "first index", lower_bound=0, flag_values=values)
+    flags.DEFINE_string("noun", None, "only objects of this noun", flag_values=values)
+    flags.DEFINE_bool(
+        "fronts", False, "instead: one object of every noun, front and three-quarter back", flag_values=values
+    )
+    flags.DEFINE_integer("views", 1, "views of each object around it", lower_bound=1, flag_values=values)
+    flags.DEFINE_integer("size", 128, "side of a tile in pixels", lower_bound=8, flag_values=values)
 
 
 def draw(objects: Sequence[toybox.ToyObject], *, views: int, size: int) -> np.ndarray:
@@ -36,25 +43,29 @@ def draw(objects: Sequence[toybox.ToyObject], *, views: int, size: int) -> np.nd
 
     Args:
         objects: n objects.
-        views: views an object, evenly spaced in azimuth from frame 0.
-        size: side in pixels.
+        views: Views of each object, evenly spaced in azimuth from frame 0.
+        size: Side in pixels.
 
     Returns:
-        [n,views,size,size,3] uint8.
+        [n, views, size, size, 3] uint8.
     """
 
     @jax.jit
     def one(toy: toybox.ToyObject) -> jax.Array:
-        rgba = toybox.render_object(toy, orbit_cameras(toy.elevation, views=views, width=size, height=size))
-        alpha = rgba[..., 3:]
-        return rgba[..., :3] * alpha + 1.0 - alpha
+        cameras = orbit_cameras(toy.elevation, views=views, width=size, height=size)
+        return composite(toybox.render_object(toy, cameras))
 
-    frames = np.stack([np.asarray(one(toy)) for toy in objects])
-    return np.round(255.0 * frames).astype(np.uint8)
+    return to_bytes(np.stack([np.asarray(one(toy)) for toy in objects]))
 
 
 def contact_sheet(frames: np.ndarray, captions: Sequence[str], columns: int) -> Image.Image:
-    """Tiles objects ([n,views,H,W,3] uint8), the views of one side by side, with the caption below."""
+    """Tiles objects, the views of one side by side, with the caption below.
+
+    Args:
+        frames: [n, views, H, W, 3] uint8.
+        captions: n captions.
+        columns: Objects in a row.
+    """
     count, views, height, width, _ = frames.shape
     rows, label = math.ceil(count / columns), 38
     sheet = Image.new("RGB", (columns * views * width, rows * (height + label)), "white")
@@ -68,35 +79,45 @@ def contact_sheet(frames: np.ndarray, captions: Sequence[str], columns: int) -> 
     return sheet
 
 
-def _choose() -> tuple[list[str], list[toybox.ToyObject], int]:
-    if _FRONTS.value:
+def _choose(values: flags.FlagValues) -> tuple[list[str], list[toybox.ToyObject], int]:
+    """Captions, objects and the number of columns."""
+    if values.fronts:
         colours = tuple(toybox.COLOURS)
         items = [
-            toybox.describe(noun=noun, colour=colours[i % 9], yaw=yaw, size="large")
-            for i, noun in enumerate(toybox.NOUNS)
+            toybox.describe(noun=noun, colour=colours[number % 9], yaw=yaw, size="large")
+            for number, noun in enumerate(toybox.NOUNS)
             for yaw in (0.0, math.radians(-140.0))
         ]
-        return [c for c, _ in items], [o for _, o in items], 12
-    box = toybox.Toybox(_SPLIT.value)
+        return [caption for caption, _ in items], [toy for _, toy in items], 12
+    box = toybox.Toybox(values.split)
     chosen: list[int] = []
-    for index in range(_START.value, len(box)):
-        if _NOUN.value is None or box.scene(index).main.noun == _NOUN.value:
+    for index in range(values.start, len(box)):
+        if values.noun is None or box.scene(index).main.noun == values.noun:
             chosen.append(index)
-        if len(chosen) == _COUNT.value:
+        if len(chosen) == values.count:
             break
+    if not chosen:
+        raise InputError(f"--start={values.start}: no such object from there on; the split has {len(box)} objects")
     items = [box.item(index) for index in chosen]
-    return [c for c, _ in items], [o for _, o in items], max(1, 8 // _VIEWS.value)
+    return [caption for caption, _ in items], [toy for _, toy in items], max(1, 8 // values.views)
 
 
-def main(argv: Sequence[str]) -> None:
-    if len(argv) > 1:
-        raise app.UsageError(f"unexpected arguments: {' '.join(argv[1:])}")
-    if _NOUN.value is not None and _NOUN.value not in toybox.NOUNS:
-        raise app.UsageError(f"--noun={_NOUN.value} is unknown; expected one of {', '.join(toybox.NOUNS)}")
-    captions, objects, columns = _choose()
-    frames = draw(objects, views=_VIEWS.value, size=_SIZE.value)
-    contact_sheet(frames, captions, columns).save(Path(_OUT.value))
+def run(values: flags.FlagValues) -> None:
+    """Writes the sheet.
+
+    Raises:
+        InputError: An unknown noun, an index beyond the split, or a file that cannot be written.
+    """
+    if values.noun is not None and values.noun not in toybox.NOUNS:
+        raise InputError(f"--noun={values.noun} is unknown; expected one of {', '.join(toybox.NOUNS)}")
+    captions, objects, columns = _choose(values)
+    frames = draw(objects, views=values.views, size=values.size)
+    with input_errors(OSError, ValueError):
+        contact_sheet(frames, captions, columns).save(values.out)
+
+
+PROGRAM = Program("toybox", define_flags, run, "nothing is written")
 
 
 if __name__ == "__main__":
-    app.run(main)
+    PROGRAM.start()

@@ -19,6 +19,7 @@ import json
 import math
 import pathlib
 import time
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -222,7 +223,7 @@ def main(argv):
     state = create_state(jax.random.key(_SEED.value), stacks.stack(optimized), optimizer)
     state = jax.device_put(state, parallel.fsdp_sharding(mesh, state))
     held = jax.device_put(held, parallel.fsdp_sharding(mesh, held))
-    steps = make_train_steps(loss, optimizer, config.batch, config.ema, mesh, make_schedule(config), stacks)
+    steps: Any = make_train_steps(loss, optimizer, config.batch, config.ema, mesh, make_schedule(config), stacks)
     if _COMPILE_ONLY.value:
         started = time.monotonic()
         shapes = jax.tree.map(
@@ -245,6 +246,7 @@ def main(argv):
 
     def evaluate(state) -> dict[str, float]:
         params = assemble(merge(stacks.unstack(state.ema), held))
+        assert test is not None
         return validate(config, dataclasses.replace(bundle, params=params), test)
 
     def write_bundle(state) -> None:

@@ -6,6 +6,10 @@ import contextlib
 from collections.abc import Iterator
 
 
+# Exit codes of all programs; the second is the shell's for Ctrl-C.
+WRONG_INPUT, INTERRUPTED = 2, 130
+
+
 class InputError(ValueError):
     """A wrong input; `str` of it is one line for the user."""
 

@@ -6,17 +6,21 @@ axes are `AxisType.Auto`: the Explicit axes that `jax.make_mesh` makes by defaul
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from im3d_jax.typing import Device
 
 # Splitting an array of fewer elements costs more than it saves.
 SMALLEST_SPLIT = 2**16
 
 
-def make_mesh(data: int = -1, fsdp: int = 1, devices=None) -> Mesh:
+def make_mesh(data: int = -1, fsdp: int = 1, devices: Sequence[Device] | None = None) -> Mesh:
     """Makes a ``(data, fsdp)`` mesh.
 
     Args:
@@ -48,7 +52,7 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, P(("data", "fsdp")))
 
 
-def fsdp_sharding(mesh: Mesh, tree, min_size: int = SMALLEST_SPLIT):
+def fsdp_sharding(mesh: Mesh, tree: Any, min_size: int = SMALLEST_SPLIT) -> Any:
     """Shardings that split each large array's largest divisible dimension over ``fsdp``.
 
     Args:

@@ -55,8 +55,11 @@ class Event:
             return self.note
         if self.finished:
             return f"{self.stage}: done {self.note}".rstrip()
-        left = "" if self.seconds_left is None else f", about {self.seconds_left:.0f} s left"
-        return f"{self.stage}: {self.done}/{self.total}{left} {self.note}".rstrip()
+        parts = [f"{self.stage}: {self.done}/{self.total}"]
+        if self.seconds_left is not None:
+            minutes = self.seconds_left / 60.0
+            parts.append(f"about {minutes:.0f} min left" if minutes >= 2.0 else f"about {self.seconds_left:.0f} s left")
+        return ", ".join([*parts, self.note] if self.note else parts)
 
 
 class ProgressCalls:

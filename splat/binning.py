@@ -1,73 +1,78 @@
-"""Which gaussian touches which tile: pairs of both by two sorts, then blocks of each tile's list.
+"""Lists of the gaussians that touch each tile: (tile, gaussian) pairs by two sorts, cut into blocks.
 
-Two sorts with 32-bit keys instead of one with 64 bits: depth order inside each view, pairs emitted in that
-order, then one stable sort by tile.
+Two sorts with 32-bit keys instead of one with 64 bits: depth order inside each view, pairs emitted in that order, then
+one stable sort by tile.
 """
 
 import flax.struct
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int32
 
 from splat.ellipses import tile_rows
 from splat.projection import Projected
 from splat.tiles import TileGrid, expand, runs, saturating_sum, tile_ranges
+from splat.typing import Placeholder
 
 
-@flax.struct.dataclass
-class BlockList:
-    """Blocks in the order of their tiles, each tile's from near to far; all int32.
+class BlockList(flax.struct.PyTreeNode):
+    """Blocks in the order of their tiles, from near to far inside each tile; all int32.
 
     Attributes:
-      tile: [blocks] tile of each block; 0 behind the last.
-      place: [blocks] place of each block in its tile's list, from 0.
-      start: [blocks] first pair of each block, sorted order.
-      count: [blocks] pairs in each block; 0 behind the last.
-      tile_first: [tiles] first block of each tile.
-      tile_blocks: [tiles] number of its blocks.
-      used: [] number of blocks.
+        tile: [blocks] tile of each block; 0 after the last block.
+        place: [blocks] place of each block in its tile's list, from 0.
+        start: [blocks] first pair of each block, sorted order.
+        count: [blocks] pairs in each block; 0 after the last block.
+        tile_first: [tiles] first block of each tile.
+        tile_blocks: [tiles] blocks of each tile.
+        used: [] number of blocks.
     """
 
-    tile: jax.Array
-    place: jax.Array
-    start: jax.Array
-    count: jax.Array
-    tile_first: jax.Array
-    tile_blocks: jax.Array
-    used: jax.Array
+    tile: Int32[Array, "blocks"] | Placeholder
+    place: Int32[Array, "blocks"] | Placeholder
+    start: Int32[Array, "blocks"] | Placeholder
+    count: Int32[Array, "blocks"] | Placeholder
+    tile_first: Int32[Array, "tiles"] | Placeholder
+    tile_blocks: Int32[Array, "tiles"] | Placeholder
+    used: Int32[Array, ""] | Placeholder
 
 
-@flax.struct.dataclass
-class Bins:
+class Bins(flax.struct.PyTreeNode):
     """Pairs in two orders and the blocks cut from them; all int32.
 
-    "Emission order" runs view by view from near to far and tile by tile inside one gaussian; "sorted order"
-    runs tile by tile, near to far inside each.
+    "Emission order" runs view by view from near to far and tile by tile inside one gaussian; "sorted order" runs tile
+    by tile, near to far inside each.
 
     Attributes:
-      pairs: [] true number of pairs, also where it exceeds the capacity (saturates at 2^31 - 1).
-      splat_of_pair: [capacity] sorted order: row v * N + n of the gaussian.
-      block_of_pair: [capacity] emission order: the block that holds the pair.
-      place_of_pair: [capacity] emission order: the pair's place in its block.
-      run_start: [V * N] emission order: first pair of each gaussian.
-      run_count: [V * N] number of its pairs inside the capacity.
-      blocks: the blocks.
+        pairs: [] true number of pairs, also where it exceeds the capacity (saturates at 2^31 - 1).
+        splat_of_pair: [capacity] sorted order: row v * N + n of the gaussian.
+        block_of_pair: [capacity] emission order: the block that holds the pair.
+        place_of_pair: [capacity] emission order: the pair's place in its block.
+        run_start: [V * N] emission order: first pair of each gaussian.
+        run_count: [V * N] pairs of each gaussian inside the capacity.
+        blocks: Blocks of the sorted order.
     """
 
-    pairs: jax.Array
-    splat_of_pair: jax.Array
-    block_of_pair: jax.Array
-    place_of_pair: jax.Array
-    run_start: jax.Array
-    run_count: jax.Array
-    blocks: BlockList
+    pairs: Int32[Array, ""] | Placeholder
+    splat_of_pair: Int32[Array, "capacity"] | Placeholder
+    block_of_pair: Int32[Array, "capacity"] | Placeholder
+    place_of_pair: Int32[Array, "capacity"] | Placeholder
+    run_start: Int32[Array, "splats"] | Placeholder
+    run_count: Int32[Array, "splats"] | Placeholder
+    blocks: BlockList | Placeholder
 
 
-def count_pairs(projected: Projected, grid: TileGrid) -> jax.Array:
-    """Number of (tile, gaussian) pairs over all views, int32 [], saturating at 2^31 - 1.
+def count_pairs(projected: Projected, grid: TileGrid) -> Int32[Array, ""]:
+    """Counts the (tile, gaussian) pairs over all views.
 
-    With `grid.exact` the capacity must be at least the number without it.
+    Args:
+        projected: Gaussians of the grid's V views.
+        grid: Geometry. With `exact_tiles` its capacity must be at least the number of pairs without.
+
+    Returns:
+        [] int32, 2^31 - 1 where there are more.
     """
-    if grid.exact:
+    if grid.options.exact_tiles:
         order = jnp.arange(projected.depths.size, dtype=jnp.int32)
         return tile_rows(projected, grid, order).pairs
     counts = tile_ranges(projected, grid)[2]
@@ -75,7 +80,15 @@ def count_pairs(projected: Projected, grid: TileGrid) -> jax.Array:
 
 
 def build_bins(projected: Projected, grid: TileGrid) -> Bins:
-    """Sorts gaussians by depth, emits pairs, sorts them by tile and cuts the lists into blocks."""
+    """Sorts gaussians by depth, emits pairs, sorts them by tile and cuts the lists into blocks.
+
+    Args:
+        projected: Gaussians of the grid's V views.
+        grid: Geometry.
+
+    Returns:
+        `Bins`; pairs beyond the capacity are left out, and `Bins.pairs` counts them all.
+    """
     views, count = projected.depths.shape
     splats = views * count
     column, row, counts = tile_ranges(projected, grid)
@@ -83,7 +96,7 @@ def build_bins(projected: Projected, grid: TileGrid) -> Bins:
 
     order = depth_order(projected.depths, area > 0)
     slot = jnp.arange(grid.capacity, dtype=jnp.int32)
-    if grid.exact:
+    if grid.options.exact_tiles:
         rows = tile_rows(projected, grid, order)
         pairs, emitted_pairs = rows.pairs, rows.emitted
         run_start, run_count = rows.run_start, rows.run_count
@@ -107,7 +120,8 @@ def build_bins(projected: Projected, grid: TileGrid) -> Bins:
     offsets = jnp.searchsorted(tile, jnp.arange(grid.tiles + 1, dtype=tile.dtype)).astype(jnp.int32)
     blocks = _cut_blocks(offsets, grid)
     safe_tile = jnp.minimum(tile.astype(jnp.int32), grid.tiles - 1)
-    place = slot - offsets[safe_tile] + blocks.tile_first[safe_tile] * grid.block
+    size = grid.options.block_size
+    place = slot - offsets[safe_tile] + blocks.tile_first[safe_tile] * size
     place = jnp.zeros(grid.capacity, jnp.int32).at[emitted].set(place, unique_indices=True)
 
     every = jnp.arange(splats, dtype=jnp.int32)
@@ -115,16 +129,24 @@ def build_bins(projected: Projected, grid: TileGrid) -> Bins:
     return Bins(
         pairs=pairs,
         splat_of_pair=splat[emitted],
-        block_of_pair=jnp.minimum(place // grid.block, grid.blocks - 1),
-        place_of_pair=place % grid.block,
+        block_of_pair=jnp.minimum(place // size, grid.blocks - 1),
+        place_of_pair=place % size,
         run_start=run_start[rank],
         run_count=run_count[rank],
         blocks=blocks,
     )
 
 
-def depth_order(depths: jax.Array, seen: jax.Array) -> jax.Array:
-    """Rows v * N + n of gaussians [V, N], view by view from near to far, unseen ones last: [V * N] int32."""
+def depth_order(depths: Float[Array, "V N"], seen: Bool[Array, "V N"]) -> Int32[Array, "splats"]:
+    """Sorts the gaussians of each view by depth.
+
+    Args:
+        depths: [V, N] camera z, above 0 where seen.
+        seen: [V, N] bool.
+
+    Returns:
+        [V * N] int32 rows v * N + n, view by view from near to far, unseen gaussians last.
+    """
     views, count = depths.shape
     index = jnp.broadcast_to(jnp.arange(count, dtype=jnp.int32)[None], (views, count))
     # Depths are positive, so their bits sort like integers.
@@ -133,16 +155,18 @@ def depth_order(depths: jax.Array, seen: jax.Array) -> jax.Array:
     return (order + count * jnp.arange(views, dtype=jnp.int32)[:, None]).reshape(-1)
 
 
-def keep_blocks(blocks: BlockList, kept: jax.Array) -> tuple[BlockList, jax.Array, jax.Array]:
+def keep_blocks(
+    blocks: BlockList, kept: Bool[Array, "blocks"]
+) -> tuple[BlockList, Int32[Array, "blocks"], Int32[Array, "blocks"]]:
     """Drops blocks from the ends of the tiles' lists.
 
     Args:
-      blocks: the list.
-      kept: [blocks] bool; inside a tile everything before a kept block is kept too, unused blocks never.
+        blocks: All blocks.
+        kept: [blocks] bool; inside a tile all blocks before a kept one are kept too, unused blocks never.
 
     Returns:
-      The shorter list, [blocks] the old place of each new block, and [blocks] the new place of each old
-      block; dropped ones get a place with count 0.
+        The shorter list, [blocks] the old place of each new block, and [blocks] the new place of each old block;
+        dropped blocks get a place with count 0.
     """
     size = kept.shape[0]
     rank = jnp.concatenate([jnp.zeros(1, jnp.int32), jnp.cumsum(kept, dtype=jnp.int32)])
@@ -167,7 +191,9 @@ def keep_blocks(blocks: BlockList, kept: jax.Array) -> tuple[BlockList, jax.Arra
     return shorter, source, jnp.where(kept, rank[:-1], size - 1)
 
 
-def _sort_by_tile(tile: jax.Array, slot: jax.Array, grid: TileGrid) -> tuple[jax.Array, jax.Array]:
+def _sort_by_tile(
+    tile: Int32[Array, "capacity"], slot: Int32[Array, "capacity"], grid: TileGrid
+) -> tuple[Int32[Array, "capacity"], Int32[Array, "capacity"]]:
     slot_bits = max(1, (grid.capacity - 1).bit_length())
     if grid.tiles.bit_length() + slot_bits <= 32:
         # One 32-bit word holds tile and slot: no second operand to move, and stability comes for free.
@@ -178,9 +204,10 @@ def _sort_by_tile(tile: jax.Array, slot: jax.Array, grid: TileGrid) -> tuple[jax
     return key.astype(jnp.int32), slot
 
 
-def _cut_blocks(offsets: jax.Array, grid: TileGrid) -> BlockList:
+def _cut_blocks(offsets: Int32[Array, "ends"], grid: TileGrid) -> BlockList:
+    size = grid.options.block_size
     counts = offsets[1:] - offsets[:-1]
-    blocks = (counts + grid.block - 1) // grid.block
+    blocks = (counts + size - 1) // size
     last = jnp.cumsum(blocks)
     first = last - blocks
     tile = expand(first, blocks, grid.blocks)
@@ -190,8 +217,8 @@ def _cut_blocks(offsets: jax.Array, grid: TileGrid) -> BlockList:
     return BlockList(
         tile=jnp.where(used, tile, 0),
         place=jnp.where(used, place, 0),
-        start=jnp.where(used, offsets[:-1][tile] + place * grid.block, 0),
-        count=jnp.where(used, jnp.minimum(counts[tile] - place * grid.block, grid.block), 0),
+        start=jnp.where(used, offsets[:-1][tile] + place * size, 0),
+        count=jnp.where(used, jnp.minimum(counts[tile] - place * size, size), 0),
         tile_first=first,
         tile_blocks=blocks,
         used=last[-1],

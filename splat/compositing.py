@@ -1,10 +1,10 @@
 """Front-to-back alpha compositing over blocks of tile lists, with a hand-written gradient.
 
-Compositing is associative, so every tile's list is cut into equal blocks that are evaluated side by side.
-Rules (gsplat 1.5.3): alpha = min(0.999, o exp(-sigma)); alpha < 1/255 counts for nothing; a pixel stops
-*before* the splat that would take its transmittance to 1e-4 or below. The stop takes two passes: the blocks'
-sums of log(1 - alpha) give the transmittance at each block's start, then colours are summed over what lies
-before the stop. Blocks that no pixel reaches are dropped. The gradient recomputes alpha with the same masks.
+Compositing is associative, so every tile's list is cut into equal blocks that are evaluated side by side. Rules (gsplat
+1.5.3): alpha = min(0.999, o exp(-sigma)); alpha < 1/255 counts as 0; a pixel stops *before* the splat that would take
+its transmittance to 1e-4 or below. The stop takes two passes: the blocks' sums of log(1 - alpha) give the transmittance
+at each block's start, then colours are summed over the splats before the stop. Blocks that no pixel reaches are
+dropped. The gradient recomputes alpha with the same masks.
 """
 
 from functools import partial
@@ -12,83 +12,98 @@ from functools import partial
 import flax.struct
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float, Int32
 
 from splat import blocks as kernels
 from splat.binning import Bins, BlockList, keep_blocks
 from splat.projection import MIN_ALPHA
-from splat.sums import segmented_scan, sum_runs, sum_segments
+from splat.slabs import Table, make_table, map_slabs, read_slab, take_slab, tile_sums
+from splat.sums import segmented_scan, sum_runs
 from splat.tiles import TileGrid
+from splat.typing import Placeholder
 
 
-@flax.struct.dataclass
-class Passes:
-    """What the two passes leave for the gradient.
+# Sums of weight * feature, the transmittance behind the last splat, and its complement.
+Images = tuple[Float[Array, "tiles C P"], Float[Array, "tiles P"], Float[Array, "tiles P"]]
+
+
+class Passes(flax.struct.PyTreeNode):
+    """Results of the two passes that the gradient needs.
 
     Attributes:
-      live: the blocks that some pixel reaches before its stop.
-      live_place: [blocks] where each of all blocks stands in `live`.
-      log_start: [blocks, P] log transmittance at each live block's start.
-      light: [blocks, C + 3, P] what each live block adds to the image, see `splat.blocks.light_matrix`.
-      transmittance: [tiles, P] behind the last splat.
+        live: The blocks that some pixel reaches before its stop.
+        live_place: [blocks] int32, place of each of all blocks in `live`.
+        log_start: [blocks, P] log transmittance at each live block's start.
+        light: [blocks, C + 3, P] light of each live block, see `splat.blocks.light_matrix`.
+        transmittance: [tiles, P] behind the last splat.
     """
 
-    live: BlockList
-    live_place: jax.Array
-    log_start: jax.Array
-    light: jax.Array
-    transmittance: jax.Array
+    live: BlockList | Placeholder
+    live_place: Int32[Array, "blocks"] | Placeholder
+    log_start: Float[Array, "blocks P"] | Placeholder
+    light: Float[Array, "blocks L P"] | Placeholder
+    transmittance: Float[Array, "tiles P"] | Placeholder
+
+
+# Differentiable arguments of `composite`, its bins and passes.
+Residuals = tuple[Array, Array, Array, Array, Array | None, Bins, Passes]
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(6,))
 def composite(
-    means: jax.Array,
-    conics: jax.Array,
-    opacities: jax.Array,
-    features: jax.Array,
-    absolute: jax.Array | None,
+    means: Float[Array, "V N 2"],
+    conics: Float[Array, "V N 3"],
+    opacities: Float[Array, "V N"],
+    features: Float[Array, "V N C"],
+    absolute: Float[Array, "V N 2"] | None,
     bins: Bins,
     grid: TileGrid,
-) -> tuple[jax.Array, jax.Array, jax.Array]:
+) -> Images:
     """Sums features over the splats of each pixel.
 
     Args:
-      means: [V, N, 2] pixels.
-      conics: [V, N, 3] entries (xx, xy, yy).
-      opacities: [V, N] in [0, 1].
-      features: [V, N, C].
-      absolute: None, or [V, N, 2] of any values, which are not used: its "gradient" is that of `means` with
-        the absolute value of each pixel's part (Ye et al., "AbsGS", 2024).
-      bins: tile lists of the same gaussians.
-      grid: static sizes.
+        means: [V, N, 2] pixels.
+        conics: [V, N, 3] entries (xx, xy, yy), 1 / pixel^2.
+        opacities: [V, N] in [0, 1].
+        features: [V, N, C].
+        absolute: None, or [V, N, 2] of any values, which are not used: its "gradient" is that of `means` with the
+            absolute value of each pixel's part (Ye et al., "AbsGS", 2024).
+        bins: Tile lists of the same gaussians.
+        grid: Geometry and options.
 
     Returns:
-      [tiles, C, P] sums of weight * feature, [tiles, P] transmittance behind the last splat and [tiles, P]
-      its complement, exact where it is small; P = tile^2. Differentiable in the four float arguments.
+        [tiles, C, P] sums of weight * feature, [tiles, P] transmittance behind the last splat and [tiles, P] its
+        complement, exact where it is small; P = tile^2. Differentiable in the first four arguments.
     """
     del absolute
     return _forward(means, conics, opacities, features, bins, grid)[0]
 
 
-def _forward(means, conics, opacities, features, bins, grid):
-    table = _table(means, conics, opacities, features)
+def _forward(
+    means: Array, conics: Array, opacities: Array, features: Array, bins: Bins, grid: TileGrid
+) -> tuple[Images, Passes]:
+    table = make_table(means, conics, opacities, features)
     channels = features.shape[-1]
     live, live_place, log_start = find_live(table, bins, grid)
     light = sum_light(table, bins, live, log_start, grid)
-    total = _tile_sums(light, live)
+    total = tile_sums(light, live)
     transmittance = jnp.exp(total[:, channels + 1])
     outputs = total[:, :channels], transmittance, total[:, channels]
     return outputs, Passes(live, live_place, log_start, light, transmittance)
 
 
-def find_live(table: jax.Array, bins: Bins, grid: TileGrid) -> tuple[BlockList, jax.Array, jax.Array]:
+def find_live(
+    table: Table, bins: Bins, grid: TileGrid
+) -> tuple[BlockList, Int32[Array, "blocks"], Float[Array, "blocks P"]]:
     """First pass: the blocks that some pixel reaches before its stop.
 
     Args:
-      table: [V * N, 6 + C] mean, conic, opacity, features.
-      bins, grid: as for `composite`.
+        table: [V * N, 6 + C] mean, conic, opacity, features.
+        bins: As for `composite`.
+        grid: As for `composite`.
 
     Returns:
-      `live`, `live_place` and `log_start` of `Passes`.
+        `live`, `live_place` and `log_start` of `Passes`.
     """
     every = bins.blocks
     log_start = _log_starts(table, bins, grid)
@@ -97,26 +112,50 @@ def find_live(table: jax.Array, bins: Bins, grid: TileGrid) -> tuple[BlockList, 
     return live, live_place, log_start[source]
 
 
-def sum_light(table: jax.Array, bins: Bins, live: BlockList, log_start: jax.Array, grid: TileGrid) -> jax.Array:
-    """Second pass: [blocks, C + 3, P] what each live block adds, see `splat.blocks.light_matrix`."""
-    kernel = partial(kernels.light_scan, unroll=grid.unroll) if grid.unroll else kernels.light_matrix
+def sum_light(
+    table: Table, bins: Bins, live: BlockList, log_start: Float[Array, "blocks P"], grid: TileGrid
+) -> Float[Array, "blocks L P"]:
+    """Second pass: the light of each live block.
 
-    def light_of(begin):
-        return kernel(*_read(table, bins.splat_of_pair, live, grid, begin), _slab(log_start, grid, begin))
+    Args:
+        table: As for `find_live`.
+        bins: As for `composite`.
+        live: From `find_live`.
+        log_start: [blocks, P], from `find_live`.
+        grid: As for `composite`.
 
-    return _map_slabs(light_of, live.used, grid, (table.shape[-1] - 3, grid.tile**2))
+    Returns:
+        [blocks, C + 3, P], see `splat.blocks.light_matrix`.
+    """
+    unroll = grid.options.unroll
+    kernel = partial(kernels.light_scan, unroll=unroll) if unroll else kernels.light_matrix
+
+    def light_of(begin: Array) -> Array:
+        return kernel(*read_slab(table, bins.splat_of_pair, live, grid, begin), take_slab(log_start, grid, begin))
+
+    return map_slabs(light_of, live.used, grid, (table.shape[-1] - 3, grid.tile**2))
 
 
-def _composite_fwd(means, conics, opacities, features, absolute, bins, grid):
+def _composite_fwd(
+    means: Array,
+    conics: Array,
+    opacities: Array,
+    features: Array,
+    absolute: Array | None,
+    bins: Bins,
+    grid: TileGrid,
+) -> tuple[Images, Residuals]:
     outputs, passes = _forward(means, conics, opacities, features, bins, grid)
     return outputs, (means, conics, opacities, features, absolute, bins, passes)
 
 
-def _composite_bwd(grid, residuals, cotangents):
+def _composite_bwd(
+    grid: TileGrid, residuals: Residuals, cotangents: Images
+) -> tuple[Array, Array, Array, Array, Array | None, None]:
     means, conics, opacities, features, absolute, bins, passes = residuals
     views, count = opacities.shape
     channels = features.shape[-1]
-    table = _table(means, conics, opacities, features)
+    table = make_table(means, conics, opacities, features)
     rows = gradient_rows(table, bins, passes, cotangents, grid, absolute is not None)
     sums = sum_pairs(rows, bins, passes.live_place, grid).reshape(views, count, -1)
     total, mx, my, mxx, mxy, myy = (sums[..., i] for i in range(6))
@@ -129,25 +168,21 @@ def _composite_bwd(grid, residuals, cotangents):
 
 
 def gradient_rows(
-    table: jax.Array,
-    bins: Bins,
-    passes: Passes,
-    cotangents: tuple[jax.Array, jax.Array, jax.Array],
-    grid: TileGrid,
-    absolute: bool = False,
-) -> jax.Array:
+    table: Table, bins: Bins, passes: Passes, cotangents: Images, grid: TileGrid, absolute: bool = False
+) -> Float[Array, "rows D"]:
     """Gradients of every (tile, gaussian) pair.
 
     Args:
-      table: [V * N, 6 + C] mean, conic, opacity, features.
-      bins, grid: as for `composite`.
-      passes: what the forward passes left.
-      cotangents: to the three outputs of `composite`.
-      absolute: as for `splat.blocks.gradients_matrix`.
+        table: As for `find_live`.
+        bins: As for `composite`.
+        passes: Results of the forward passes.
+        cotangents: Gradients to the three outputs of `composite`.
+        grid: As for `composite`.
+        absolute: As for `splat.blocks.gradients_matrix`.
 
     Returns:
-      [blocks * K, 6 + C (+ 2)]: moments (1, x, y, x x, x y, y y) about the gaussian's mean of the gradient to
-      sigma, the gradient to the features, and the absolute sums, in the order of the live blocks.
+        [blocks * K, 6 + C (+ 2)]: moments (1, x, y, x x, x y, y y) about the gaussian's mean of the gradient to sigma,
+        the gradient to the features, and the absolute sums, in the order of the live blocks.
     """
     light_bar, transmittance_bar, coverage_bar = cotangents
     live, channels = passes.live, table.shape[-1] - 6
@@ -156,105 +191,42 @@ def gradient_rows(
     from_end = jnp.where(live.count > 0, live.tile_blocks[live.tile] - 1 - live.place, 0)
     behind = segmented_scan(own, from_end, exclusive=True, reverse=True)
     behind = behind + (passes.transmittance * (transmittance_bar - coverage_bar))[live.tile]
-    kernel = partial(kernels.gradients_scan, unroll=grid.unroll) if grid.unroll else kernels.gradients_matrix
-    kernel = partial(kernel, absolute=absolute)
+    unroll = grid.options.unroll
+    kernel = partial(kernels.gradients_scan, unroll=unroll) if unroll else kernels.gradients_matrix
 
-    def rows_of(begin):
-        rows, x, y = _read(table, bins.splat_of_pair, live, grid, begin)
-        ends = _slab(passes.light, grid, begin)
-        bar = light_bar[_slab(live.tile, grid, begin)]
-        log_start = _slab(passes.log_start, grid, begin)
-        out = kernel(rows, x, y, log_start, ends[:, -2], ends[:, -1], bar, _slab(behind, grid, begin))
+    def rows_of(begin: Array) -> Array:
+        rows, x, y = read_slab(table, bins.splat_of_pair, live, grid, begin)
+        ends = take_slab(passes.light, grid, begin)
+        bar = light_bar[take_slab(live.tile, grid, begin)]
+        log_start = take_slab(passes.log_start, grid, begin)
+        out = kernel(rows, x, y, log_start, ends[:, -2], ends[:, -1], bar, take_slab(behind, grid, begin), absolute)
         centre = [jnp.mean(coordinate, axis=1, keepdims=True) for coordinate in (x, y)]
         return _about_means(out, centre[0] - rows[..., 0], centre[1] - rows[..., 1])
 
     width = table.shape[-1] + (2 if absolute else 0)
-    return _map_slabs(rows_of, live.used, grid, (grid.block, width)).reshape(-1, width)
+    return map_slabs(rows_of, live.used, grid, (grid.options.block_size, width)).reshape(-1, width)
 
 
-def sum_pairs(rows: jax.Array, bins: Bins, live_place: jax.Array, grid: TileGrid) -> jax.Array:
-    """Sums the rows of `gradient_rows` over each gaussian's pairs: [V * N, ...]."""
-    row_of_pair = live_place[bins.block_of_pair] * grid.block + bins.place_of_pair
+def sum_pairs(
+    rows: Float[Array, "rows D"], bins: Bins, live_place: Int32[Array, "blocks"], grid: TileGrid
+) -> Float[Array, "splats D"]:
+    """Sums the rows of `gradient_rows` over each gaussian's pairs.
+
+    Args:
+        rows: [blocks * K, D] from `gradient_rows`.
+        bins: As for `composite`.
+        live_place: [blocks] of `Passes`.
+        grid: As for `composite`.
+
+    Returns:
+        [V * N, D].
+    """
+    row_of_pair = live_place[bins.block_of_pair] * grid.options.block_size + bins.place_of_pair
     return sum_runs(rows, row_of_pair, bins.run_start, bins.run_count)
 
 
-composite.defvjp(_composite_fwd, _composite_bwd)
-
-
-def median_splats(means: jax.Array, conics: jax.Array, opacities: jax.Array, bins: Bins, grid: TileGrid) -> jax.Array:
-    """For each pixel the splat that takes its transmittance to one half or below.
-
-    Args:
-      means, conics, opacities, bins, grid: as for `composite`.
-
-    Returns:
-      [tiles, P] int32 rows v * N + n, -1 where the transmittance stays above one half.
-    """
-    table = _table(means, conics, opacities, jnp.zeros((*opacities.shape, 0), jnp.float32))
-    every, splats = bins.blocks, bins.splat_of_pair
-    log_start = _log_starts(table, bins, grid)
-
-    def places(begin):
-        inputs = _read(table, splats, every, grid, begin)
-        return kernels.median_place(*inputs, _slab(log_start, grid, begin)).astype(jnp.float32)
-
-    place = _map_slabs(places, every.used, grid, (grid.tile**2,)).astype(jnp.int32)
-    # The last block that starts above one half holds the splat; rounding between two blocks may hide the
-    # crossing, which then belongs to the block's last splat, except in the tile's last block.
-    above = _tile_sums((log_start > kernels.LOG_HALF).astype(jnp.float32), every).astype(jnp.int32)
-    block = jnp.minimum(every.tile_first[:, None] + jnp.maximum(above - 1, 0), grid.blocks - 1)
-    found = jnp.take_along_axis(place, block, axis=0)
-    crossed = (above > 0) & ((found < every.count[block]) | (above < every.tile_blocks[:, None]))
-    pair = every.start[block] + jnp.minimum(found, every.count[block] - 1)
-    return jnp.where(crossed, splats[jnp.clip(pair, 0, grid.capacity - 1)], -1)
-
-
-def _table(means, conics, opacities, features):
-    parts = [means, conics, opacities[..., None], features]
-    return jnp.concatenate(parts, axis=-1).reshape(-1, 6 + features.shape[-1])
-
-
-def _log_starts(table: jax.Array, bins: Bins, grid: TileGrid) -> jax.Array:
-    """[blocks, P] log transmittance at each block's start, the stop rule aside."""
-
-    def log_sums(begin):
-        return kernels.log_sums(*_read(table, bins.splat_of_pair, bins.blocks, grid, begin))
-
-    sums = _map_slabs(log_sums, bins.blocks.used, grid, (grid.tile**2,))
-    return segmented_scan(sums, bins.blocks.place, exclusive=True)
-
-
-def _map_slabs(function, used: jax.Array, grid: TileGrid, shape: tuple[int, ...]) -> jax.Array:
-    """[blocks, *shape]: function(first block of a slab) -> [slab, *shape] for `used` blocks, then zeros."""
-
-    def body(i, out):
-        begin = i * grid.slab
-        return jax.lax.dynamic_update_slice(out, function(begin), (begin,) + (0,) * len(shape))
-
-    slabs = (used + grid.slab - 1) // grid.slab
-    return jax.lax.fori_loop(0, slabs, body, jnp.zeros((grid.blocks, *shape), jnp.float32))
-
-
-def _slab(values: jax.Array, grid: TileGrid, begin: jax.Array) -> jax.Array:
-    return jax.lax.dynamic_slice_in_dim(values, begin, grid.slab)
-
-
-def _read(table, splat_of_pair, blocks: BlockList, grid: TileGrid, begin: jax.Array):
-    """Rows [B, K, R] of a slab's splats (opacity 0 behind a block's end) and pixel centres [B, P] twice."""
-    place = jnp.arange(grid.block, dtype=jnp.int32)[None]
-    slot = jnp.minimum(_slab(blocks.start, grid, begin)[:, None] + place, grid.capacity - 1)
-    rows = table[splat_of_pair[slot]]
-    filled = place < _slab(blocks.count, grid, begin)[:, None]
-    rows = rows.at[..., 5].set(jnp.where(filled, rows[..., 5], 0.0))
-    tile = _slab(blocks.tile, grid, begin)[:, None] % (grid.rows * grid.columns)
-    pixel = jnp.arange(grid.tile**2, dtype=jnp.int32)[None]
-    x = tile % grid.columns * grid.tile + pixel % grid.tile
-    y = tile // grid.columns * grid.tile + pixel // grid.tile
-    return rows, x + jnp.float32(0.5), y + jnp.float32(0.5)
-
-
-def _about_means(rows: jax.Array, a: jax.Array, b: jax.Array) -> jax.Array:
-    """Moments of rows [B, K, 6 + C] about points that lie (-a, -b) [B, K] from the tile's centre."""
+def _about_means(rows: Float[Array, "B K D"], a: Float[Array, "B K"], b: Float[Array, "B K"]) -> Float[Array, "B K D"]:
+    """Moments of rows about points at (-a, -b) from the tile's centre."""
     total, mu, mv, muu, muv, mvv = (rows[..., i] for i in range(6))
     moved = [
         total,
@@ -267,8 +239,52 @@ def _about_means(rows: jax.Array, a: jax.Array, b: jax.Array) -> jax.Array:
     return jnp.concatenate([jnp.stack(moved, axis=-1), rows[..., 6:]], axis=-1)
 
 
-def _tile_sums(values: jax.Array, blocks: BlockList) -> jax.Array:
-    """Sums blocks [blocks, ...] into tiles [tiles, ...]."""
-    last = jnp.maximum(blocks.tile_first + blocks.tile_blocks - 1, 0)
-    sums = sum_segments(values, blocks.place, last)
-    return jnp.where((blocks.tile_blocks > 0).reshape((-1,) + (1,) * (values.ndim - 1)), sums, 0.0)
+composite.defvjp(_composite_fwd, _composite_bwd)
+
+
+def median_splats(
+    means: Float[Array, "V N 2"],
+    conics: Float[Array, "V N 3"],
+    opacities: Float[Array, "V N"],
+    bins: Bins,
+    grid: TileGrid,
+) -> Int32[Array, "tiles P"]:
+    """Finds for each pixel the splat that takes its transmittance to one half or below.
+
+    Args:
+        means: As for `composite`.
+        conics: As for `composite`.
+        opacities: As for `composite`.
+        bins: As for `composite`.
+        grid: As for `composite`.
+
+    Returns:
+        [tiles, P] int32 rows v * N + n, -1 where the transmittance stays above one half.
+    """
+    table = make_table(means, conics, opacities, jnp.zeros((*opacities.shape, 0), jnp.float32))
+    every, splats = bins.blocks, bins.splat_of_pair
+    log_start = _log_starts(table, bins, grid)
+
+    def places(begin: Array) -> Array:
+        inputs = read_slab(table, splats, every, grid, begin)
+        return kernels.median_place(*inputs, take_slab(log_start, grid, begin)).astype(jnp.float32)
+
+    place = map_slabs(places, every.used, grid, (grid.tile**2,)).astype(jnp.int32)
+    # The last block that starts above one half holds the splat; rounding between two blocks may hide the
+    # crossing, which then belongs to the block's last splat, except in the tile's last block.
+    above = tile_sums((log_start > kernels.LOG_HALF).astype(jnp.float32), every).astype(jnp.int32)
+    block = jnp.minimum(every.tile_first[:, None] + jnp.maximum(above - 1, 0), grid.blocks - 1)
+    found = jnp.take_along_axis(place, block, axis=0)
+    crossed = (above > 0) & ((found < every.count[block]) | (above < every.tile_blocks[:, None]))
+    pair = every.start[block] + jnp.minimum(found, every.count[block] - 1)
+    return jnp.where(crossed, splats[jnp.clip(pair, 0, grid.capacity - 1)], -1)
+
+
+def _log_starts(table: Table, bins: Bins, grid: TileGrid) -> Float[Array, "blocks P"]:
+    """Log transmittance at each block's start without the stop rule."""
+
+    def log_sums(begin: Array) -> Array:
+        return kernels.log_sums(*read_slab(table, bins.splat_of_pair, bins.blocks, grid, begin))
+
+    sums = map_slabs(log_sums, bins.blocks.used, grid, (grid.tile**2,))
+    return segmented_scan(sums, bins.blocks.place, exclusive=True)

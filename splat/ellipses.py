@@ -1,40 +1,52 @@
-"""Which tiles an ellipse touches: fewer than the rectangle around it, and none too few."""
+"""Tiles that an ellipse touches: fewer than the rectangle around it, and never too few."""
 
 import flax.struct
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Int32
 
 from splat.projection import MIN_ALPHA, Projected
 from splat.tiles import TileGrid, expand, runs, saturating_sum, tile_ranges
+from splat.typing import Placeholder
 
 
-@flax.struct.dataclass
-class TileRows:
-    """What each gaussian touches of each row of tiles, in emission order; [capacity] int32 where not said.
+class TileRows(flax.struct.PyTreeNode):
+    """The part of each row of tiles that a gaussian touches, in emission order; all int32.
 
     Attributes:
-      splat: row v * N + n of the gaussian.
-      row, column: first tile.
-      width: tiles.
-      pair_start: pairs before these.
-      run_start, run_count: [V * N] pairs of each gaussian, in the given order.
-      emitted: [] pairs inside the capacity.
-      pairs: [] all pairs; where even the rows exceed the capacity, those of the rectangles.
+        splat: [capacity] row v * N + n of the gaussian.
+        row: [capacity] row of tiles.
+        column: [capacity] first tile in the row.
+        width: [capacity] tiles.
+        pair_start: [capacity] pairs before these.
+        run_start: [V * N] first pair of each gaussian, in the given order.
+        run_count: [V * N] pairs of each gaussian inside the capacity, in the given order.
+        emitted: [] pairs inside the capacity.
+        pairs: [] all pairs; those of the rectangles where even the rows exceed the capacity.
     """
 
-    splat: jax.Array
-    row: jax.Array
-    column: jax.Array
-    width: jax.Array
-    pair_start: jax.Array
-    run_start: jax.Array
-    run_count: jax.Array
-    emitted: jax.Array
-    pairs: jax.Array
+    splat: Int32[Array, "capacity"] | Placeholder
+    row: Int32[Array, "capacity"] | Placeholder
+    column: Int32[Array, "capacity"] | Placeholder
+    width: Int32[Array, "capacity"] | Placeholder
+    pair_start: Int32[Array, "capacity"] | Placeholder
+    run_start: Int32[Array, "splats"] | Placeholder
+    run_count: Int32[Array, "splats"] | Placeholder
+    emitted: Int32[Array, ""] | Placeholder
+    pairs: Int32[Array, ""] | Placeholder
 
 
-def tile_rows(projected: Projected, grid: TileGrid, order: jax.Array) -> TileRows:
-    """Tiles under each ellipse alpha >= 1/255, row by row, for gaussians `order` [V * N]."""
+def tile_rows(projected: Projected, grid: TileGrid, order: Int32[Array, "splats"]) -> TileRows:
+    """Finds the tiles under each ellipse alpha >= 1/255, row by row.
+
+    Args:
+        projected: Gaussians of the grid's V views.
+        grid: Geometry.
+        order: [V * N] int32, rows v * N + n in the order of emission.
+
+    Returns:
+        `TileRows`.
+    """
     column, row, counts = tile_ranges(projected, grid)
     heights = counts[..., 1].reshape(-1)[order]
     first, number = runs(heights, grid.capacity)
@@ -68,8 +80,8 @@ def tile_rows(projected: Projected, grid: TileGrid, order: jax.Array) -> TileRow
 
 
 def _columns(
-    projected: Projected, splat: jax.Array, tile_row: jax.Array, grid: TileGrid
-) -> tuple[jax.Array, jax.Array]:
+    projected: Projected, splat: Int32[Array, "capacity"], tile_row: Int32[Array, "capacity"], grid: TileGrid
+) -> tuple[Int32[Array, "capacity"], Int32[Array, "capacity"]]:
     """First and last column of tiles that an ellipse reaches inside one row of tiles; rounded outwards."""
 
     def pick(values: jax.Array) -> jax.Array:

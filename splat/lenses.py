@@ -1,38 +1,58 @@
-"""Camera models beyond the pinhole: where a point lands, and the derivative that carries ellipses there.
+"""Camera models beyond the pinhole: image points and their derivatives.
 
-EWA splatting (Zwicker et al. 2001) needs nothing of a camera but the image point and its Jacobian at the
-gaussian's mean. Both are given here in closed form for orthographic cameras, for OpenCV's rational and
-tangential distortion, and for the equidistant fisheye with OpenCV's polynomial (Kannala and Brandt 2006).
-Beyond the radius where a polynomial turns back, points would appear inside the image again: they count as
-unseen.
+EWA splatting (Zwicker et al. 2001) needs two things of a camera: the image point and its Jacobian at the gaussian's
+mean. This module gives both in closed form for orthographic cameras, for OpenCV's rational and tangential distortion,
+and for the equidistant fisheye with OpenCV's polynomial (Kannala and Brandt 2006). Points beyond the radius where the
+distortion polynomial stops being monotonic would appear inside the image again: they count as unseen.
 """
 
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
 
 from splat.cameras import Cameras
 
 
+# Derivative of one image coordinate by (x, y, z).
+Row = tuple[Float[Array, "V N"], Float[Array, "V N"], Float[Array, "V N"]]
+# Columns [V, 1] of the distortion coefficients.
+Coefficients = list[Float[Array, "V 1"]]
+
+
 class ImagePoints(NamedTuple):
-    """Where points of camera space appear; every array is [V, N].
+    """Points of camera space in the image.
 
     Attributes:
-      u, v: pixels.
-      row_u, row_v: derivative of u and of v by (x, y, z), three arrays each, pixels per world unit.
-      seen: whether the model maps the point at all.
+        u: [V, N] column in pixels.
+        v: [V, N] row in pixels.
+        row_u: Derivative of u by (x, y, z), three arrays [V, N], pixels per world unit.
+        row_v: Derivative of v by (x, y, z), three arrays [V, N], pixels per world unit.
+        seen: [V, N] bool, the model maps the point into the image plane.
     """
 
-    u: jax.Array
-    v: jax.Array
-    row_u: tuple[jax.Array, jax.Array, jax.Array]
-    row_v: tuple[jax.Array, jax.Array, jax.Array]
-    seen: jax.Array
+    u: Float[Array, "V N"]
+    v: Float[Array, "V N"]
+    row_u: Row
+    row_v: Row
+    seen: Bool[Array, "V N"]
 
 
-def image_points(cameras: Cameras, x: jax.Array, y: jax.Array, z: jax.Array) -> ImagePoints:
-    """Projects points [V, N] of camera space (z > 0) by `cameras.model`."""
+def image_points(
+    cameras: Cameras, x: Float[Array, "V N"], y: Float[Array, "V N"], z: Float[Array, "V N"]
+) -> ImagePoints:
+    """Projects points of camera space by `cameras.model`.
+
+    Args:
+        cameras: V cameras of one scene.
+        x: [V, N] in world units, to the right.
+        y: [V, N] in world units, down.
+        z: [V, N] in world units, forward; above 0.
+
+    Returns:
+        `ImagePoints`.
+    """
     fx, fy = cameras.intrinsics[:, 0, 0, None], cameras.intrinsics[:, 1, 1, None]
     cx, cy = cameras.intrinsics[:, 0, 2, None], cameras.intrinsics[:, 1, 2, None]
     if cameras.model == "orthographic":
@@ -43,26 +63,44 @@ def image_points(cameras: Cameras, x: jax.Array, y: jax.Array, z: jax.Array) -> 
         u, v, row_u, row_v, seen = _fisheye(x, y, z, _coefficients(cameras, 4))
     else:
         u, v, row_u, row_v, seen = _opencv(x, y, z, _coefficients(cameras, 8), cameras)
-    return ImagePoints(fx * u + cx, fy * v + cy, tuple(fx * d for d in row_u), tuple(fy * d for d in row_v), seen)
+    u, v = fx * u + cx, fy * v + cy
+    row_u = fx * row_u[0], fx * row_u[1], fx * row_u[2]
+    row_v = fy * row_v[0], fy * row_v[1], fy * row_v[2]
+    return ImagePoints(u, v, row_u, row_v, seen)
 
 
 def clamp_slope(
-    slope: jax.Array, focal: jax.Array, centre: jax.Array, size: int, widen: float | jax.Array = 1.0
-) -> jax.Array:
-    """Clamps x/z to the image's own range and 0.3 of its half width beyond (gsplat 1.5.3), `widen` times."""
+    slope: Float[Array, "V N"],
+    focal: Float[Array, "V 1"],
+    centre: Float[Array, "V 1"],
+    size: int,
+    widen: float | Float[Array, "V 1"] = 1.0,
+) -> Float[Array, "V N"]:
+    """Clamps x/z to the range of the image plus 0.3 of its half width on each side (gsplat 1.5.3).
+
+    Args:
+        slope: [V, N], x/z or y/z.
+        focal: [V, 1] focal length along this axis in pixels.
+        centre: [V, 1] principal point along this axis in pixels.
+        size: Image size along this axis in pixels.
+        widen: Factor on the limits, for lenses that see more than a pinhole.
+
+    Returns:
+        [V, N].
+    """
     margin = 0.3 * size / (2.0 * focal)
     return jnp.clip(slope, -(centre / focal + margin) * widen, ((size - centre) / focal + margin) * widen)
 
 
-def _coefficients(cameras: Cameras, most: int) -> list[jax.Array]:
-    """`most` columns [V, 1] of the distortion, zeros where it has fewer."""
+def _coefficients(cameras: Cameras, most: int) -> Coefficients:
+    """`most` columns of the distortion, zeros where it has fewer."""
     views = cameras.world_to_camera.shape[0]
     given = jnp.zeros((views, 0)) if cameras.distortion is None else cameras.distortion
     padded = jnp.concatenate([given, jnp.zeros((views, most - given.shape[-1]), given.dtype)], axis=-1)
     return [padded[:, i, None] for i in range(most)]
 
 
-def _radial(k: list[jax.Array], squared: jax.Array) -> tuple[jax.Array, jax.Array]:
+def _radial(k: Coefficients, squared: Float[Array, "#V M"]) -> tuple[Float[Array, "V M"], Float[Array, "V M"]]:
     """OpenCV's rational factor and its derivative by the squared radius."""
     k1, k2, _, _, k3, k4, k5, k6 = k
     top = 1.0 + squared * (k1 + squared * (k2 + squared * k3))
@@ -73,18 +111,21 @@ def _radial(k: list[jax.Array], squared: jax.Array) -> tuple[jax.Array, jax.Arra
     return factor, (top_slope - factor * bottom_slope) / bottom
 
 
-def _first_turn(grid: jax.Array, slope: jax.Array) -> jax.Array:
-    """Largest grid value before which `slope` [V, G] stays positive: [V, 1], at most the grid's end."""
+def _monotonic_limit(grid: Float[Array, "G"], slope: Float[Array, "V G"]) -> Float[Array, "V 1"]:
+    """Largest grid value before which the slope stays positive, at most the grid's end."""
     turned = ~(slope > 0.0)  # a pole of the rational factor gives NaN or inf: it ends the range as well
     place = jnp.where(jnp.any(turned, axis=1), jnp.argmax(turned, axis=1), grid.shape[0])
     return jnp.where(place > 0, grid[jnp.maximum(place - 1, 0)], 0.0)[:, None]
 
 
-def _opencv(x, y, z, k, cameras):
+def _opencv(
+    x: Float[Array, "V N"], y: Float[Array, "V N"], z: Float[Array, "V N"], k: Coefficients, cameras: Cameras
+) -> tuple[Float[Array, "V N"], Float[Array, "V N"], Row, Row, Bool[Array, "V N"]]:
+    """u, v, their derivatives at unit focal length, and `seen`, with OpenCV's rational and tangential distortion."""
     grid = jnp.geomspace(1e-2, 1e3, 512)
     still = [jax.lax.stop_gradient(c) for c in k]
     factor, slope = _radial(still, (grid * grid)[None])
-    limit = _first_turn(grid, factor + 2.0 * (grid * grid)[None] * slope)
+    limit = _monotonic_limit(grid, factor + 2.0 * (grid * grid)[None] * slope)
     inverse_z = 1.0 / z
     u, v = x * inverse_z, y * inverse_z
     seen = u * u + v * v < limit * limit
@@ -99,7 +140,7 @@ def _opencv(x, y, z, k, cameras):
     widen = jax.lax.stop_gradient(jnp.maximum(widest / corner, 1.0))
     slopes = clamp_slope(u, fx, cx, cameras.width, widen), clamp_slope(v, fy, cy, cameras.height, widen)
 
-    def rows(u, v):
+    def rows(u: Float[Array, "V N"], v: Float[Array, "V N"]) -> tuple[Row, Row]:
         _, _, p1, p2, *_ = k
         factor, slope = _radial(k, u * u + v * v)
         cross = 2.0 * (u * v * slope + p1 * u + p2 * v)
@@ -112,11 +153,16 @@ def _opencv(x, y, z, k, cameras):
     p1, p2 = k[2], k[3]
     bent_u = u * factor + 2.0 * p1 * u * v + p2 * (3.0 * u * u + v * v)
     bent_v = v * factor + p1 * (u * u + 3.0 * v * v) + 2.0 * p2 * u * v
-    return bent_u, bent_v, *rows(*slopes), seen
+    row_u, row_v = rows(*slopes)
+    return bent_u, bent_v, row_u, row_v, seen
 
 
-def _fisheye(x, y, z, k):
-    def bend(theta):
+def _fisheye(
+    x: Float[Array, "V N"], y: Float[Array, "V N"], z: Float[Array, "V N"], k: Coefficients
+) -> tuple[Float[Array, "V N"], Float[Array, "V N"], Row, Row, Bool[Array, "V N"]]:
+    """u, v, their derivatives at unit focal length, and `seen`, with OpenCV's equidistant polynomial."""
+
+    def bend(theta: Float[Array, "#V M"]) -> tuple[Float[Array, "V M"], Float[Array, "V M"]]:
         """Distorted angle over the angle, and the derivative of the distorted angle."""
         s = theta * theta
         k1, k2, k3, k4 = k
@@ -124,10 +170,10 @@ def _fisheye(x, y, z, k):
         return ratio, 1.0 + s * (3.0 * k1 + s * (5.0 * k2 + s * (7.0 * k3 + s * 9.0 * k4)))
 
     grid = jnp.linspace(0.0, 1.5707964, 256)
-    limit = _first_turn(grid, jax.lax.stop_gradient(bend(grid[None])[1]))
+    limit = _monotonic_limit(grid, jax.lax.stop_gradient(bend(grid[None])[1]))
 
     squared = x * x + y * y
-    near = squared < 1e-6 * z * z  # a series there: the closed form divides by the radius
+    near = squared < 1e-6 * z * z  # the closed form divides by the radius: take a series there
     r = jnp.sqrt(jnp.where(near, z * z, squared))
     theta = jnp.arctan2(r, z)
     ratio, slope = bend(theta)

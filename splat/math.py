@@ -2,37 +2,67 @@
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from splat.typing import AnyArray
 
 
-def safe_normalize(vector: jax.Array, eps: float = 1e-20) -> jax.Array:
-    """Scales vectors to length one; vectors shorter than sqrt(eps) come back as zeros with zero gradient.
+def safe_normalize(vector: Float[Array, "*batch D"], eps: float = 1e-20) -> Float[Array, "*batch D"]:
+    """Scales vectors to length one; vectors of at most sqrt(eps) become zeros with zero gradient.
 
     Args:
-      vector: [..., D].
-      eps: smallest squared length that counts as a direction.
+        vector: [..., D].
+        eps: Largest squared length that does not count as a direction.
 
     Returns:
-      [..., D], of length one or zero.
+        [..., D], of length one or zero.
     """
     squared = jnp.sum(vector * vector, axis=-1, keepdims=True)
     usable = squared > eps
     return jnp.where(usable, vector * jax.lax.rsqrt(jnp.where(usable, squared, 1.0)), 0.0)
 
 
-def safe_divide(numerator: jax.Array, denominator: jax.Array, eps: float = 1e-10) -> jax.Array:
-    """numerator / denominator where denominator > eps, else 0; no NaN in the gradient either."""
+def safe_divide(
+    numerator: Float[Array, "*shape"], denominator: Float[Array, "*shape"], eps: float = 1e-10
+) -> Float[Array, "*shape"]:
+    """Divides where the denominator exceeds `eps`.
+
+    Args:
+        numerator: Any shape.
+        denominator: The same shape.
+        eps: Largest denominator that counts as zero.
+
+    Returns:
+        The quotient, 0 with zero gradient elsewhere.
+    """
     usable = denominator > eps
     return jnp.where(usable, numerator / jnp.where(usable, denominator, 1.0), 0.0)
 
 
-def safe_sqrt(values: jax.Array, eps: float = 1e-12) -> jax.Array:
-    """Square root of values above eps, else 0 with zero gradient."""
+def safe_sqrt(values: Float[Array, "*shape"], eps: float = 1e-12) -> Float[Array, "*shape"]:
+    """Takes the square root where it has a finite gradient.
+
+    Args:
+        values: Any shape.
+        eps: Largest value that counts as zero.
+
+    Returns:
+        The root, 0 with zero gradient where a value is at most `eps`.
+    """
     usable = values > eps
     return jnp.where(usable, jnp.sqrt(jnp.where(usable, values, 1.0)), 0.0)
 
 
-def quaternion_to_rotation(quats: jax.Array) -> jax.Array:
-    """Rotation matrices [..., 3, 3] of quaternions [..., 4] in wxyz order; they need not be of length one."""
+def quaternion_to_rotation(quats: Float[AnyArray, "*batch 4"]) -> Float[Array, "*batch 3 3"]:
+    """Converts quaternions to rotation matrices.
+
+    Args:
+        quats: [..., 4], wxyz, of any length above zero.
+
+    Returns:
+        [..., 3, 3].
+    """
+    quats = jnp.asarray(quats)
     # A power of two brings the largest component near 1 first: squares of tiny or huge entries leave float32.
     largest = jax.lax.stop_gradient(jnp.max(jnp.abs(quats), axis=-1, keepdims=True))
     w, x, y, z = jnp.moveaxis(safe_normalize(quats / jnp.where(largest > 0.0, largest, 1.0)), -1, 0)
@@ -44,8 +74,15 @@ def quaternion_to_rotation(quats: jax.Array) -> jax.Array:
     return jnp.stack([jnp.stack(row, axis=-1) for row in rows], axis=-2)
 
 
-def inverse_3x3(matrix: jax.Array) -> jax.Array:
-    """Inverse of [..., 3, 3] by cofactors, differentiable; a singular matrix gives inf or NaN."""
+def inverse_3x3(matrix: Float[Array, "*batch 3 3"]) -> Float[Array, "*batch 3 3"]:
+    """Inverts matrices by cofactors; differentiable.
+
+    Args:
+        matrix: [..., 3, 3]; a singular one gives infinities or NaN.
+
+    Returns:
+        [..., 3, 3].
+    """
     a, b, c = jnp.moveaxis(matrix, -2, 0)
     cofactors = jnp.stack([jnp.cross(b, c), jnp.cross(c, a), jnp.cross(a, b)], axis=-1)
     determinant = jnp.sum(a * jnp.cross(b, c), axis=-1)

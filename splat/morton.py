@@ -1,35 +1,38 @@
-"""Morton (z-order) sorting of gaussians: rows that are near in space come near in memory."""
+"""Morton (z-order) sorting of gaussians: neighbours in space become neighbours in memory."""
 
-import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int, UInt32
+
+from splat.typing import AnyArray
 
 
 BITS = 10
 
-# One more than the largest code: rows without a place come last.
+# One more than the largest code: rows that are not sorted come last.
 NOWHERE = 1 << (3 * BITS)
 
 # Points in a smaller cube count as one: the reciprocal of its side would leave float32.
 MIN_SIDE = 1e-30
 
 
-def _spread(values: jax.Array) -> jax.Array:
+def _spread(values: UInt32[Array, "*shape"]) -> UInt32[Array, "*shape"]:
     """Ten-bit integers with two zero bits before each bit: b9..b0 becomes 00b9 .. 00b0."""
     for shift, mask in ((16, 0x030000FF), (8, 0x0300F00F), (4, 0x030C30C3), (2, 0x09249249)):
         values = (values | (values << shift)) & jnp.uint32(mask)
     return values
 
 
-def morton_codes(means: jax.Array, active: jax.Array | None = None) -> jax.Array:
-    """Morton codes of points in the cube that holds them: ten bits an axis, x the highest of each three.
+def morton_codes(means: Float[AnyArray, "N 3"], active: Bool[AnyArray, "N"] | None = None) -> UInt32[Array, "N"]:
+    """Morton codes of points in their bounding cube: ten bits an axis, x the highest of each three.
 
     Args:
         means: [N, 3] positions.
-        active: [N] bool, the points that count; all without it.
+        active: [N] bool, the points to sort; None for all.
 
     Returns:
         [N] uint32 below 2^30; 2^30 for points that are not finite or not active.
     """
+    means = jnp.asarray(means)
     placed = jnp.all(jnp.isfinite(means), axis=-1)
     if active is not None:
         placed &= active
@@ -44,13 +47,16 @@ def morton_codes(means: jax.Array, active: jax.Array | None = None) -> jax.Array
     return jnp.where(placed, (x << 2) | (y << 1) | z, jnp.uint32(NOWHERE))
 
 
-def morton_order(means: jax.Array, active: jax.Array | None = None) -> jax.Array:
-    """Permutation [N] that sorts points along the z-order curve; equal codes keep their order.
+def morton_order(means: Float[AnyArray, "N 3"], active: Bool[AnyArray, "N"] | None = None) -> Int[Array, "N"]:
+    """Permutation that sorts points along the z-order curve; equal codes keep their order.
 
-    Gather every array that has a row for each gaussian with it, the optimizer's moments and masks included.
+    Gather every array with a row for each gaussian by it, the optimizer's moments and masks included.
 
     Args:
         means: [N, 3] positions.
-        active: [N] bool, the points that count; the others go behind them. All count without it.
+        active: [N] bool, the points to sort; the others go to the end. None for all.
+
+    Returns:
+        [N] integers.
     """
     return jnp.argsort(morton_codes(means, active), stable=True)

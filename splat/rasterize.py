@@ -1,191 +1,94 @@
-"""From projected gaussians to images: what `render` and `render_sharded` have in common."""
+"""From splats in each view to images: tile lists, compositing, and tiles put together."""
 
-import dataclasses
-import math
+import warnings
 
 import flax.struct
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int32
 
 from splat.binning import build_bins
-from splat.cameras import Cameras
-from splat.compositing import composite, median_splats
-from splat.gaussians import Gaussians, replace_unused, usable
+from splat.compositing import Images, composite, median_splats
 from splat.math import safe_divide, safe_normalize
-from splat.projection import Projected, project, shortest_axes
-from splat.scenes import merge_views, one_axis
 from splat.sums import take_rows
 from splat.tiles import TileGrid
+from splat.typing import Placeholder
+from splat.views import Splats
 
 
-DEFAULT_BLOCK = 32
-
-
-@dataclasses.dataclass(frozen=True)
-class Options:
-    """What is compiled in: sizes (see `TileGrid`) and the outputs asked for."""
-
-    capacity: int
-    tile: int
-    block: int
-    slab: int
-    unroll: int
-    antialiased: bool = False
-    exact_tiles: bool = False
-    median_depth: bool = False
-    normals: bool = False
-
-
-def make_options(
-    capacity: int,
-    *,
-    median_depth: bool = False,
-    normals: bool = False,
-    antialiased: bool = False,
-    exact_tiles: bool = False,
-    tile_size: int | None = None,
-    block_size: int = DEFAULT_BLOCK,
-    slab: int | None = None,
-    unroll: int | None = None,
-) -> Options:
-    """The options of `render`, with what suits the default backend where nothing is said."""
-    tile, blocks, steps = {"cpu": (8, 96, 1), "gpu": (8, 8192, 8)}.get(jax.default_backend(), (16, 2048, 0))
-    return Options(
-        max(int(capacity), 1),
-        tile_size or tile,
-        block_size,
-        slab or blocks,
-        steps if unroll is None else unroll,
-        antialiased,
-        exact_tiles,
-        median_depth,
-        normals,
-    )
-
-
-@flax.struct.dataclass
-class Rendering:
-    """Images of V cameras; with scenes as leading axes of the input, every image and `radii` have them too.
+class Rendering(flax.struct.PyTreeNode):
+    """Images of V cameras; axes of scenes come before V in every image and in `radii`.
 
     Attributes:
-      rgb: [V, H, W, 3] colour over the background.
-      alpha: [V, H, W] coverage in [0, 1].
-      depth: [V, H, W] expected camera z over the covered part; 0 where nothing covers the pixel.
-      pairs: [] int32, true number of (tile, gaussian) pairs; more than `capacity` means that the image lacks
-        some.
-      invalid: [] int32, gaussians ignored for non-finite numbers or a zero quaternion.
-      radii: [V, N, 2] half sizes in pixels of each gaussian's box, 0 where it touches no pixel.
-      capacity: pairs that there was room for (static).
-      features: [V, H, W, C] sums of blending weight * feature, where features were given.
-      median_depth: [V, H, W] camera z of the gaussian that takes the transmittance to one half or below, 0
-        where none does; where asked for.
-      normals: [V, H, W, 3] unit normals in the world, 0 where nothing covers the pixel; where asked for.
+        rgb: [V, H, W, 3] colour over the background.
+        alpha: [V, H, W] coverage in [0, 1].
+        depth: [V, H, W] expected camera z over the covered part; 0 where alpha is 0.
+        pairs: [] int32, true number of (tile, gaussian) pairs; the image is incomplete where it exceeds `capacity`.
+        invalid: [] int32, gaussians ignored for non-finite numbers or a zero quaternion.
+        radii: [V, N, 2] half sizes in pixels of each gaussian's box, 0 where it touches no pixel.
+        capacity: Pairs that there was room for (static).
+        features: [V, H, W, C] sums of blending weight * feature; None without features.
+        median_depth: [V, H, W] camera z of the gaussian that takes the transmittance to one half or below, 0
+            where none does; None unless asked for.
+        normals: [V, H, W, 3] unit normals in the world, 0 where alpha is 0; None unless asked for.
     """
 
-    rgb: jax.Array
-    alpha: jax.Array
-    depth: jax.Array
-    pairs: jax.Array
-    invalid: jax.Array
-    radii: jax.Array
+    rgb: Float[Array, "*views H W 3"] | Placeholder
+    alpha: Float[Array, "*views H W"] | Placeholder
+    depth: Float[Array, "*views H W"] | Placeholder
+    pairs: Int32[Array, ""] | Placeholder
+    invalid: Int32[Array, ""] | Placeholder
+    radii: Float[Array, "*views N 2"] | Placeholder
     capacity: int = flax.struct.field(pytree_node=False)
-    features: jax.Array | None = None
-    median_depth: jax.Array | None = None
-    normals: jax.Array | None = None
+    features: Float[Array, "*views H W C"] | Placeholder | None = None
+    median_depth: Float[Array, "*views H W"] | Placeholder | None = None
+    normals: Float[Array, "*views H W 3"] | Placeholder | None = None
 
     @property
-    def overflow(self) -> jax.Array:
+    def overflow(self) -> Bool[Array, ""]:
         """[] bool: pairs were left out; render again with a capacity of at least `pairs`."""
         return self.pairs > self.capacity
 
     @property
-    def visible(self) -> jax.Array:
-        """[V, N] bool: the gaussian touches a pixel of the view."""
+    def visible(self) -> Bool[Array, "*views N"]:
+        """[..., V, N] bool: the gaussian touches a pixel of the view."""
         return self.radii[..., 0] > 0.0
 
 
-def select_used(gaussians: Gaussians, active: jax.Array | None) -> tuple[jax.Array, jax.Array]:
-    """[..., N] which gaussians are drawn, and [] how many that should be are ignored."""
-    valid = usable(gaussians)
-    wanted = jnp.ones_like(valid) if active is None else active.astype(bool)
-    return valid & wanted, jnp.sum(wanted & ~valid, dtype=jnp.int32)
-
-
-def make_grid(lead: tuple[int, ...], cameras: Cameras, options: Options) -> TileGrid:
-    """Sizes of one rasterization of all scenes' views."""
-    views = math.prod(lead) * len(cameras)
-    return TileGrid(
-        views,
-        cameras.width,
-        cameras.height,
-        options.tile,
-        options.block,
-        options.slab,
-        options.capacity,
-        options.unroll,
-        options.exact_tiles,
-    )
-
-
-def project_views(gaussians, cameras, used, offset, lead, options):
-    """All scenes' `Projected` as if they were views of one, [V', N, ...], and normals [V', N, 3] or None."""
-
-    def one(gaussians, cameras, used, offset):
-        gaussians = replace_unused(gaussians, used)
-        projected = project(gaussians, cameras, offset, options.antialiased)
-        projected = projected.replace(extents=jnp.where(used[None, :, None], projected.extents, 0.0))
-        return projected, shortest_axes(gaussians, cameras) if options.normals else None
-
-    if not lead:
-        return one(gaussians, cameras, used, offset)
-    views, count = len(cameras), len(gaussians)
-    cameras = one_axis(cameras, cameras.world_to_camera.ndim - 3, lead)
-    offset = None if offset is None else offset.reshape(-1, views, count, 2)
-    if gaussians.means.ndim == 2:  # one scene under all cameras
-        return one(gaussians, merge_views(cameras), used, merge_views(offset))
-    gaussians, used = (one_axis(tree, len(lead), lead) for tree in (gaussians, used))
-    return merge_views(jax.vmap(one)(gaussians, cameras, used, offset))
-
-
 def rasterize(
-    projected: Projected,
-    features: jax.Array | None,
-    axes: jax.Array | None,
-    absolute: jax.Array | None,
-    background: jax.Array,
-    invalid: jax.Array,
-    grid: TileGrid,
-    options: Options,
+    splats: Splats, background: Float[Array, "#V #H #W 3"], invalid: Int32[Array, ""], grid: TileGrid
 ) -> Rendering:
-    """Bins, composites and puts the tiles together.
+    """Bins the splats, composites them and puts the tiles together.
 
     Args:
-      projected: of all views, [V, N, ...].
-      features: [V, N, C] or None.
-      axes: [V, N, 3] normals or None.
-      absolute: [V, N, 2] or None, see `splat.compositing.composite`.
-      background: [V or 1, H or 1, W or 1, 3].
-      invalid: [] int32, handed through.
-      grid: static sizes of the same V views.
-      options: static options.
+        splats: Gaussians in the grid's V views.
+        background: [V or 1, H or 1, W or 1, 3].
+        invalid: [] int32, goes into the result.
+        grid: Geometry and options.
 
     Returns:
-      `Rendering` of V views.
+        `Rendering` of V views.
     """
+    projected, features, normals = splats.projected, splats.features, splats.normals
     channels = 0 if features is None else features.shape[-1]
     bins = build_bins(jax.lax.stop_gradient(projected), grid)
     table = [projected.colors, projected.depths[..., None]]
-    table += [part for part in (features, axes) if part is not None]
-    parts = composite(
-        projected.means, projected.conics, projected.opacities, jnp.concatenate(table, axis=-1), absolute, bins, grid
+    table += [part for part in (features, normals) if part is not None]
+    parts: Images = composite(
+        projected.means,
+        projected.conics,
+        projected.opacities,
+        jnp.concatenate(table, axis=-1),
+        splats.absolute_offset,
+        bins,
+        grid,
     )
-    light, transmittance, alpha = (_untile(p.reshape(len(p), -1, p.shape[-1]), grid) for p in parts)
+    light, transmittance, alpha = (_untile(p.reshape(p.shape[0], -1, p.shape[-1]), grid) for p in parts)
     alpha = alpha[..., 0]
     median = None
-    if options.median_depth:
-        rows = median_splats(
-            *jax.lax.stop_gradient((projected.means, projected.conics, projected.opacities)), bins, grid
-        )
+    if grid.options.median_depth:
+        still = jax.lax.stop_gradient(projected)
+        rows = median_splats(still.means, still.conics, still.opacities, bins, grid)
         values = take_rows(projected.depths.reshape(-1), rows.reshape(-1))
         median = _untile(values.reshape(len(rows), 1, -1), grid)[..., 0]
     return Rendering(
@@ -195,15 +98,67 @@ def rasterize(
         pairs=bins.pairs,
         invalid=invalid,
         radii=jnp.where((bins.run_count > 0).reshape(grid.views, -1, 1), projected.extents, 0.0),
-        capacity=options.capacity,
+        capacity=grid.capacity,
         features=None if features is None else light[..., 4 : 4 + channels],
         median_depth=median,
-        normals=safe_normalize(light[..., 4 + channels :]) if options.normals else None,
+        normals=None if normals is None else safe_normalize(light[..., 4 + channels :]),
     )
 
 
-def _untile(values: jax.Array, grid: TileGrid) -> jax.Array:
-    """[tiles, C, P] to [V, H, W, C]."""
+def blank(
+    background: Float[Array, "#V #H #W 3"],
+    count: int,
+    channels: int | None,
+    invalid: Int32[Array, ""],
+    grid: TileGrid,
+) -> Rendering:
+    """The rendering of no gaussians, or of images without pixels.
+
+    Args:
+        background: [V or 1, H or 1, W or 1, 3].
+        count: N, gaussians given.
+        channels: C of the features, None without features.
+        invalid: [] int32, goes into the result.
+        grid: Geometry and options.
+
+    Returns:
+        `Rendering` of V views.
+    """
+    size = (grid.views, grid.height, grid.width)
+    empty = jnp.zeros(size, jnp.float32)
+    return Rendering(
+        rgb=jnp.broadcast_to(background, (*size, 3)),
+        alpha=empty,
+        depth=empty,
+        pairs=jnp.int32(0),
+        invalid=invalid,
+        radii=jnp.zeros((grid.views, count, 2), jnp.float32),
+        capacity=grid.capacity,
+        features=None if channels is None else jnp.zeros((*size, channels), jnp.float32),
+        median_depth=empty if grid.options.median_depth else None,
+        normals=jnp.zeros((*size, 3), jnp.float32) if grid.options.normals else None,
+    )
+
+
+def warn_about(rendering: Rendering) -> None:
+    """Warns the caller's caller of ignored gaussians and of missing pairs; outside jit.
+
+    Args:
+        rendering: With concrete numbers.
+    """
+    invalid, pairs = int(rendering.invalid), int(rendering.pairs)
+    if invalid:
+        message = f"ignored {invalid} gaussians with non-finite numbers or a zero quaternion"
+        warnings.warn(message, stacklevel=3)
+    if pairs > rendering.capacity:
+        warnings.warn(
+            f"the image is incomplete: {pairs} tile-gaussian pairs, room for {rendering.capacity}; raise capacity",
+            stacklevel=3,
+        )
+
+
+def _untile(values: Float[Array, "tiles C P"], grid: TileGrid) -> Float[Array, "V H W C"]:
+    """Puts the tiles of all views together."""
     shape = (grid.views, grid.rows, grid.columns, values.shape[1], grid.tile, grid.tile)
     image = values.reshape(shape).transpose(0, 1, 4, 2, 5, 3)
     image = image.reshape(grid.views, grid.rows * grid.tile, grid.columns * grid.tile, -1)

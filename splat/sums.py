@@ -2,27 +2,29 @@
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float, Int32
 
 
 CHUNK = 32
 GROUP = 16
 
 
-def segmented_scan(values: jax.Array, place: jax.Array, *, exclusive: bool, reverse: bool = False) -> jax.Array:
+def segmented_scan(
+    values: Float[Array, "M *rest"], place: Int32[Array, "M"], *, exclusive: bool, reverse: bool = False
+) -> Float[Array, "M *rest"]:
     """Prefix sums along axis 0 that restart at each segment.
 
     Two levels: inside groups of 16 rows by a triangular product that restarts at each segment, then over the
     groups that a long segment spans. The number of steps of the second level is known only when it runs.
 
     Args:
-      values: [M, ...], finite: the product multiplies other segments' rows by zero.
-      place: [M] int32, place of each element inside its segment, counted from 0 (from its end with
-        `reverse`).
-      exclusive: leave out the element itself.
-      reverse: sum from the end of each segment.
+        values: [M, ...], finite: the product multiplies other segments' rows by zero.
+        place: [M] int32, place of each element inside its segment, counted from 0 (from its end with `reverse`).
+        exclusive: Leave out the element itself.
+        reverse: Sum from the end of each segment.
 
     Returns:
-      [M, ...].
+        [M, ...].
     """
     size, shape = values.shape[0], values.shape[1:]
     inside, before, local = _two_levels(values, place, exclusive, reverse)
@@ -31,16 +33,18 @@ def segmented_scan(values: jax.Array, place: jax.Array, *, exclusive: bool, reve
     return sums.reshape(-1, *shape)[:size]
 
 
-def sum_segments(values: jax.Array, place: jax.Array, last: jax.Array) -> jax.Array:
-    """Sums of whole segments: `segmented_scan` at their last elements, without the rest.
+def sum_segments(
+    values: Float[Array, "M *rest"], place: Int32[Array, "M"], last: Int32[Array, "T"]
+) -> Float[Array, "T *rest"]:
+    """Sums whole segments: `segmented_scan` at their last elements only.
 
     Args:
-      values: [M, ...], finite.
-      place: [M] int32, place of each element inside its segment, counted from 0.
-      last: [T] int32, the last element of each segment asked for.
+        values: [M, ...], finite.
+        place: [M] int32, place of each element inside its segment, counted from 0.
+        last: [T] int32, the last element of each segment to sum.
 
     Returns:
-      [T, ...].
+        [T, ...].
     """
     inside, before, _ = _two_levels(values, place, exclusive=False, reverse=False)
     spans = (place[last] > last % GROUP)[:, None]
@@ -49,7 +53,7 @@ def sum_segments(values: jax.Array, place: jax.Array, last: jax.Array) -> jax.Ar
 
 
 def _grouped(values: jax.Array) -> jax.Array:
-    """[M, ...] as [groups, 16, ...], zeros behind the end."""
+    """Reshapes [M, ...] to [groups, 16, ...] with zeros after the end."""
     size = values.shape[0]
     groups = -(-max(size, 1) // GROUP)
     padding = [(0, groups * GROUP - size)] + [(0, 0)] * (values.ndim - 1)
@@ -57,10 +61,14 @@ def _grouped(values: jax.Array) -> jax.Array:
 
 
 def _two_levels(
-    values: jax.Array, place: jax.Array, exclusive: bool, reverse: bool
-) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Sums inside each group [G, 16, D], what the groups before it leave to the segment that is open at its
-    border [G, D], and how many elements of its group come before an element [16]."""
+    values: Float[Array, "M *rest"], place: Int32[Array, "M"], exclusive: bool, reverse: bool
+) -> tuple[Float[Array, "G 16 D"], Float[Array, "G D"], Int32[Array, "16"]]:
+    """Both levels of `segmented_scan`.
+
+    Returns:
+        Sums inside each group, sums over the groups before it of the segment that is open at its border, and the
+        number of elements of a group before each of its elements.
+    """
     place = _grouped(place)
     rows = _grouped(values.reshape(values.shape[0], -1))
     index = jnp.arange(GROUP, dtype=jnp.int32)
@@ -76,33 +84,37 @@ def _two_levels(
     return inside, before, local
 
 
-def _scan_by_doubling(values: jax.Array, place: jax.Array, reverse: bool = False) -> jax.Array:
-    """Inclusive `segmented_scan` of [M, D] (Hillis and Steele 1986): for what is short."""
+def _scan_by_doubling(
+    values: Float[Array, "M D"], place: Int32[Array, "M"], reverse: bool = False
+) -> Float[Array, "M D"]:
+    """Inclusive `segmented_scan` of short arrays (Hillis and Steele 1986)."""
 
     def double(state: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
         step, array = state
         moved = jnp.roll(array, -step if reverse else step, axis=0)
-        # Elements rolled in from another segment or the other end are discarded by the comparison.
+        # The comparison discards elements rolled in from another segment or from the other end.
         return 2 * step, array + jnp.where((place >= step)[:, None], moved, 0.0)
 
     longest = jnp.max(place, initial=0)
     return jax.lax.while_loop(lambda state: state[0] <= longest, double, (jnp.int32(1), values))[1]
 
 
-def sum_runs(rows: jax.Array, order: jax.Array, start: jax.Array, count: jax.Array) -> jax.Array:
+def sum_runs(
+    rows: Float[Array, "R D"], order: Int32[Array, "C"], start: Int32[Array, "S"], count: Int32[Array, "S"]
+) -> Float[Array, "S D"]:
     """Sums rows over runs of consecutive places.
 
     Two levels, both tree- or chunk-shaped: inside chunks of 32 rows by a triangular product that restarts at
     each run, then over the chunks that a long run spans.
 
     Args:
-      rows: [R, D].
-      order: [C] the row that stands at each place.
-      start: [S] first place of each run; runs do not overlap.
-      count: [S] places in each run; 0 gives a zero sum.
+        rows: [R, D].
+        order: [C] int32, the row at each place.
+        start: [S] int32, first place of each run; runs do not overlap.
+        count: [S] int32, places in each run; 0 gives a zero sum.
 
     Returns:
-      [S, D].
+        [S, D].
     """
     places = order.shape[0]
     chunks = -(-max(places, 1) // CHUNK)
@@ -129,24 +141,24 @@ def sum_runs(rows: jax.Array, order: jax.Array, start: jax.Array, count: jax.Arr
 
 
 @jax.custom_vjp
-def take_rows(values: jax.Array, index: jax.Array) -> jax.Array:
-    """values[index], and 0 where the index is negative, with a gradient that needs no scatter-add.
+def take_rows(values: Float[Array, "S"], index: Int32[Array, "M"]) -> Float[Array, "M"]:
+    """Gathers values with a gradient that needs no scatter-add.
 
     Args:
-      values: [S].
-      index: [M] int32, below S.
+        values: [S].
+        index: [M] int32, below S.
 
     Returns:
-      [M].
+        [M], 0 where the index is negative.
     """
     return jnp.where(index >= 0, values[jnp.maximum(index, 0)], 0.0)
 
 
-def _take_rows_fwd(values, index):
+def _take_rows_fwd(values: jax.Array, index: jax.Array) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
     return take_rows(values, index), (index, jnp.zeros_like(values))
 
 
-def _take_rows_bwd(residuals, bar):
+def _take_rows_bwd(residuals: tuple[jax.Array, jax.Array], bar: jax.Array) -> tuple[jax.Array, None]:
     index, like = residuals
     order = jnp.argsort(index, stable=True).astype(jnp.int32)
     rows = jnp.arange(like.shape[0] + 1, dtype=index.dtype)

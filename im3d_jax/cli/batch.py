@@ -1,12 +1,12 @@
-"""Draws the views of every line of a file of prompts, in batches over all devices; with --assets also fits assets.
+"""Draws the views of every line of a file of prompts, in batches over all devices; --assets fits assets as well.
 
-Lines: {"prompt": "a red mug", "image": "mug.png", "seed": 1}, with a prompt, a picture (its path is relative to the
-file), or both. Line 7 gets the run folder OUT/00007, as `im3d views` (or `im3d generate`) makes it with this seed: the
+A line is {"prompt": "a red mug", "image": "mug.png", "seed": 1} with a prompt, a picture (its path is relative to the
+file) or both. Line 7 gets the run folder OUT/00007, as `im3d views` (or `im3d generate`) makes it with this seed: the
 same views to rounding, whatever else is in its batch. OUT/summary.json holds the throughput. Rerun the same command to
 resume an interrupted run.
 
-A line that cannot be drawn is named and skipped; the command ends with exit code 2 when the others are finished, and
-tries failed lines again when it is repeated. With --shard=0/4 ... --shard=3/4 four machines share the lines.
+A line that fails is reported and skipped. When all others are finished, the command ends with exit code 2; rerun it to
+try the failed lines again. With --shard=0/4 ... --shard=3/4 four machines share the lines.
 """
 
 import shlex
@@ -24,7 +24,7 @@ def register(values: flags.FlagValues) -> None:
     """Defines the command's flags."""
     flags.DEFINE_string("prompts", None, "file of JSON lines with prompt, image, seed", flag_values=values)
     flags.DEFINE_integer("batch", None, "objects drawn at once, over all devices", lower_bound=1, flag_values=values)
-    flags.DEFINE_bool("assets", False, "also fit an asset to the views of each line", flag_values=values)
+    flags.DEFINE_bool("assets", False, "fit an asset to the views of each line", flag_values=values)
     flags.DEFINE_string("shard", "0/1", "i/n: only lines i, i + n, i + 2 n, ...", flag_values=values)
     commands.define_fit(values)
     commands.define_drawing(values)
@@ -50,7 +50,6 @@ def run(values: flags.FlagValues) -> None:
     )
     environment.start_jax()
     from im3d_jax.generation.many import ManySettings, make_all
-    from im3d_jax.pipelines import load
 
     settings = ManySettings(
         out,
@@ -60,6 +59,6 @@ def run(values: flags.FlagValues) -> None:
         summary="summary.json" if parts == 1 else f"summary_{part}_of_{parts}.json",
         facts={"command": shlex.join(["im3d", *sys.argv[1:]]), "quality": values.quality},
     )
-    model = load(values.model, image_model=values.image_model, memory=values.memory)
+    model = commands.model_of(values)
     lpips = commands.lpips_of(values) if values.assets else None
     make_all(lines[part::parts], model, settings, ProgressPrinter(), lpips=lpips)

@@ -1,7 +1,7 @@
-"""Weights of SVD, SV3D and Stable Diffusion between diffusers' folders and Stability AI's single files.
+"""Converts weights of SVD, SV3D and Stable Diffusion between diffusers' folders and Stability AI's single files.
 
-Tensors keep their dtype and their bytes; nothing is computed. What only one layout has is kept beside and comes back on
-the way back. The result records whose code the group norms' eps follows.
+Tensors keep their dtype and their bytes. Tensors that exist in one layout only are kept apart and restored by the
+conversion back. The output records the epsilon of the group norms, which differs between the two.
 """
 
 import pathlib
@@ -22,11 +22,11 @@ def register(values: flags.FlagValues) -> None:
     )
     flags.DEFINE_string("out", None, "folder or file to write; must not exist", flag_values=values)
     flags.DEFINE_string(
-        "family", None, "svd, svd_xt, sv3d_u, sv3d_p, sd15, sd21 or sd21_base; told from the tensors otherwise",
+        "family", None, "svd, svd_xt, sv3d_u, sv3d_p, sd15, sd21 or sd21_base; recognised from the tensors by default",
         flag_values=values,
     )  # fmt: skip
     flags.DEFINE_integer(
-        "frames", None, "views that an SVD fine-tuned on orbits draws; otherwise as its unet/config.json says, or 25",
+        "frames", None, "frames of an SVD fine-tuned on orbits; by default from unet/config.json, or 25",
         lower_bound=2, upper_bound=1000, flag_values=values,
     )  # fmt: skip
 
@@ -52,16 +52,16 @@ def run(values: flags.FlagValues) -> None:
                 checkpoint = with_frames(checkpoint, values.frames)
             counts = convert_checkpoint(checkpoint, values.to, pathlib.Path(values.out))
     except KeyboardInterrupt:
-        raise Stopped(f"stopped; nothing was written to {values.out}, the same command starts anew") from None
+        raise Stopped(f"stopped: nothing was written to {values.out}; rerun the same command to start again") from None
     preset = checkpoint.preset
     if checkpoint.remark:
         print(checkpoint.remark)
     print(f"{preset.name}, {checkpoint.layout} to {values.to}: {values.out}")
     absent = [name for name in ("unet", "vae", encoder_folder(preset)) if name not in checkpoint.networks]
     if absent:
-        print(f"{values.model} holds no {' and no '.join(absent)}: what was written lacks the same")
+        print(f"{values.model} holds no {' and no '.join(absent)}: neither does the output")
     aside = counts.pop("aside")
     print(", ".join(f"{network} {count} tensors" for network, count in counts.items()))
     if aside:
-        print(f"{aside} tensors that only the {checkpoint.layout} layout has are kept beside")
-    print(f"group norms follow {preset.norm_eps}'s eps")
+        print(f"{aside} tensors exist in the {checkpoint.layout} layout only: kept apart for the way back")
+    print(f"epsilon of the group norms: {preset.norm_eps}'s")

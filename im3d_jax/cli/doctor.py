@@ -1,7 +1,7 @@
-"""Says what this machine has: devices, memory, versions, weights found and missing, and where to put them.
+"""Reports devices, memory, package versions, and whether the weights of --model are complete and load.
 
-With --vocabulary it lists the words that the model knows instead, one a line, and after a colon other words that mean
-the same to it; plurals count as their singular. With weights that cannot be used the exit code is 2.
+--vocabulary prints the words that the model was trained on instead, one per line, followed by a colon and their
+synonyms; plurals count as their singular. The exit code is 2 if the weights cannot be used.
 """
 
 import importlib.metadata
@@ -24,7 +24,9 @@ PACKAGES = (
 
 def register(values: flags.FlagValues) -> None:
     """Defines the command's flags."""
-    flags.DEFINE_bool("vocabulary", False, "list the words that the model knows", flag_values=values)
+    flags.DEFINE_bool(
+        "vocabulary", False, "list the words that the model was trained on and their synonyms", flag_values=values
+    )
     commands.define_model(values)
 
 
@@ -44,10 +46,12 @@ def run(values: flags.FlagValues) -> None:
         views, pictures = open_model(values.model)
     except InputError as error:
         print(f"weights of {values.model}: NOT usable: {error}")
-        print("put a model's files into one folder anywhere and give it as --model=FOLDER")
+        print("put the files of a model into one folder and pass it as --model=FOLDER")
         raise
-    print("\n".join((views or pictures).describe()))
-    print("other weights: put a model's files into one folder anywhere and give it as --model=FOLDER")
+    reader = views or pictures
+    assert reader is not None  # a model draws one of the two
+    print("\n".join(reader.describe()))
+    print("other weights: put the files of a model into one folder and pass it as --model=FOLDER")
 
 
 def _print_vocabulary(model: str) -> None:
@@ -55,7 +59,9 @@ def _print_vocabulary(model: str) -> None:
     from im3d_jax.pipelines import open_model
 
     views, pictures = open_model(model)
-    words = (pictures or views).vocabulary()
+    reader = pictures or views
+    assert reader is not None  # a model draws one of the two
+    words = reader.vocabulary()
     if not words:
         raise InputError(f"--model={model} has no list of words: it reads any prompt, or none")
     print("\n".join(": ".join([word, ", ".join(others)]) if others else word for word, others in words.items()))

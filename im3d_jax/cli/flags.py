@@ -4,52 +4,61 @@ from __future__ import annotations
 
 import os
 import pathlib
+from typing import TYPE_CHECKING, get_args
 
 from absl import flags
 
 from im3d_jax import seeds
+from im3d_jax.choices import Direction, Quality
 from im3d_jax.errors import InputError
 from im3d_jax.output.run_folder import RESULTS
 
 
-QUALITIES, DIRECTIONS, MEMORIES = ("draft", "standard", "best"), ("auto", "ccw", "cw"), ("16gb", "24gb", "80gb")
+if TYPE_CHECKING:
+    from im3d_jax.generation.plan import PerceptualChoice
+    from im3d_jax.generation.request import AssetRequest
+    from im3d_jax.pipelines import Pipeline
+
+
+QUALITIES, DIRECTIONS, MEMORIES = get_args(Quality), get_args(Direction), ("16gb", "24gb", "80gb")
 
 
 def define_run(values: flags.FlagValues) -> None:
     """Flags of every command that makes a run folder."""
-    flags.DEFINE_string("out", None, "run folder to write", flag_values=values)
-    flags.DEFINE_bool("overwrite", False, "replace the results that --out holds", flag_values=values)
+    flags.DEFINE_string("out", None, "folder of the results; the same command resumes there", flag_values=values)
+    flags.DEFINE_bool("overwrite", False, "remove the results in --out and start over", flag_values=values)
     flags.DEFINE_integer(
-        "seed", 0, "same seed, same files", lower_bound=0, upper_bound=seeds.LARGEST, flag_values=values
-    )
-    flags.DEFINE_enum("quality", "standard", QUALITIES, "|".join(QUALITIES), flag_values=values)
+        "seed", 0, "random seed; the same seed gives the same files", lower_bound=0, upper_bound=seeds.LARGEST,
+        flag_values=values,
+    )  # fmt: skip
+    flags.DEFINE_enum("quality", "standard", QUALITIES, "speed against quality", flag_values=values)
     define_model(values)
 
 
 def define_model(values: flags.FlagValues) -> None:
     """The flag that chooses the weights."""
     flags.DEFINE_string(
-        "model", "tiny", "`tiny`, which ships with the program, or the folder of another bundle; to draw, also weights "
-        "of SV3D or SVD (folder, file or hub id)", flag_values=values,
+        "model", "tiny", "`tiny` (bundled), the folder of another bundle, or weights of SV3D or SVD (folder, file or "
+        "hub id)", flag_values=values,
     )  # fmt: skip
 
 
 def define_drawing(values: flags.FlagValues) -> None:
     """Flags of commands that draw."""
     flags.DEFINE_float(
-        "elevation_deg", None, "elevation of the cameras, if known; estimated otherwise", lower_bound=-89.0,
+        "elevation_deg", None, "elevation of the cameras in degrees; estimated if not given", lower_bound=-89.0,
         upper_bound=89.0, flag_values=values,
     )  # fmt: skip
     flags.DEFINE_string(
-        "image_model", None, "draws the first picture from the prompt: weights of Stable Diffusion, or tiny",
+        "image_model", None, "model that draws the first picture from the prompt: Stable Diffusion, or tiny",
         flag_values=values,
     )  # fmt: skip
     flags.DEFINE_enum(
-        "orbit_direction", "auto", DIRECTIONS, "SV3D, SVD: how the views turn, seen from above; auto tries both",
+        "orbit_direction", "auto", DIRECTIONS, "SV3D, SVD: direction of the orbit seen from above; auto tries both",
         flag_values=values,
     )  # fmt: skip
     flags.DEFINE_enum(
-        "memory", None, MEMORIES, "SV3D, SVD: preset for the device's memory; by default what fits", flag_values=values
+        "memory", None, MEMORIES, "SV3D, SVD: memory preset; the largest that fits by default", flag_values=values
     )
 
 
@@ -65,24 +74,25 @@ def define_fit(values: flags.FlagValues) -> None:
     """Flags of commands that fit an asset to drawn views."""
     flags.DEFINE_integer("rounds", 2, "rounds of refinement, 0 to 2", lower_bound=0, upper_bound=2, flag_values=values)
     flags.DEFINE_string(
-        "lpips_weights", None, "LPIPS as the fit's perceptual loss: files with VGG16 and the heads, or lpips-j",
+        "lpips_weights", None, "perceptual loss of the fit: files with VGG16 and the LPIPS heads, or lpips-j",
         flag_values=values,
     )  # fmt: skip
 
 
-def request_of(values: flags.FlagValues):
+def request_of(values: flags.FlagValues) -> AssetRequest:
     """The `AssetRequest` of a command's flags.
 
     Raises:
         InputError: The flags contradict each other, or the picture cannot be used.
     """
     from im3d_jax.generation.request import AssetRequest
+    from im3d_jax.images.cutout import cut_out
 
     if values.image is not None and values.image_model is not None:
-        raise InputError("--image and --image_model are both given; the picture comes from one of them")
+        raise InputError("--image and --image_model are both given; give the picture, or the model that draws it")
     if values.image is not None:
         refuse_source_in_results(values, "--image", values.image)
-    return AssetRequest(
+    request = AssetRequest(
         prompt=values.prompt,
         image=values.image,
         seed=values.seed,
@@ -91,9 +101,26 @@ def request_of(values: flags.FlagValues):
         elevation_deg=values.elevation_deg,
         orbit_direction=values.orbit_direction,
     )
+    picture = request.read_image()
+    if picture is not None:
+        # A picture that cannot be used is told before JAX starts and weights are read, which takes long.
+        cut_out(picture)
+    return request
 
 
-def lpips_of(values: flags.FlagValues):
+def model_of(values: flags.FlagValues) -> Pipeline:
+    """The `Pipeline` of a command's flags, ready to draw.
+
+    Raises:
+        InputError: The weights cannot be used.
+    """
+    from im3d_jax.pipelines import load
+
+    image_model, memory = (values[name].value if name in values else None for name in ("image_model", "memory"))
+    return load(values.model, image_model=image_model, memory=memory)
+
+
+def lpips_of(values: flags.FlagValues) -> PerceptualChoice | None:
     """The fit's features from --lpips_weights, or None for the model's own.
 
     Raises:
@@ -102,10 +129,8 @@ def lpips_of(values: flags.FlagValues):
     if values.lpips_weights is None:
         return None
     from im3d_jax.generation.plan import PerceptualChoice
-    from im3d_jax.weights.lpips_weights import load_lpips
 
-    weights = load_lpips(values.lpips_weights)
-    return PerceptualChoice(weights.network(), "LPIPS (VGG16)", weights.sha256)
+    return PerceptualChoice.of(values.lpips_weights)
 
 
 def out_of(values: flags.FlagValues, example: str = "runs/mug") -> str:
@@ -129,4 +154,6 @@ def refuse_source_in_results(values: flags.FlagValues, flag: str, source: str) -
         return
     source_path, out = pathlib.Path(os.path.realpath(source)), pathlib.Path(os.path.realpath(values.out))
     if any(source_path.is_relative_to(out / name) for name in RESULTS):
-        raise InputError(f"{flag}={source} is among the results in --out, which would be lost; copy it elsewhere first")
+        raise InputError(
+            f"{flag}={source} is among the results in --out, which this run may replace; copy it elsewhere first"
+        )

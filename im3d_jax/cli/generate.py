@@ -1,7 +1,7 @@
-"""Makes a 3D asset: first image, turntable views, gaussians fitted to them, and rounds of refinement.
+"""Makes a 3D asset from a prompt, a picture or both: turntable views, gaussians fitted to them, refinement.
 
-Beside what `views` writes: asset.ply, turntable.mp4, asset_sheet.png, metrics.json and, for each round of
-refinement, the views it drew. Rerun the same command to resume an interrupted run.
+Writes what `im3d views` writes, and asset.ply, turntable.mp4, asset_sheet.png, metrics.json and the views of each round
+of refinement. Rerun the same command to resume an interrupted run.
 """
 
 import pathlib
@@ -26,10 +26,9 @@ def run(values: flags.FlagValues) -> None:
     request, out = commands.request_of(values), commands.out_of(values)
     environment.start_jax()
     from im3d_jax.generation import api
-    from im3d_jax.pipelines import load
 
-    model = load(values.model, image_model=values.image_model, memory=values.memory)
+    model = commands.model_of(values)
     progress, lpips = ProgressPrinter(), commands.lpips_of(values)
     api.generate(model, request, progress=progress, out=out, overwrite=values.overwrite, lpips=lpips)
     folder = pathlib.Path(out)
-    progress.line(f"asset: {folder / 'asset.ply'}, turning: {folder / 'turntable.mp4'}")
+    progress.line(f"asset: {folder / 'asset.ply'}, turntable: {folder / 'turntable.mp4'}")

@@ -11,18 +11,17 @@ from collections.abc import Sequence
 
 from absl import flags
 
-from im3d_jax.errors import InputError, Stopped
+from im3d_jax.errors import INTERRUPTED, WRONG_INPUT, InputError, Stopped
 from im3d_jax.version import __version__
 
 
-WRONG_INPUT, INTERRUPTED = 2, 130  # exit codes; the second is the shell's for Ctrl-C
 COMMANDS = {
     "generate": "a prompt and/or a picture to a 3D asset",
     "views": "the first half alone: 16 turntable views",
     "batch": "views or assets of every line of a file of prompts",
     "reconstruct": "the second half alone: a run folder or a capture to a 3D asset",
-    "convert": "weights of SVD, SV3D and Stable Diffusion between two layouts",
-    "doctor": "devices, memory, versions, weights; --vocabulary lists the words that `tiny` knows",
+    "convert": "weights of SVD, SV3D and Stable Diffusion from one layout to another",
+    "doctor": "devices, memory, versions, weights; --vocabulary lists the words that a model knows",
 }
 
 

@@ -1,8 +1,9 @@
-"""Fits gaussians to pictures with known cameras.
+"""Fits gaussians to pictures with known cameras: the second half of `im3d generate`.
 
---data is a run folder of `im3d views` or `im3d generate` (cameras.json), or a capture: NeRF-synthetic's or
-nerfstudio's fields (transforms_train.json or transforms.json; transforms_test.json for held-out metrics), or a
-COLMAP model (sparse/0 and images). Writes asset.ply, turntable.mp4, metrics.json and run.json into --out.
+--data is a run folder of `im3d views` or `im3d generate` (cameras.json), or a capture: a NeRF-synthetic or nerfstudio
+folder (transforms_train.json or transforms.json; transforms_test.json for held-out metrics), or a COLMAP model
+(sparse/0 and images). Writes asset.ply, turntable.mp4, asset_sheet.png, metrics.json and run.json into --out. Rerun the
+same command to resume an interrupted run.
 """
 
 import os
@@ -28,31 +29,31 @@ def register(values: flags.FlagValues) -> None:
     """Defines the command's flags."""
     flags.DEFINE_string("data", None, "run folder or capture to read", flag_values=values)
     flags.DEFINE_integer(
-        "downscale", 1, "mean over so many pixels squared before fitting", lower_bound=1, flag_values=values
+        "downscale", 1, "shrink the views by this factor before fitting", lower_bound=1, flag_values=values
     )
     flags.DEFINE_enum(
-        "strategy", "default", ("default", "mcmc"), "captures: clone, split, prune, reset; or relocate and add noise",
-        flag_values=values,
+        "strategy", "default", ("default", "mcmc"), "captures: `default` clones, splits and prunes; `mcmc` relocates "
+        "and adds noise", flag_values=values,
     )  # fmt: skip
-    flags.DEFINE_integer("steps", STEPS, "captures: length of the fit", lower_bound=1, flag_values=values)
+    flags.DEFINE_integer("steps", STEPS, "captures: optimisation steps", lower_bound=1, flag_values=values)
     flags.DEFINE_integer(
         "sh_degree", 3, "captures: degree of the spherical harmonics", lower_bound=0, upper_bound=4, flag_values=values
     )
     flags.DEFINE_bool(
-        "random_background", False, "captures: another background colour each step, for pictures with alpha",
+        "random_background", False, "captures with alpha: a new background colour each step",
         flag_values=values,
     )  # fmt: skip
-    flags.DEFINE_bool("pose_refinement", False, "captures: let the cameras' poses move", flag_values=values)
+    flags.DEFINE_bool("pose_refinement", False, "captures: refine the camera poses", flag_values=values)
     flags.DEFINE_integer(
-        "gaussians", None, "captures: most gaussians; by default after the pictures' size", lower_bound=100,
-        upper_bound=10_000_000, flag_values=values,
+        "gaussians", None, "captures: largest number of gaussians; by default set by the size of the views",
+        lower_bound=100, upper_bound=10_000_000, flag_values=values,
     )  # fmt: skip
     flags.DEFINE_integer(
-        "hold_out", 0, "captures without transforms_test.json: hold out every so-many-th view; 0 for none",
+        "hold_out", 0, "captures without transforms_test.json: hold out every N-th view; 0 for none",
         lower_bound=0, flag_values=values,
     )  # fmt: skip
     flags.DEFINE_string(
-        "lpips_weights", None, "captures: LPIPS for metrics.json: files with VGG16 and the heads, or lpips-j",
+        "lpips_weights", None, "captures: adds LPIPS to metrics.json: files with VGG16 and the LPIPS heads, or lpips-j",
         flag_values=values,
     )  # fmt: skip
     commands.define_run(values)
@@ -61,9 +62,9 @@ def register(values: flags.FlagValues) -> None:
 def run(values: flags.FlagValues) -> None:
     """Checks the flags, then fits. Raises `InputError` for a wrong input."""
     if not values.data:
-        raise InputError("--data is missing; give a run folder or a capture")
+        raise InputError("--data is missing; give a run folder or a capture, for instance --data=runs/mug")
     if values.out and os.path.realpath(values.out) == os.path.realpath(values.data):
-        raise InputError("--out is the folder of --data; give another one, its results would be mixed")
+        raise InputError("--out and --data are the same folder; give another --out, or their results would mix")
     commands.refuse_source_in_results(values, "--data", values.data)
     from im3d_jax.data.captures import find_camera_file, load_capture
     from im3d_jax.generation.captures import CaptureSettings, check_capture
@@ -75,7 +76,6 @@ def run(values: flags.FlagValues) -> None:
     out = commands.out_of(values)
     environment.start_jax()
     from im3d_jax.generation import api
-    from im3d_jax.weights.lpips_weights import load_lpips
 
     settings = CaptureSettings(
         steps=values.steps,
@@ -85,23 +85,22 @@ def run(values: flags.FlagValues) -> None:
         pose_refinement=values.pose_refinement,
         gaussians=values.gaussians,
     )
-    weights = load_lpips(values.lpips_weights) if with_lpips else None
     progress = ProgressPrinter()
     api.reconstruct(
         capture,
         settings=None if capture.generated else settings,
-        model=values.model,
+        model=commands.model_of(values) if capture.generated else "tiny",
         quality=values.quality,
         seed=values.seed,
         downscale=values.downscale,
         hold_out=values.hold_out,
-        lpips=None if weights is None else (weights.params, weights.sha256),
+        lpips=values.lpips_weights,
         progress=progress,
         out=out,
         overwrite=values.overwrite,
     )
     folder = pathlib.Path(out)
-    progress.line(f"asset: {folder / 'asset.ply'}, turning: {folder / 'turntable.mp4'}")
+    progress.line(f"asset: {folder / 'asset.ply'}, turntable: {folder / 'turntable.mp4'}")
 
 
 def _refuse_flags_of_the_other_kind(values: flags.FlagValues, source: pathlib.Path) -> None:
@@ -110,4 +109,4 @@ def _refuse_flags_of_the_other_kind(values: flags.FlagValues, source: pathlib.Pa
     other = "captures" if generated else "run folders"
     for name in names:
         if values[name].present:
-            raise InputError(f"--{name} is for {other}, and {source} is {kind}; leave it away")
+            raise InputError(f"--{name} is for {other}, but {source} is {kind}; remove the flag")

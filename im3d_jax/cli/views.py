@@ -1,7 +1,7 @@
-"""Draws turntable views of what a prompt says or a picture shows.
+"""Draws turntable views of an object from a prompt, a picture or both: the first half of `im3d generate`.
 
 Writes input.png, views/00.png and so on (16, or as many as the model draws), views.mp4, sheet.png, cameras.json and
-run.json into --out.
+run.json into --out. Rerun the same command to resume an interrupted run.
 """
 
 import pathlib
@@ -25,9 +25,8 @@ def run(values: flags.FlagValues) -> None:
     request, out = commands.request_of(values), commands.out_of(values)
     environment.start_jax()
     from im3d_jax.generation import api
-    from im3d_jax.pipelines import load
 
-    model, progress = load(values.model, image_model=values.image_model, memory=values.memory), ProgressPrinter()
+    model, progress = commands.model_of(values), ProgressPrinter()
     api.views(model, request, progress=progress, out=out, overwrite=values.overwrite)
     folder = pathlib.Path(out)
-    progress.line(f"views in {folder / 'views'}, all on one sheet: {folder / 'sheet.png'}")
+    progress.line(f"views: {folder / 'views'}, contact sheet: {folder / 'sheet.png'}")

@@ -119,7 +119,7 @@ def read_fields(path: pathlib.Path, text: str | bytes | None = None) -> dict[str
         reason = str(error).splitlines()[0]
         raise CaptureError(f"{path}: not a readable JSON file ({reason}); export it again") from None
     if not isinstance(fields, dict) or not isinstance(fields.get("frames"), list) or not fields["frames"]:
-        raise CaptureError(f"{path}: missing field 'frames'; expected a list with one entry a view")
+        raise CaptureError(f"{path}: missing field 'frames'; expected a list with one entry per view")
     for index, frame in enumerate(fields["frames"]):
         for name in ("file_path", "transform_matrix"):
             if not isinstance(frame, dict) or name not in frame:
@@ -148,7 +148,7 @@ def declared_size(fields: dict[str, Any], path: pathlib.Path) -> tuple[float, fl
     return _number(fields, "w", path), _number(fields, "h", path)
 
 
-def _intrinsics(fields: dict[str, Any], path: pathlib.Path, width: int, height: int) -> np.ndarray:
+def _intrinsics(fields: dict[str, Any], path: pathlib.Path, width: float, height: float) -> np.ndarray:
     if "fl_x" in fields:
         focal_x = _number(fields, "fl_x", path)
     elif "camera_angle_x" in fields:
@@ -184,7 +184,7 @@ def _pose(frame: dict[str, Any], index: int, path: pathlib.Path) -> np.ndarray:
     try:
         matrix = np.asarray(frame["transform_matrix"], np.float64)
     except (TypeError, ValueError, OverflowError):
-        raise CaptureError(f"{where} holds something that is no number") from None
+        raise CaptureError(f"{where} holds a value that is not a number; expected 4x4 numbers") from None
     if matrix.shape == (3, 4):
         matrix = np.concatenate([matrix, [[0.0, 0.0, 0.0, 1.0]]])
     if matrix.shape != (4, 4) or not (np.abs(matrix) <= LARGEST).all():

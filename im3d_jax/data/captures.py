@@ -117,10 +117,12 @@ def load_capture(
     test = source.with_name(TEST_FILE)
     if not source.is_dir() and test.is_file() and not capture.generated:
         if hold_out:
-            raise CaptureError(f"{test} names the held-out views; leave hold_out away or remove that file")
+            raise CaptureError(f"{test} names the held-out views already; remove hold_out or that file")
         held_out = _load_split(test, downscale)
         if held_out.images.shape[1:] != capture.images.shape[1:]:
-            raise CaptureError(f"mismatched image sizes: the views of {test.name} and {source.name} differ")
+            raise CaptureError(
+                f"mismatched image sizes: the views of {test.name} and {source.name} differ; give all views one size"
+            )
         capture = dataclasses.replace(capture, test=held_out)
     elif hold_out:
         capture = _split(capture, hold_out)
@@ -132,7 +134,7 @@ def _split(capture: Capture, every: int) -> Capture:
     places = np.arange(len(capture.images))
     if every < 2 or len(places) < 2:
         raise CaptureError(
-            f"{capture.source}: holding out every {every}. of {len(places)} views leaves none; expected 2 or more"
+            f"{capture.source}: hold_out={every} leaves none of {len(places)} views to fit; expected 2 or more of both"
         )
 
     def take(chosen: np.ndarray) -> Capture:
@@ -195,7 +197,9 @@ def _read_views(
                 f"{size[0]:g}x{size[1]:g}; give all views one size"
             )
         if min(found) < downscale:
-            raise CaptureError(f"{file}: {found[0]}x{found[1]} pixels cannot be scaled down by {downscale}")
+            raise CaptureError(
+                f"{file}: {found[0]}x{found[1]} pixels are too few for downscale={downscale}; give a smaller factor"
+            )
         images.append(shrink(image, downscale))
     return np.stack(images), images[0].shape[1], images[0].shape[0]
 
@@ -232,4 +236,7 @@ def _image_file(frame: dict[str, Any], index: int, path: pathlib.Path) -> pathli
         # Not pathlib's, which fails on names that are too long.
         if os.path.isfile(file):
             return file
-    raise CaptureError(f"{path}: frame {index}: missing image {frame['file_path'][:200]!r} (.png, .jpg)")
+    raise CaptureError(
+        f"{path}: frame {index}: missing image {frame['file_path'][:200]!r}; tried the name alone and with "
+        f"{', '.join(_SUFFIXES[1:])}"
+    )

@@ -89,7 +89,7 @@ def read_model(path: pathlib.Path) -> ColmapModel:
             several sizes or lenses.
     """
     try:
-        import pycolmap
+        import pycolmap  # pyright: ignore[reportMissingImports]  # of the extra [colmap]
     except ImportError:
         raise ColmapError(f"{path} is a COLMAP model, which needs pycolmap: pip install 'im3d-jax[colmap]'") from None
     _check_lengths(path)
@@ -155,7 +155,7 @@ def _check_lengths(path: pathlib.Path) -> None:
         except (struct.error, ValueError):
             whole = False
         if not whole:
-            raise ColmapError(f"{path / name}: {len(data)} bytes, fewer than its own counts announce; copy it again")
+            raise ColmapError(f"{path / name}: {len(data)} bytes, fewer than the counts in it require; copy it again")
 
 
 def _holds_its_records(name: str, data: bytes) -> bool:
@@ -193,7 +193,9 @@ def _lenses(path: pathlib.Path, cameras: list) -> tuple[np.ndarray, np.ndarray |
         )
     fisheye = [name in _FISHEYE for name in names]
     if any(fisheye) and not all(fisheye):
-        raise ColmapError(f"{path}: fisheye and other cameras ({', '.join(names)}); expected one kind of lens")
+        raise ColmapError(
+            f"{path}: fisheye and pinhole cameras are mixed ({', '.join(names)}); expected one kind of lens"
+        )
     matrices = np.zeros((len(cameras), 3, 3))
     coefficients = np.zeros((len(cameras), 4 if fisheye[0] else 8))
     for row, camera in enumerate(cameras):

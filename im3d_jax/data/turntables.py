@@ -5,6 +5,7 @@ A run's set is a pure function of (split, indices, frames, autoencoder): nothing
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import math
 import multiprocessing
@@ -55,7 +56,9 @@ def default_workers(objects: int) -> int:
     return 0 if objects < 4000 else max(0, min(28, (os.cpu_count() or 1) - 2))
 
 
-def render_orbit(toy: ToyObject, size: int, frames: Sequence[int] = range(ORBIT_FRAMES), azimuth_offset: float = 0.0):
+def render_orbit(
+    toy: ToyObject, size: int, frames: Sequence[int] = range(ORBIT_FRAMES), azimuth_offset: float = 0.0
+) -> jax.Array:
     """Frames of one object's turntable: [F, size, size, 4] float32, straight alpha.
 
     Args:
@@ -67,7 +70,9 @@ def render_orbit(toy: ToyObject, size: int, frames: Sequence[int] = range(ORBIT_
     cameras = orbit_cameras(toy.elevation, views=ORBIT_FRAMES, width=size, height=size, azimuth_offset=azimuth_offset)
     if list(frames) != list(range(ORBIT_FRAMES)):
         keep = np.asarray(list(frames))
-        cameras = cameras.replace(world_to_camera=cameras.world_to_camera[keep], intrinsics=cameras.intrinsics[keep])
+        cameras = dataclasses.replace(
+            cameras, world_to_camera=cameras.world_to_camera[keep], intrinsics=cameras.intrinsics[keep]
+        )
     return render_object(toy, cameras)
 
 
@@ -117,8 +122,8 @@ def map_orbits(
 
 
 def to_bytes(rgba: jax.Array) -> jax.Array:
-    """Float pictures in [0, 1] to uint8, as a PNG would round them."""
-    return jnp.clip(jnp.round(rgba * 255.0), 0, 255).astype(jnp.uint8)
+    """Float pictures in [0, 1] to uint8, halves up as in `images.files.to_bytes`; values outside are clipped."""
+    return jnp.floor(jnp.clip(rgba, 0.0, 1.0) * 255.0 + 0.5).astype(jnp.uint8)
 
 
 def box_fraction(rgba: np.ndarray, threshold: float = 0.5) -> float:

@@ -9,16 +9,18 @@ Against ``sample_scan`` it traces the denoiser more often and may lose the shard
 not work on meshes with Explicit axes: sample large batches with the scan.
 """
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import diffrax
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Float
 
 from im3d_jax.diffusion.process import NoiseProcess
 from im3d_jax.diffusion.samplers import Denoiser, SamplerState, StepLevels, init_state, sampler_step, schedule
 from im3d_jax.diffusion.steps import History, dpmpp_2m_step, no_history
+from im3d_jax.typing import AnyArray
 
 
 class DPMSolverPlusPlus2M(diffrax.AbstractSolver):
@@ -34,26 +36,30 @@ class DPMSolverPlusPlus2M(diffrax.AbstractSolver):
     term_structure: ClassVar = diffrax.AbstractTerm
     interpolation_cls: ClassVar = diffrax.LocalLinearInterpolation
 
-    def order(self, terms):
+    def order(self, terms: Any) -> int:
         del terms
         return 2
 
-    def init(self, terms, t0, t1, y0, args) -> History:
+    def init(self, terms: Any, t0: Any, t1: Any, y0: jax.Array, args: Any) -> History:
         del terms, t0, t1, args
         return no_history(y0)
 
-    def step(self, terms, t0, t1, y0, args, solver_state, made_jump):
+    def step(
+        self, terms: Any, t0: Any, t1: Any, y0: jax.Array, args: Any, solver_state: History, made_jump: Any
+    ) -> tuple[jax.Array, None, dict[str, jax.Array], History, diffrax.RESULTS]:
         del made_jump
         x0 = terms.vf(t0, y0, args)
         source, target = self.process.level_of_lambda(t0), self.process.level_of_lambda(t1)
         y1, history = dpmpp_2m_step(y0, x0, solver_state, source, target)
         return y1, None, dict(y0=y0, y1=y1), history, diffrax.RESULTS.successful
 
-    def func(self, terms, t0, y0, args):
+    def func(self, terms: Any, t0: Any, y0: jax.Array, args: Any) -> jax.Array:
         return terms.vf(t0, y0, args)
 
 
-def sample_diffrax(denoise: Denoiser, x: jax.Array, grid: np.ndarray, process: NoiseProcess) -> jax.Array:
+def sample_diffrax(
+    denoise: Denoiser, x: Float[AnyArray, "*shape"], grid: Float[np.ndarray, " times"], process: NoiseProcess
+) -> Float[Array, "*shape"]:
     """Samples with ``diffrax.diffeqsolve``; equal to ``sample_scan`` to rounding.
 
     Args:
@@ -106,6 +112,7 @@ def _solve(
         saveat=diffrax.SaveAt(t1=True),
         throw=False,
     )
+    assert solution.ys is not None  # what `saveat` asks for
     x = solution.ys[0].astype(state.x.dtype)
     # Without a history: the step into clean data takes none.
     return SamplerState(x, no_history(x), jnp.asarray(first + len(times) - 1, jnp.int32))

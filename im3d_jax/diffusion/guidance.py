@@ -11,17 +11,20 @@ so that a batch sharded over devices stays where it is.
 import dataclasses
 import math
 from collections.abc import Callable, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Float, Int
 
 from im3d_jax.diffusion.prediction import Prediction, convert_prediction
 from im3d_jax.diffusion.process import NoiseProcess
+from im3d_jax.typing import AnyArray, Scalar
 
 
-Network = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
+Step = int | Int[AnyArray, ""]
+Network = Callable[[jax.Array, Scalar, Step], jax.Array]
 Curve = Literal["constant", "linear", "triangle"]
 
 
@@ -82,7 +85,9 @@ class Guidance:
         return tuple(branches), tuple(weights)
 
 
-def guide(branches: jax.Array, weights: Sequence, *, axis: int = 0) -> jax.Array:
+def guide(
+    branches: Float[AnyArray, "..."], weights: Sequence[Scalar | Float[AnyArray, "..."]], *, axis: int = 0
+) -> Float[Array, "..."]:
     """Nested guidance b_0 + Σ_k w_k (b_k - b_(k-1)).
 
     Args:
@@ -98,14 +103,17 @@ def guide(branches: jax.Array, weights: Sequence, *, axis: int = 0) -> jax.Array
     if count != len(weights) + 1:
         raise ValueError(f"{len(weights)} guidance weights need {len(weights) + 1} branches, got {count}")
     working = jnp.promote_types(branches.dtype, jnp.float32)
-    parts = [jax.lax.index_in_dim(branches, k, axis, keepdims=False).astype(working) for k in range(count)]
+    stacked = jnp.asarray(branches)
+    parts = [jax.lax.index_in_dim(stacked, k, axis, keepdims=False).astype(working) for k in range(count)]
     guided = parts[0]
     for weight, less, more in zip(weights, parts[:-1], parts[1:], strict=True):
         guided = guided + weight * (more - less)
     return guided.astype(branches.dtype)
 
 
-def rescale_guidance(guided: jax.Array, conditional: jax.Array, phi: float) -> jax.Array:
+def rescale_guidance(
+    guided: Float[AnyArray, "batch *shape"], conditional: Float[AnyArray, "batch *shape"], phi: float
+) -> Float[Array, "batch *shape"]:
     """Sets the guided prediction's standard deviation back towards the conditional one's.
 
     Lin et al. 2305.08891, eq. 15-16: phi · guided · std(conditional) / std(guided) + (1 - phi) · guided, the
@@ -118,14 +126,16 @@ def rescale_guidance(guided: jax.Array, conditional: jax.Array, phi: float) -> j
     """
     working = jnp.promote_types(guided.dtype, jnp.float32)
     axes = tuple(range(1, guided.ndim))
-    wanted = jnp.std(conditional.astype(working), axis=axes, keepdims=True)
-    found = jnp.std(guided.astype(working), axis=axes, keepdims=True)
+    wanted = jnp.std(jnp.asarray(conditional, working), axis=axes, keepdims=True)
+    found = jnp.std(jnp.asarray(guided, working), axis=axes, keepdims=True)
     # A constant prediction has no deviation to correct.
     ratio = jnp.where(found > 0, wanted / jnp.where(found > 0, found, 1.0), 1.0)
-    return (guided.astype(working) * (phi * ratio + (1 - phi))).astype(guided.dtype)
+    return (jnp.asarray(guided, working) * (phi * ratio + (1 - phi))).astype(guided.dtype)
 
 
-def stack_conditions(guidance: Guidance, *, image=None, no_image=None, prompt=None, no_prompt=None) -> tuple:
+def stack_conditions(
+    guidance: Guidance, *, image: Any = None, no_image: Any = None, prompt: Any = None, no_prompt: Any = None
+) -> tuple[Any, Any]:
     """Conditions for the batched call of ``guided_denoiser``.
 
     Args:
@@ -168,7 +178,7 @@ def guided_denoiser(
     count = len(guidance.branches)
     low, high = guidance.interval
 
-    def denoise(x, t, index):
+    def denoise(x: Float[Array, "batch *shape"], t: Scalar, index: Step) -> Float[Array, "batch *shape"]:
         if count == 1:
             return convert_prediction(network(x, t, index), x, t, process, prediction, "x0")
         value = network(jnp.repeat(x, count, axis=0), t, index)
@@ -189,7 +199,7 @@ def network_evaluations(guidance: Guidance, steps: int) -> int:
     return len(guidance.branches) * steps
 
 
-def frame_scales(curve: Curve, frames: int, low: float, high: float) -> np.ndarray:
+def frame_scales(curve: Curve, frames: int, low: float, high: float) -> Float[np.ndarray, " {frames}"]:
     """Guidance scales of the frames, [frames] float32.
 
     Args:
@@ -217,7 +227,7 @@ def frame_scales(curve: Curve, frames: int, low: float, high: float) -> np.ndarr
 
 
 def frame_guided_denoiser(
-    network: Network, scales, process: NoiseProcess, prediction: Prediction
+    network: Network, scales: Float[AnyArray, " frames"], process: NoiseProcess, prediction: Prediction
 ) -> Callable[[jax.Array, jax.Array, jax.Array], jax.Array]:
     """A sampler's denoiser with X(∅) + w_frame (X(I) - X(∅)); the companion of ``guided_denoiser``.
 
@@ -232,7 +242,7 @@ def frame_guided_denoiser(
         ``denoise(x [B, T, …], t, index) -> x̂ [B, T, …]``.
     """
 
-    def denoise(x, t, index):
+    def denoise(x: Float[Array, "batch t *shape"], t: Scalar, index: Step) -> Float[Array, "batch t *shape"]:
         if len(scales) != x.shape[1]:
             raise ValueError(f"{len(scales)} guidance scales do not match samples of {x.shape[1]} frames")
         value = network(jnp.repeat(x, 2, axis=0), t, index)

@@ -11,26 +11,28 @@ from typing import Literal
 import flax.struct
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float
 
 from im3d_jax.diffusion.guidance import Network
 from im3d_jax.diffusion.process import DiscreteScaledLinear, Karras, NoiseProcess, ScaledLinear, expand
+from im3d_jax.typing import AnyArray, LeafArray, Placeholder, Times
 
 
 @flax.struct.dataclass
 class Scalings:
     """The four scalings of an EDM network; all of sigma's shape."""
 
-    skip: jax.Array
+    skip: Float[LeafArray, "*times"] | Placeholder
     """c_skip."""
-    out: jax.Array
+    out: Float[LeafArray, "*times"] | Placeholder
     """c_out."""
-    input: jax.Array
+    input: Float[LeafArray, "*times"] | Placeholder
     """c_in."""
-    noise: jax.Array
+    noise: Float[LeafArray, "*times"] | Placeholder
     """c_noise = ln(sigma) / 4: the network's time."""
 
 
-def edm_scalings(sigma, *, sigma_data: float = 1.0, form: Literal["edm", "v"] = "v") -> Scalings:
+def edm_scalings(sigma: Times, *, sigma_data: float = 1.0, form: Literal["edm", "v"] = "v") -> Scalings:
     """Scalings of an EDM network at noise scale ``sigma`` (alpha = 1).
 
     Args:
@@ -45,15 +47,15 @@ def edm_scalings(sigma, *, sigma_data: float = 1.0, form: Literal["edm", "v"] = 
     return Scalings(sigma_data**2 / power, -out if form == "v" else out, 1 / jnp.sqrt(power), 0.25 * jnp.log(sigma))
 
 
-def network_input(x: jax.Array, t, process: NoiseProcess) -> jax.Array:
+def network_input(x: Float[AnyArray, "*shape"], t: Times, process: NoiseProcess) -> Float[Array, "*shape"]:
     """Samples ``[B, …]`` scaled to unit variance, x / sqrt(alpha² + sigma²): unchanged if variance-preserving."""
     level = process.level(t)
     working = jnp.promote_types(x.dtype, jnp.float32)
     norm = jnp.sqrt(level.alpha**2 + level.sigma**2).astype(working)
-    return (x.astype(working) / expand(norm, x)).astype(x.dtype)
+    return (jnp.asarray(x, working) / expand(norm, x)).astype(x.dtype)
 
 
-def network_time(t, process: NoiseProcess) -> jax.Array:
+def network_time(t: Times, process: NoiseProcess) -> Float[Array, "*times"]:
     """The network's time at ``t``: ln(sigma) / 4 for ``Karras``, the timestep -1..N-1 for the scaled-linear schedules.
 
     Raises:

@@ -16,14 +16,23 @@ from typing import Literal, get_args
 
 import jax
 import jax.numpy as jnp
+from jax.core import Tracer
+from jaxtyping import Array, Float
 
 from im3d_jax.diffusion.process import NoiseProcess, expand
+from im3d_jax.typing import AnyArray, Times
 
 
 Prediction = Literal["x0", "eps", "v", "edm_v"]
 
 
-def prediction_target(x0: jax.Array, noise: jax.Array, t, process: NoiseProcess, target: Prediction) -> jax.Array:
+def prediction_target(
+    x0: Float[AnyArray, "*shape"],
+    noise: Float[AnyArray, "*shape"],
+    t: Times,
+    process: NoiseProcess,
+    target: Prediction,
+) -> Float[Array, "*shape"]:
     """The quantity a network is trained to predict, from clean sample and noise; regular at every t.
 
     Args:
@@ -38,19 +47,24 @@ def prediction_target(x0: jax.Array, noise: jax.Array, t, process: NoiseProcess,
     """
     _check(target)
     if target == "x0":
-        return x0
+        return jnp.asarray(x0)
     if target == "eps":
-        return noise.astype(x0.dtype)
+        return jnp.asarray(noise, x0.dtype)
     alpha, sigma = _scales(x0, t, process)
-    v = alpha * noise.astype(alpha.dtype) - sigma * x0.astype(alpha.dtype)
+    v = alpha * jnp.asarray(noise, alpha.dtype) - sigma * jnp.asarray(x0, alpha.dtype)
     if target == "edm_v":
         v = v / jnp.sqrt(alpha**2 + sigma**2)
     return v.astype(x0.dtype)
 
 
 def convert_prediction(
-    value: jax.Array, x_t: jax.Array, t, process: NoiseProcess, source: Prediction, target: Prediction
-) -> jax.Array:
+    value: Float[AnyArray, "*shape"],
+    x_t: Float[AnyArray, "*shape"],
+    t: Times,
+    process: NoiseProcess,
+    source: Prediction,
+    target: Prediction,
+) -> Float[Array, "*shape"]:
     """Turns one kind of prediction about ``x_t`` into another.
 
     At zero terminal SNR (alpha = 0) x_t is pure noise, so that a prediction of eps says nothing about x_0:
@@ -78,11 +92,11 @@ def convert_prediction(
     if value.shape != x_t.shape:
         raise ValueError(f"a prediction of shape {value.shape} does not match samples of shape {x_t.shape}")
     if source == target:
-        return value
+        return jnp.asarray(value)
     _check_level(t, process, source)
     alpha, sigma = _scales(x_t, t, process)
     power = alpha**2 + sigma**2
-    y, x = value.astype(alpha.dtype), x_t.astype(alpha.dtype)
+    y, x = jnp.asarray(value, alpha.dtype), jnp.asarray(x_t, alpha.dtype)
     if source == "x0":
         x0, noise = y, (x - alpha * y) / sigma
     elif source == "eps":
@@ -95,7 +109,7 @@ def convert_prediction(
     return prediction_target(x0, noise, t, process, target).astype(value.dtype)
 
 
-def _scales(x: jax.Array, t, process: NoiseProcess) -> tuple[jax.Array, jax.Array]:
+def _scales(x: Float[AnyArray, "..."], t: Times, process: NoiseProcess) -> tuple[jax.Array, jax.Array]:
     level = process.level(t)
     working = jnp.promote_types(x.dtype, level.alpha.dtype)
     return expand(level.alpha, x).astype(working), expand(level.sigma, x).astype(working)
@@ -107,8 +121,8 @@ def _check(kind: str) -> None:
         raise ValueError(f"unknown kind of prediction {kind!r}: expected one of {kinds}")
 
 
-def _check_level(t, process: NoiseProcess, source: Prediction) -> None:
-    if isinstance(t, jax.core.Tracer) or source not in ("x0", "eps"):
+def _check_level(t: Times, process: NoiseProcess, source: Prediction) -> None:
+    if isinstance(t, Tracer) or source not in ("x0", "eps"):
         return
     with jax.ensure_compile_time_eval():
         level = process.level(t)

@@ -19,21 +19,24 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Float, Num
+
+from im3d_jax.typing import AnyArray, LeafArray, Placeholder, Scalar, Times
 
 
 @flax.struct.dataclass
 class Level:
     """One noise level; all fields share one shape."""
 
-    alpha: jax.Array
+    alpha: Float[LeafArray, "*times"] | Placeholder
     """Signal scale, in [0, 1]."""
-    sigma: jax.Array
+    sigma: Float[LeafArray, "*times"] | Placeholder
     """Noise scale, non-negative."""
-    log_snr: jax.Array
+    log_snr: Float[LeafArray, "*times"] | Placeholder
     """lambda = log(alpha / sigma), -inf at alpha = 0, +inf at sigma = 0."""
 
 
-def _as_float(value) -> jax.Array:
+def _as_float(value: Times) -> Float[Array, "*times"]:
     value = jnp.asarray(value)
     return value.astype(jnp.promote_types(value.dtype, jnp.float32))
 
@@ -42,26 +45,26 @@ class NoiseProcess(abc.ABC):
     """A map from time to noise level, and back from log-SNR to time."""
 
     @abc.abstractmethod
-    def level(self, t) -> Level:
+    def level(self, t: Times) -> Level:
         """Noise level at time ``t`` in [0, 1]."""
 
     @abc.abstractmethod
-    def level_of_lambda(self, log_snr) -> Level:
+    def level_of_lambda(self, log_snr: Times) -> Level:
         """Noise level whose half log-SNR is ``log_snr`` (may be infinite)."""
 
     @abc.abstractmethod
-    def t_of_lambda(self, log_snr) -> jax.Array:
+    def t_of_lambda(self, log_snr: Times) -> Float[Array, "*times"]:
         """Time in [0, 1] at which the half log-SNR is ``log_snr``: the inverse of ``log_snr(t)``."""
 
-    def alpha(self, t) -> jax.Array:
+    def alpha(self, t: Times) -> Float[Array, "*times"]:
         """Signal scale at ``t``."""
         return self.level(t).alpha
 
-    def sigma(self, t) -> jax.Array:
+    def sigma(self, t: Times) -> Float[Array, "*times"]:
         """Noise scale at ``t``."""
         return self.level(t).sigma
 
-    def log_snr(self, t) -> jax.Array:
+    def log_snr(self, t: Times) -> Float[Array, "*times"]:
         """Half log-SNR, log(alpha / sigma), at ``t``."""
         return self.level(t).log_snr
 
@@ -69,7 +72,7 @@ class NoiseProcess(abc.ABC):
 class VariancePreserving(NoiseProcess):
     """alpha² + sigma² = 1: the log-SNR alone fixes both scales."""
 
-    def level_of_lambda(self, log_snr) -> Level:
+    def level_of_lambda(self, log_snr: Times) -> Level:
         log_snr = _as_float(log_snr)
         return Level(
             alpha=jnp.sqrt(jax.nn.sigmoid(2 * log_snr)),
@@ -97,7 +100,7 @@ class Cosine(VariancePreserving):
         if not math.isfinite(self.shift):
             raise ValueError(f"the log-SNR shift must be a finite number, got {self.shift}")
 
-    def level(self, t) -> Level:
+    def level(self, t: Times) -> Level:
         t = _as_float(t)
         # sin of the complement is exactly 0 at t = 1, where a float32 cos(pi / 2) is not.
         signal = jnp.sin(0.5 * jnp.pi * (1 - t)) * math.exp(0.5 * self.shift)
@@ -105,7 +108,7 @@ class Cosine(VariancePreserving):
         norm = jnp.sqrt(signal**2 + noise**2)
         return Level(signal / norm, noise / norm, jnp.log(signal) - jnp.log(noise))
 
-    def t_of_lambda(self, log_snr) -> jax.Array:
+    def t_of_lambda(self, log_snr: Times) -> Float[Array, "*times"]:
         return jnp.arctan(jnp.exp(self.shift - _as_float(log_snr))) * (2 / jnp.pi)
 
 
@@ -154,7 +157,7 @@ class ScaledLinear(VariancePreserving):
     def _angles(self) -> tuple[np.ndarray, np.ndarray]:
         return _scaled_linear_angles(self.beta0, self.beta1, self.steps, self.zero_terminal_snr)
 
-    def level(self, t) -> Level:
+    def level(self, t: Times) -> Level:
         t = _as_float(t)
         noise_angle, signal_angle = self._angles()
         knots = jnp.asarray(np.linspace(0, 1, self.steps + 1), t.dtype)
@@ -164,7 +167,7 @@ class ScaledLinear(VariancePreserving):
         alpha = jnp.sin(jnp.interp(t, knots, jnp.asarray(signal_angle, t.dtype)))
         return Level(alpha, sigma, jnp.log(alpha) - jnp.log(sigma))
 
-    def t_of_lambda(self, log_snr) -> jax.Array:
+    def t_of_lambda(self, log_snr: Times) -> Float[Array, "*times"]:
         log_snr = _as_float(log_snr)
         noise_angle, _ = self._angles()
         knots = jnp.asarray(np.linspace(0, 1, self.steps + 1), log_snr.dtype)
@@ -207,19 +210,19 @@ class DiscreteScaledLinear(VariancePreserving):
                 f"got beta0={self.beta0}, beta1={self.beta1}, steps={self.steps}"
             )
 
-    def timestep(self, t) -> jax.Array:
+    def timestep(self, t: Times) -> Float[Array, "*times"]:
         """The network's timestep at time ``t``, -1 (clean) to N - 1; fractional between the levels."""
         t = jnp.asarray(t)
         return t.astype(jnp.promote_types(t.dtype, jnp.float32)) * self.steps - 1
 
-    def level(self, t) -> Level:
+    def level(self, t: Times) -> Level:
         timestep = self.timestep(t)
         table = jnp.asarray(_noise_to_signal(self.beta0, self.beta1, self.steps), timestep.dtype)
         ratio = jnp.interp(timestep, jnp.arange(-1, self.steps, dtype=timestep.dtype), table)
         norm = jnp.sqrt(1 + ratio**2)
         return Level(1 / norm, ratio / norm, -jnp.log(ratio))
 
-    def t_of_lambda(self, log_snr) -> jax.Array:
+    def t_of_lambda(self, log_snr: Times) -> Float[Array, "*times"]:
         ratio = jnp.exp(-jnp.asarray(log_snr))
         ratio = ratio.astype(jnp.promote_types(ratio.dtype, jnp.float32))
         table = jnp.asarray(_noise_to_signal(self.beta0, self.beta1, self.steps), ratio.dtype)
@@ -255,22 +258,22 @@ class Karras(NoiseProcess):
     def _roots(self) -> tuple[float, float]:
         return self.sigma_min ** (1 / self.rho), self.sigma_max ** (1 / self.rho)
 
-    def level(self, t) -> Level:
+    def level(self, t: Times) -> Level:
         t = _as_float(t)
         low, high = self._roots()
         root = low + t * (high - low)
         return Level(jnp.ones_like(t), root**self.rho, -self.rho * jnp.log(root))
 
-    def level_of_lambda(self, log_snr) -> Level:
+    def level_of_lambda(self, log_snr: Times) -> Level:
         log_snr = _as_float(log_snr)
         return Level(jnp.ones_like(log_snr), jnp.exp(-log_snr), log_snr)
 
-    def t_of_lambda(self, log_snr) -> jax.Array:
+    def t_of_lambda(self, log_snr: Times) -> Float[Array, "*times"]:
         low, high = self._roots()
         return (jnp.exp(-_as_float(log_snr) / self.rho) - low) / (high - low)
 
 
-def expand(value: jax.Array, like: jax.Array) -> jax.Array:
+def expand(value: Num[Array, "..."], like: Num[AnyArray, "..."]) -> Num[Array, "..."]:
     """Appends axes of size 1 to ``value``, a scalar or ``[B, …]``, until it broadcasts with ``like``."""
     if value.ndim > like.ndim or value.shape != like.shape[: value.ndim]:
         raise ValueError(
@@ -280,7 +283,9 @@ def expand(value: jax.Array, like: jax.Array) -> jax.Array:
     return value.reshape(value.shape + (1,) * (like.ndim - value.ndim))
 
 
-def add_noise(x0: jax.Array, noise: jax.Array, t, process: NoiseProcess) -> jax.Array:
+def add_noise(
+    x0: Float[AnyArray, "*shape"], noise: Float[AnyArray, "*shape"], t: Times, process: NoiseProcess
+) -> Float[Array, "*shape"]:
     """Noises clean samples to time ``t``: alpha(t) x0 + sigma(t) noise.
 
     Args:
@@ -296,11 +301,13 @@ def add_noise(x0: jax.Array, noise: jax.Array, t, process: NoiseProcess) -> jax.
         raise ValueError(f"noise of shape {noise.shape} does not match samples of shape {x0.shape}")
     level = process.level(t)
     working = jnp.promote_types(x0.dtype, jnp.float32)
-    mixed = expand(level.alpha, x0) * x0.astype(working) + expand(level.sigma, x0) * noise.astype(working)
+    mixed = expand(level.alpha, x0) * jnp.asarray(x0, working) + expand(level.sigma, x0) * jnp.asarray(noise, working)
     return mixed.astype(x0.dtype)
 
 
-def initial_sample(noise: jax.Array, t, process: NoiseProcess, *, unit_data: bool = True) -> jax.Array:
+def initial_sample(
+    noise: Float[AnyArray, "*shape"], t: Scalar, process: NoiseProcess, *, unit_data: bool = True
+) -> Float[Array, "*shape"]:
     """Where sampling from pure noise starts.
 
     Args:
@@ -316,4 +323,4 @@ def initial_sample(noise: jax.Array, t, process: NoiseProcess, *, unit_data: boo
     """
     level = process.level(t)
     scale = jnp.sqrt(level.alpha**2 + level.sigma**2) if unit_data else level.sigma
-    return (noise.astype(jnp.promote_types(noise.dtype, jnp.float32)) * scale).astype(noise.dtype)
+    return (jnp.asarray(noise, jnp.promote_types(noise.dtype, jnp.float32)) * scale).astype(noise.dtype)

@@ -9,19 +9,23 @@ Starting part-way (image to image) is the same call on ``add_noise(x0, noise, t0
 ``time_grid(steps, start=t0)``.
 """
 
-from collections.abc import Callable
-from typing import Literal
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
 
 import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
+from jaxtyping import Array, Float, Int
 
 from im3d_jax.diffusion.process import DiscreteScaledLinear, Level, NoiseProcess
 from im3d_jax.diffusion.steps import History, dpmpp_2m_step, no_history
+from im3d_jax.typing import AnyArray, LeafArray, Placeholder
 
 
 Denoiser = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
+Grid = Sequence[float] | Float[AnyArray, " times"]
 Spacing = Literal["leading", "trailing", "linspace"]
 SolverStep = Callable[[jax.Array, jax.Array, History, Level, Level], tuple[jax.Array, History]]
 
@@ -30,7 +34,7 @@ SolverStep = Callable[[jax.Array, jax.Array, History, Level, Level], tuple[jax.A
 class StepLevels:
     """What one step needs to know; with a leading axis ``[n]``, a whole schedule."""
 
-    t: jax.Array
+    t: Float[LeafArray, "*times"] | Placeholder
     """Time of the evaluation."""
     source: Level
     """Level of the evaluation."""
@@ -42,15 +46,15 @@ class StepLevels:
 class SamplerState:
     """Where a trajectory stands between two steps."""
 
-    x: jax.Array
+    x: Float[LeafArray, "*shape"] | Placeholder
     """``[B, …]`` current samples."""
     history: History
     """The evaluation before."""
-    index: jax.Array
+    index: Int[LeafArray, "*batch"] | Placeholder
     """Scalar int32, steps done."""
 
 
-def time_grid(steps: int, *, start: float = 1.0, last: float | None = None) -> np.ndarray:
+def time_grid(steps: int, *, start: float = 1.0, last: float | None = None) -> Float[np.ndarray, " {steps}+1"]:
     """Evenly spaced evaluation times, ``[steps + 1]`` float32, strictly from ``start`` down, ending with 0.
 
     Trailing spacing (Lin et al. 2305.08891, section 3.3): the first time is ``start`` itself, so that a full
@@ -74,7 +78,7 @@ def time_grid(steps: int, *, start: float = 1.0, last: float | None = None) -> n
 
 def timestep_grid(
     steps: int, process: DiscreteScaledLinear, *, spacing: Spacing = "leading", offset: int = 0
-) -> np.ndarray:
+) -> Float[np.ndarray, " {steps}+1"]:
     """Times at which diffusers' schedulers evaluate, ``[steps + 1]`` float32, decreasing, ending with 0.
 
     Image-to-image starts part-way: take the tail of the grid from the wanted noise level on.
@@ -109,7 +113,7 @@ def timestep_grid(
     return np.append((timesteps + 1) / count, 0.0).astype(np.float32)
 
 
-def schedule(grid, process: NoiseProcess, *, to_data: bool = True) -> StepLevels:
+def schedule(grid: Grid, process: NoiseProcess, *, to_data: bool = True) -> StepLevels:
     """Levels of every step of a grid.
 
     Args:
@@ -124,19 +128,20 @@ def schedule(grid, process: NoiseProcess, *, to_data: bool = True) -> StepLevels
     Raises:
         ValueError: For a grid that is not decreasing or that evaluates at sigma = 0 (concrete grids only).
     """
-    if not isinstance(grid, jax.core.Tracer):
+    if not isinstance(grid, Tracer):
         _check_grid(np.asarray(grid), process)
     grid = jnp.asarray(grid)
     levels = process.level(grid)
     target = jax.tree.map(lambda a: a[1:], levels)
     if to_data:
-        data = Level(alpha=1.0, sigma=0.0, log_snr=jnp.inf)
-        target = jax.tree.map(lambda a, end: a.at[-1].set(end), target, data)
+        alpha, sigma, log_snr = target.alpha, target.sigma, target.log_snr
+        target = Level(alpha.at[-1].set(1.0), sigma.at[-1].set(0.0), log_snr.at[-1].set(jnp.inf))
     return StepLevels(grid[:-1], jax.tree.map(lambda a: a[:-1], levels), target)
 
 
-def init_state(x: jax.Array) -> SamplerState:
+def init_state(x: Float[AnyArray, "*shape"]) -> SamplerState:
     """State before the first step from samples ``x [B, …]`` at the grid's first level."""
+    x = jnp.asarray(x)
     return SamplerState(x, no_history(x), jnp.zeros((), jnp.int32))
 
 
@@ -153,13 +158,13 @@ def sampler_step(
 
 def sample_scan(
     denoise: Denoiser,
-    x: jax.Array,
-    grid,
+    x: Float[AnyArray, "*shape"],
+    grid: Grid,
     process: NoiseProcess,
     *,
     solver: SolverStep = dpmpp_2m_step,
     to_data: bool = True,
-) -> jax.Array:
+) -> Float[Array, "*shape"]:
     """Samples inside one ``lax.scan``: the denoiser is traced once, dtype and sharding of ``x`` are kept.
 
     Meant to be called inside the caller's ``jax.jit``, which passes parameters as arguments.
@@ -186,12 +191,12 @@ def sample_scan(
 
 def sample_loop(
     step: Callable[[SamplerState, StepLevels], SamplerState],
-    start: jax.Array | SamplerState,
-    grid,
+    start: Float[AnyArray, "..."] | SamplerState,
+    grid: Grid,
     process: NoiseProcess,
     *,
-    progress: Callable[[SamplerState, int], None] | None = None,
-) -> jax.Array:
+    progress: Callable[[SamplerState, int], Any] | None = None,
+) -> Float[Array, "..."]:
     """Samples in a loop on the host, for progress bars and interruption.
 
     Each step is awaited, so that Ctrl-C ends the loop between two steps with nothing left in flight; the

@@ -4,30 +4,31 @@ Both go from level s to a cleaner level t. Samplers take either one.
 """
 
 import flax.struct
-import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float
 
 from im3d_jax.diffusion.process import Level
+from im3d_jax.typing import AnyArray, LeafArray, Placeholder
 
 
 @flax.struct.dataclass
 class History:
     """The evaluation before the current one."""
 
-    x0: jax.Array
+    x0: Float[LeafArray, "*shape"] | Placeholder
     """``[B, …]`` its estimate of the clean sample."""
-    log_snr: jax.Array
+    log_snr: Float[LeafArray, "*batch"] | Placeholder
     """Scalar half log-SNR of its level; -inf when there is no usable evaluation (start, or zero SNR)."""
 
 
-def no_history(x: jax.Array) -> History:
+def no_history(x: Float[AnyArray, "*shape"]) -> History:
     """History before the first step of a trajectory through ``x [B, …]``."""
     return History(jnp.zeros_like(x), jnp.asarray(-jnp.inf, jnp.promote_types(x.dtype, jnp.float32)))
 
 
 def dpmpp_2m_step(
-    x: jax.Array, x0: jax.Array, history: History, source: Level, target: Level
-) -> tuple[jax.Array, History]:
+    x: Float[AnyArray, "*shape"], x0: Float[AnyArray, "*shape"], history: History, source: Level, target: Level
+) -> tuple[Float[Array, "*shape"], History]:
     """One DPM-Solver++(2M) update from level ``source`` to the cleaner level ``target``.
 
     Source: Lu et al. 2211.01095, Proposition 4.1 (the probability-flow ODE in data prediction, exact up to an integral
@@ -57,17 +58,17 @@ def dpmpp_2m_step(
     # The inner where keeps inf / inf and inf - inf out of the gradient as well as out of the value.
     ratio = jnp.where(usable, step, 0.0) / (2 * jnp.where(usable, previous_step, 1.0))
     working = jnp.promote_types(x.dtype, jnp.float32)
-    now, before = x0.astype(working), history.x0.astype(working)
+    now, before = jnp.asarray(x0, working), history.x0.astype(working)
     slope = now + ratio.astype(working) * (now - before)
     keep = (target.sigma / source.sigma).astype(working)
     gain = (-target.alpha * jnp.expm1(-step)).astype(working)
-    x_next = keep * x.astype(working) + gain * slope
-    return x_next.astype(x.dtype), History(x0.astype(x.dtype), source.log_snr.astype(history.log_snr.dtype))
+    x_next = keep * jnp.asarray(x, working) + gain * slope
+    return x_next.astype(x.dtype), History(jnp.asarray(x0, x.dtype), source.log_snr.astype(history.log_snr.dtype))
 
 
 def euler_step(
-    x: jax.Array, x0: jax.Array, history: History, source: Level, target: Level
-) -> tuple[jax.Array, History]:
+    x: Float[AnyArray, "*shape"], x0: Float[AnyArray, "*shape"], history: History, source: Level, target: Level
+) -> tuple[Float[Array, "*shape"], History]:
     """One Euler update of the probability-flow ODE in the variance-exploding form.
 
     Source: Karras et al. 2206.00364, Algorithm 1 without churn. On x / alpha with the noise scale s = sigma / alpha,
@@ -83,5 +84,5 @@ def euler_step(
     working = jnp.promote_types(x.dtype, jnp.float32)
     keep = (target.sigma / source.sigma).astype(working)
     gain = (target.alpha - keep * source.alpha).astype(working)
-    x_next = keep * x.astype(working) + gain * x0.astype(working)
-    return x_next.astype(x.dtype), History(x0.astype(x.dtype), source.log_snr.astype(history.log_snr.dtype))
+    x_next = keep * jnp.asarray(x, working) + gain * jnp.asarray(x0, working)
+    return x_next.astype(x.dtype), History(jnp.asarray(x0, x.dtype), source.log_snr.astype(history.log_snr.dtype))

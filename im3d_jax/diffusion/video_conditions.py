@@ -7,15 +7,19 @@ is concatenated to every frame. Without condition both are zero, and the scalars
 
 from typing import Literal
 
-import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Float, Shaped
+
+from im3d_jax.typing import AnyArray
 
 
 GivenView = Literal["first", "last"]
 
 
-def augment_image(image: jax.Array, noise: jax.Array, strength: float) -> jax.Array:
+def augment_image(
+    image: Float[AnyArray, "batch height width 3"], noise: Float[AnyArray, "batch height width 3"], strength: float
+) -> Float[Array, "batch height width 3"]:
     """The noised condition that is encoded, image + strength / 2 · noise.
 
     Args:
@@ -29,20 +33,24 @@ def augment_image(image: jax.Array, noise: jax.Array, strength: float) -> jax.Ar
     """
     if image.shape != noise.shape:
         raise ValueError(f"noise of shape {noise.shape} does not match an image of shape {image.shape}")
-    return image + 0.5 * strength * noise.astype(image.dtype)
+    return jnp.asarray(image) + 0.5 * strength * jnp.asarray(noise, image.dtype)
 
 
-def svd_vector(batch: int, *, fps: float = 7, motion: float = 127, strength: float = 0.02) -> np.ndarray:
+def svd_vector(
+    batch: int, *, fps: float = 7, motion: float = 127, strength: float = 0.02
+) -> Float[np.ndarray, "{batch} 3"]:
     """SVD's scalar conditions (frames a second less one, motion bucket, noise strength), [batch, 3] float32."""
     return np.tile(np.array([fps - 1, motion, strength], np.float32), (batch, 1))
 
 
-def sv3d_vector(batch: int, *, strength: float = 1e-5) -> np.ndarray:
+def sv3d_vector(batch: int, *, strength: float = 1e-5) -> Float[np.ndarray, "{batch} 1"]:
     """SV3D_u's scalar condition (noise strength), [batch, 1] float32."""
     return np.full((batch, 1), strength, np.float32)
 
 
-def sv3d_pose_vector(elevations, azimuths, *, strength: float = 1e-5) -> np.ndarray:
+def sv3d_pose_vector(
+    elevations: Float[AnyArray, "batch frames"], azimuths: Float[AnyArray, "batch frames"], *, strength: float = 1e-5
+) -> Float[np.ndarray, "batch frames 3"]:
     """SV3D_p's scalar conditions (noise strength, polar angle, azimuth), [B, T, 3] float32.
 
     Args:
@@ -58,12 +66,14 @@ def sv3d_pose_vector(elevations, azimuths, *, strength: float = 1e-5) -> np.ndar
     return np.stack(parts, axis=-1).astype(np.float32)
 
 
-def sv3d_orbit(frames: int = 21) -> np.ndarray:
+def sv3d_orbit(frames: int = 21) -> Float[np.ndarray, " {frames}"]:
     """Azimuths of SV3D's orbit in radians, [frames] float64: even steps from the first one to 0, the given view."""
     return np.mod(2 * np.pi * np.arange(1, frames + 1) / frames, 2 * np.pi)
 
 
-def concatenate_condition(x: jax.Array, latent: jax.Array) -> jax.Array:
+def concatenate_condition(
+    x: Float[AnyArray, "batch frames height width z"], latent: Float[AnyArray, "batch height width z"]
+) -> Float[Array, "batch frames height width 2*z"]:
     """Scaled samples [B, T, h, w, z] and the condition's latent [B, h, w, z] behind them, [B, T, h, w, 2 z]."""
     if latent.shape != x.shape[:1] + x.shape[2:]:
         raise ValueError(f"a condition of shape {latent.shape} does not match frames of shape {x.shape}")
@@ -71,12 +81,14 @@ def concatenate_condition(x: jax.Array, latent: jax.Array) -> jax.Array:
     return jnp.concatenate([x, repeated], axis=-1)
 
 
-def to_network_order(frames: jax.Array, given: GivenView, *, axis: int = 1) -> jax.Array:
+def to_network_order(frames: Shaped[AnyArray, "*shape"], given: GivenView, *, axis: int = 1) -> Shaped[Array, "*shape"]:
     """Orbit order (the given view first) to the network's: one step of the ring when it has the given view last."""
     return jnp.roll(frames, -_shift(given), axis)
 
 
-def from_network_order(frames: jax.Array, given: GivenView, *, axis: int = 1) -> jax.Array:
+def from_network_order(
+    frames: Shaped[AnyArray, "*shape"], given: GivenView, *, axis: int = 1
+) -> Shaped[Array, "*shape"]:
     """The inverse of ``to_network_order``."""
     return jnp.roll(frames, _shift(given), axis)
 

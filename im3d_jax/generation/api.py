@@ -17,10 +17,10 @@ from im3d_jax.generation.loop import AssetRefs, ViewRefs, asset_stages, reconstr
 from im3d_jax.generation.plan import PerceptualChoice, Plan, make_plan
 from im3d_jax.generation.request import AssetRequest
 from im3d_jax.generation.runners import FolderRunner, Loop, MemoryRunner, drive, enough_memory
-from im3d_jax.models import lpips as lpips_distance
 from im3d_jax.output.run_folder import RunFolder
 from im3d_jax.pipelines import Pipeline, Quality, fit_settings, load
 from im3d_jax.progress import Event, Progress, ProgressCalls
+from im3d_jax.weights.lpips_weights import LpipsWeights, load_lpips
 
 
 Told = Callable[[Event], Any] | Progress | None
@@ -37,7 +37,7 @@ def generate(
     progress: Told = None,
     out: str | os.PathLike | None = None,
     overwrite: bool = False,
-    lpips: PerceptualChoice | None = None,
+    lpips: str | LpipsWeights | PerceptualChoice | None = None,
     **fields: Any,
 ) -> Asset: ...
 
@@ -48,7 +48,7 @@ def generate(
     request: Sequence[AssetRequest],
     *,
     progress: Told = None,
-    lpips: PerceptualChoice | None = None,
+    lpips: str | LpipsWeights | PerceptualChoice | None = None,
 ) -> list[Asset]: ...
 
 
@@ -59,7 +59,7 @@ def generate(
     progress: Told = None,
     out: str | os.PathLike | None = None,
     overwrite: bool = False,
-    lpips: PerceptualChoice | None = None,
+    lpips: str | LpipsWeights | PerceptualChoice | None = None,
     **fields: Any,
 ) -> Asset | list[Asset]:
     """Makes 3D assets.
@@ -71,7 +71,8 @@ def generate(
         progress: Called with an `Event` as work goes on; ``print`` will do.
         out: A run folder that keeps every result, so that the same call resumes an interrupted run; one request only.
         overwrite: Replace what another request left in `out`.
-        lpips: Features that the fit compares; the model's own without.
+        lpips: LPIPS weights whose features the fit compares: what `weights.load_lpips` reads, or its value; or other
+            features. The model's own without.
         **fields: Fields of the `AssetRequest`: image, seed, quality, rounds, elevation_deg, orbit_direction.
 
     Returns:
@@ -80,12 +81,12 @@ def generate(
     Raises:
         InputError: The request, the model or the folder cannot be used; one line.
     """
-    pipeline, told = _opened(model), _listener(progress)
+    pipeline, told, features = _opened(model), _listener(progress), PerceptualChoice.of(lpips)
     if isinstance(request, Sequence) and not isinstance(request, str):
         if out is not None or fields:
-            raise InputError("a list of requests takes neither `out` nor fields: give fields to each AssetRequest")
-        return _generate_all([make_plan(each, pipeline, lpips=lpips) for each in request], pipeline, told)
-    plan = make_plan(_request(request, fields), pipeline, lpips=lpips)
+            raise InputError("a list of requests takes neither `out` nor fields: set the fields of each AssetRequest")
+        return _generate_all([make_plan(each, pipeline, lpips=features) for each in request], pipeline, told)
+    plan = make_plan(_request(request, fields), pipeline, lpips=features)
     runner = _runner_of(plan, out, overwrite, told)
     with enough_memory(pipeline.views.memory):
         return _asset(drive(asset_stages(plan, files=out is not None), runner), runner)
@@ -123,7 +124,7 @@ def reconstruct(
     seed: int = 0,
     downscale: int = 1,
     hold_out: int = 0,
-    lpips: tuple[lpips_distance.Params, str] | None = None,
+    lpips: str | LpipsWeights | None = None,
     progress: Told = None,
     out: str | os.PathLike | None = None,
     overwrite: bool = False,
@@ -134,11 +135,12 @@ def reconstruct(
         capture: A run folder of `views` or `generate`; a NeRF-synthetic, nerfstudio or COLMAP folder; or a `Capture`.
         settings: Of the fit of a capture; not for run folders.
         model: Whose features the fit of a run folder compares; not used for captures.
-        quality: Of the fit of a run folder.
+        quality: Of the fit of a run folder, as the model has it where it is of the family that drew the views, or as
+            that family has it.
         seed: Of everything that is random.
         downscale: Mean over so many pixels squared before fitting, where `capture` is a folder.
         hold_out: Every so-many-th view of a capture's folder is held out; 0 for none.
-        lpips: Parameters that LPIPS is measured with, and the SHA-256 of their file.
+        lpips: Weights that LPIPS is measured with: what `weights.load_lpips` reads, or its value.
         progress, out, overwrite: See `generate`.
 
     Raises:
@@ -146,6 +148,7 @@ def reconstruct(
     """
     if not isinstance(capture, Capture):
         capture = load_capture(capture, downscale, hold_out=hold_out)
+    lpips = load_lpips(lpips) if isinstance(lpips, str) else lpips
     check_capture(capture, lpips=lpips is not None, downscale=downscale, hold_out=hold_out)
     told = _listener(progress)
     decides: dict[str, Any] = {
@@ -157,9 +160,13 @@ def reconstruct(
     network, side, facts = None, None, {}
     if capture.family is not None:
         if settings is not None:
-            raise InputError(f"{capture.source}: capture settings are given, and this is a run folder: give a quality")
+            raise InputError(f"{capture.source} is a run folder: expected a quality instead of capture settings")
         drawer = _opened(model).views
-        config, side = fit_settings(capture.family, quality)
+        if drawer.family == capture.family:
+            chosen = drawer.view_settings(quality)
+            config, side = chosen.fit, chosen.fit_side
+        else:
+            config, side = fit_settings(capture.family, quality)
         network, name = drawer.perceptual()
         facts = {"model": drawer.name, "perceptual_features": name}
         decides |= {"quality": quality, "model": drawer.identity(elevation_known=True)}

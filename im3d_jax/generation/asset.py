@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import os
 
 import jax
@@ -28,6 +29,10 @@ class Views:
     cameras: Cameras
     elevation: float
     network_evaluations: int
+
+    def __repr__(self) -> str:
+        views, height, width, _ = self.images.shape
+        return f"Views({views} of {width}x{height}, elevation {math.degrees(self.elevation):.1f} degrees)"
 
     def save(self, folder: str | os.PathLike) -> None:
         """Writes the pictures as ``00.png`` and so on into a folder, which is made."""
@@ -56,6 +61,10 @@ class Asset:
     cameras: Cameras
     network_evaluations: int
     seconds: float
+
+    def __repr__(self) -> str:
+        views, height, width, _ = self.views.shape
+        return f"Asset({len(self.gaussians)} gaussians, {views} views of {width}x{height})"
 
     def save(self, path: str | os.PathLike) -> None:
         """Writes the gaussians; the suffix chooses the format: ``.ply``, ``.spz``, ``.splat``, ``.glb``.

@@ -5,20 +5,23 @@ The loops are those of single runs (`loop`): a batch gathers the drawings that t
 
 from __future__ import annotations
 
+import collections
 import dataclasses
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, TypeVar
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from typing import Any, Generic, TypeVar
 
 import jax
 
 from im3d_jax import parallel
 from im3d_jax.errors import ImageError, InputError, WeightsError
 from im3d_jax.generation.runners import Loop
-from im3d_jax.generation.stages import Draw, Result
+from im3d_jax.generation.stages import Draw, Result, Stage
 from im3d_jax.pipelines import Batch, Drawn, Pipeline
+from im3d_jax.typing import Device
 
 
 T = TypeVar("T")
+R = TypeVar("R")
 # What can be wrong with one run while others are well.
 OWN_ERRORS = (ImageError, WeightsError)
 Outcome = tuple[Loop[Any], InputError | None]
@@ -34,7 +37,7 @@ class Room:
         rows: Of a batch, a multiple of the devices.
     """
 
-    devices: tuple[jax.Device, ...]
+    devices: tuple[Device, ...]
     rows: int
 
     @property
@@ -46,7 +49,7 @@ class Room:
 
 
 def make_room(
-    pipeline: Pipeline, runs: int, *, rows: int | None = None, devices: Sequence[jax.Device] | None = None
+    pipeline: Pipeline, runs: int, *, rows: int | None = None, devices: Sequence[Device] | None = None
 ) -> Room:
     """Rows and devices of the batches.
 
@@ -73,7 +76,7 @@ def make_room(
 
 
 def draw_ahead(loops: Sequence[Loop[Any]], pipeline: Pipeline, room: Room | None = None) -> Iterator[list[Outcome]]:
-    """Yields batches of loops whose views are drawn; the next batch is under way on the devices meanwhile.
+    """Yields batches of loops whose views are drawn; those after it are under way on the devices meanwhile.
 
     Args:
         loops: At their beginning. Those that need no drawing come first.
@@ -88,28 +91,63 @@ def draw_ahead(loops: Sequence[Loop[Any]], pipeline: Pipeline, room: Room | None
     if ended:
         yield ended
     batches = _in_batches([loop for loop, _ in waiting], _kind, room.rows)
-    yield from one_ahead(batches, lambda batch: _start(batch, room.batch))
+    yield from staggered(batches, lambda batch: _draw(batch, room.batch))
 
 
-def one_ahead(batches: Iterable[T], start: Callable[[T], Callable[[], Any]]) -> Iterator[Any]:
-    """Results of batches in order; one batch more is started before the results of a batch are waited for."""
-    waiting = None
+def staggered(batches: Iterable[T], begin: Callable[[T], Generator[None, None, R]]) -> Iterator[R]:
+    """Results of batches in order, while the devices always have the next drawing to do.
+
+    Args:
+        batches: To draw.
+        begin: The drawings of a batch. It pauses after it has given the devices a drawing, and waits for that drawing
+            when it goes on. The first drawing of each batch is given to the devices before the second of the one
+            before it, and so on: while the host looks at one result, the devices work on another.
+    """
+    going: collections.deque[_Drawing[R]] = collections.deque()
     for batch in batches:
-        finish = start(batch)
-        if waiting is not None:
-            yield waiting()
-        waiting = finish
-    if waiting is not None:
-        yield waiting()
+        going.append(_Drawing(begin(batch)))
+        yield from _advance(going)
+    while going:
+        yield from _advance(going)
+
+
+class _Drawing(Generic[R]):
+    """A batch under way."""
+
+    def __init__(self, steps: Generator[None, None, R]):
+        self._steps = steps
+        self.results: list[R] = []
+
+    def advance(self) -> None:
+        """To the next drawing, or to the result."""
+        try:
+            if not self.results:
+                next(self._steps)
+        except StopIteration as end:
+            self.results.append(end.value)
+
+
+def _advance(going: collections.deque[_Drawing[R]]) -> Iterator[R]:
+    """Takes each batch one drawing further, the newest first; those at the front that are done leave."""
+    for drawing in reversed(going):
+        drawing.advance()
+    while going and going[0].results:
+        yield going.popleft().results[0]
 
 
 def _draws(loop: Loop[Any]) -> bool:
     return loop.stage is not None and loop.stage.early and isinstance(loop.stage.work, Draw)
 
 
+def _drawing_of(loop: Loop[Any]) -> tuple[Stage[Any], Draw]:
+    """The next stage and its work, where `_draws` holds."""
+    assert loop.stage is not None and isinstance(loop.stage.work, Draw)
+    return loop.stage, loop.stage.work
+
+
 def _kind(loop: Loop[Any]) -> Any:
-    assert loop.stage is not None
-    return loop.stage.name, loop.stage.work.key  # type: ignore[attr-defined]  # `_draws` has looked
+    stage, work = _drawing_of(loop)
+    return stage.name, work.key
 
 
 def _to_drawing(loop: Loop[Any]) -> InputError | None:
@@ -130,31 +168,29 @@ def _in_batches(items: Iterable[T], kind: Callable[[T], Any], size: int) -> list
     return [group[start : start + size] for group in groups.values() for start in range(0, len(group), size)]
 
 
-def _start(loops: list[Loop[Any]], batch: Batch) -> Callable[[], list[Outcome]]:
-    """Draws for loops of one kind until each has its views under way; returns what waits for these."""
-    failed: list[Outcome] = []
+def _draw(loops: list[Loop[Any]], batch: Batch) -> Generator[None, None, list[Outcome]]:
+    """Draws for loops of one kind until each has its views; see `staggered`."""
+    outcomes: list[Outcome] = []
     while loops:
-        works = [loop.stage.work for loop in loops if loop.stage is not None]
-        inputs = [[ref.get() for ref in loop.stage.inputs] for loop in loops if loop.stage is not None]
+        works = [_drawing_of(loop)[1] for loop in loops]
+        inputs = [[ref.get() for ref in _drawing_of(loop)[0].inputs] for loop in loops]
         try:
             drawing = works[0].start(works, inputs, batch, None)
         except OWN_ERRORS as error:
-            failed += [(loop, error) for loop in loops]
-            break
-        if not works[0].waits:
-            return lambda loops=loops: [*failed, *_take(loops, drawing)]
+            return outcomes + [(loop, error) for loop in loops]
+        yield
         going = []
         for loop, error in _take(loops, drawing):
-            error = error or _to_drawing(loop)
-            if error is not None or not _draws(loop):
-                failed.append((loop, error))
-            else:
+            error = error or (_to_drawing(loop) if works[0].waits else None)
+            if error is None and works[0].waits and _draws(loop):
                 going.append(loop)
+            else:
+                outcomes.append((loop, error))
         loops = going
-    return lambda: failed
+    return outcomes
 
 
-def _take(loops: Sequence[Loop[Any]], drawing: Callable[[], list[Drawn | InputError]]) -> list[Outcome]:
+def _take(loops: Sequence[Loop[Any]], drawing: Callable[[], Sequence[Drawn | InputError]]) -> list[Outcome]:
     """Gives each loop what was drawn for it."""
     try:
         results = drawing()

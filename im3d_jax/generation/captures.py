@@ -51,7 +51,7 @@ class CaptureSettings:
 
 
 def usual_rows(capture: Capture) -> int:
-    """Most gaussians of a capture where the user does not say: by pixels, at least twice the points at the start."""
+    """Most gaussians of a capture where the user does not say: by its pixels, and at least twice its points."""
     pixels = capture.cameras.width * capture.cameras.height
     rows = min(MOST_ROWS, FEWEST_ROWS * max(1, -(-pixels // PIXELS_OF_FEWEST)))
     return max(rows, 0 if capture.points is None else 2 * len(capture.points))
@@ -76,7 +76,7 @@ def check_capture(capture: Capture, *, lpips: bool = False, downscale: int = 1, 
             f"{capture.source}: the views have {width}x{height} pixels{after}; expected at least {smallest}x{smallest}"
         )
     if capture.generated and len(capture.images) < 2:
-        raise CaptureError(f"{capture.source}: one view; an orbit has at least 2, the first of which is the given one")
+        raise CaptureError(f"{capture.source}: one view; expected at least 2, of which the first is the given picture")
     refuse_one_place(capture, hold_out)
 
 
@@ -93,8 +93,8 @@ def refuse_one_place(capture: Capture, hold_out: int = 0) -> None:
     if capture.points is None and spread <= 1e-6 * np.abs(eyes).max():
         left = f" (--hold_out={hold_out} leaves {len(eyes)} to fit)" if hold_out else ""
         raise CaptureError(
-            f"{capture.source}: {len(eyes)} view{'s' * (len(eyes) > 1)} from one place{left}, which leaves all depths "
-            "open; expected views from different places, or a COLMAP model with points"
+            f"{capture.source}: {len(eyes)} view{'s' * (len(eyes) > 1)} from one place{left}, so depth "
+            "cannot be recovered; expected views from different places, or a COLMAP model with points"
         )
 
 

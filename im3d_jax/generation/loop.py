@@ -4,8 +4,8 @@
     views          the orbit of the picture
     cameras        where its cameras stand
     preview        a video and a sheet of the views
-    fit0           gaussians, up to the first refinement
-    refine1        their renders, drawn anew
+    fit0           gaussians, up to the first refresh
+    refine1        their renders, drawn anew; left out where fewer rounds are asked for
     fit1 ...       the fit goes on with these as targets
     asset          the gaussians
     pictures       a turntable
@@ -32,6 +32,7 @@ from im3d_jax.models import lpips as lpips_distance
 from im3d_jax.models.perceptual import Perceptual
 from im3d_jax.pipelines import Orbit
 from im3d_jax.reconstruction import FitConfig, FitState, final_gaussians, poses
+from im3d_jax.weights.lpips_weights import LpipsWeights
 from splat import Cameras, Gaussians
 
 
@@ -110,7 +111,8 @@ def asset_stages(plan: Plan, *, files: bool = True, turntable: products.Turntabl
     drawn = yield from view_stages(plan, files=files)
     config, targets, request = plan.views.fit, drawn.views, plan.request
     network = None if plan.perceptual is None else plan.perceptual.network
-    stops = [config.steps * part // 12 for part in REFRESH_TWELFTHS[: request.rounds]] + [config.steps]
+    # Cut at every refresh, wanted or not: runs that differ in `rounds` alone have the parts before it in common.
+    stops = [config.steps * part // 12 for part in REFRESH_TWELFTHS] + [config.steps]
     state: Ref[FitState] | None = None
     for part, stop in enumerate(stops):
         fit = fits.Fit(config, stop, request.seed, network, plan.views.fit_side, before=plan.pipeline.views.release)
@@ -143,7 +145,7 @@ def reconstruction_stages(
     seed: int = 0,
     network: Perceptual | None = None,
     side: int | None = None,
-    lpips: tuple[lpips_distance.Params, str] | None = None,
+    lpips: LpipsWeights | None = None,
     enlarged: bool = True,
     files: bool = True,
     turntable: products.Turntable | None = None,
@@ -156,7 +158,7 @@ def reconstruction_stages(
         seed: Of everything that is random.
         network: Features of the perceptual term, or None.
         side: Longest side of the views that the fit sees, pixels; None for their own.
-        lpips: Parameters that LPIPS is measured with, and the SHA-256 of their file.
+        lpips: Weights that LPIPS is measured with.
         enlarged: Whether the turntable may be larger than the views.
         files: Whether to make what only people look at.
         turntable: The video; `products.TURNTABLE` without.
@@ -169,9 +171,8 @@ def reconstruction_stages(
         turn = products.draw_turntable(turntable or products.TURNTABLE, enlarged)
         pictures = lambda place, gaussians, state: turn(place, gaussians, _refined(capture, state))  # noqa: E731
         yield Stage("pictures", "turntable", OtherFiles(), pictures, (gaussians, state))
-        params, sha256 = lpips or (None, None)
-        measure = _measure_capture(capture, params)
-        measured_with = {"lpips_sha256": sha256} if sha256 else {}
+        measure = _measure_capture(capture, None if lpips is None else lpips.params)
+        measured_with = {} if lpips is None else {"lpips_sha256": lpips.sha256}
         yield Stage("metrics", "metrics", OtherFiles(products.VOLATILE), measure, (gaussians, state), measured_with)
     return AssetRefs(None, _Given(capture.images), gaussians)
 

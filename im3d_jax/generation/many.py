@@ -8,7 +8,7 @@ import json
 import os
 import pathlib
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 from im3d_jax import environment
@@ -62,11 +62,29 @@ class Work:
 
 
 class Summary:
-    """Counts and throughput, kept in a file of the output folder; its times begin when it is made."""
+    """Counts and throughput, kept in a file of the output folder; its times begin when it is made.
 
-    def __init__(self, path: pathlib.Path, facts: Mapping[str, Any], finished: Sequence[RunFolder], lines: int):
+    Args:
+        path: Of the file.
+        facts: For the file: the command, for instance.
+        finished: Folders of the lines that were finished before.
+        lines: How many there are.
+        clock: Seconds since any moment.
+
+    Attributes:
+        failed: {name of a line: why it failed}.
+    """
+
+    def __init__(
+        self,
+        path: pathlib.Path,
+        facts: Mapping[str, Any],
+        finished: Sequence[RunFolder],
+        lines: int,
+        clock: Callable[[], float] = time.monotonic,
+    ):
         self._path, self._facts, self._folders, self._lines = path, dict(facts), list(finished), lines
-        self._drawn, self._started, self._first = 0, time.monotonic(), None
+        self._clock, self._drawn, self._started, self._first = clock, 0, clock(), None
         self.failed: dict[str, str] = {}
 
     def add(self, folder: RunFolder) -> None:
@@ -76,11 +94,11 @@ class Summary:
 
     def end_first_batch(self) -> None:
         """All was compiled: from here on the second rate counts."""
-        self._first = self._drawn, time.monotonic() - self._started
+        self._first = self._drawn, self._clock() - self._started
 
     def write(self) -> dict[str, Any]:
         """Writes the file anew, after each object, and returns what it holds."""
-        seconds = time.monotonic() - self._started
+        seconds = self._clock() - self._started
         first, until = (self._drawn, seconds) if self._first is None else self._first
         rest, later = self._drawn - first, seconds - until
         evaluations = [json.loads((folder / RUN_FILE).read_bytes())["network_evaluations"] for folder in self._folders]
@@ -107,6 +125,7 @@ def make_all(
     progress: Progress,
     *,
     lpips: PerceptualChoice | None = None,
+    clock: Callable[[], float] = time.monotonic,
 ) -> dict[str, Any]:
     """Makes what is not finished yet and returns the summary.
 
@@ -116,6 +135,7 @@ def make_all(
         settings: Where and how.
         progress: Who is told.
         lpips: Features for the fits; the model's own without.
+        clock: Seconds since any moment, for the throughput.
 
     Raises:
         InputError: A line that cannot be used, before anything is drawn; a folder that cannot be written; too little
@@ -126,17 +146,17 @@ def make_all(
     pending = [work for work in works if last not in work.done]
     finished = [work.folder for work in works if last in work.done]
     if finished:
-        progress.line(f"{len(finished)} of {len(works)} lines: finished before")
+        progress.line(f"{len(finished)} of {len(works)} lines: already finished")
     path = pathlib.Path(settings.out) / settings.summary
     path.parent.mkdir(parents=True, exist_ok=True)
     facts = {**settings.facts, "model": pipeline.name, "assets": settings.what == "asset"}
     if not pending:
-        held = Summary(path, facts, finished, len(works)).write() if works else {}
+        held = Summary(path, facts, finished, len(works), clock).write() if works else {}
         progress.line("nothing is left to draw")
         return held
     room = make_room(pipeline, _largest_kind(pending), rows=settings.rows)
     facts |= {"device": room.devices[0].device_kind, "devices": len(room.devices), "batch": room.rows}
-    summary = Summary(path, facts, finished, len(works))
+    summary = Summary(path, facts, finished, len(works), clock)
     quiet = ProgressPrinter(io.StringIO())
     loops = {}
     for work in pending:
@@ -144,6 +164,7 @@ def make_all(
         work.folder.start(environment.versions(), work.plan.facts())
         loops[Loop(stages, FolderRunner(work.folder, quiet))] = work
     fewer = room.rows if room.rows > len(room.devices) else None
+    held, rate = {}, ""
     compiled, title = False, "assets" if settings.what == "asset" else "views"
     with enough_memory(pipeline.views.memory, fewer), progress.stage(title) as report:
         for count, batch in enumerate(draw_ahead(list(loops), pipeline, room), 1):
@@ -163,11 +184,11 @@ def make_all(
             if not compiled:
                 summary.end_first_batch()
                 compiled = drawn
-    progress.line(f"summary in {path}")
+    progress.line(f"summary: {path}")
     if summary.failed:
         raise InputError(
             f"{len(summary.failed)} of {len(works)} lines failed, for the reasons above and in {path}; the others are "
-            "finished, the same command tries these again"
+            "finished; rerun the same command to try the failed ones again"
         )
     return held
 

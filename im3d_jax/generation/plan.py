@@ -12,6 +12,7 @@ from im3d_jax.generation.request import AssetRequest
 from im3d_jax.images.prepare import prepare_image
 from im3d_jax.models.perceptual import Perceptual
 from im3d_jax.pipelines import Pipeline, ViewTask
+from im3d_jax.weights.lpips_weights import LpipsWeights, load_lpips
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -27,6 +28,14 @@ class PerceptualChoice:
     network: Perceptual
     name: str
     sha256: str | None = None
+
+    @classmethod
+    def of(cls, lpips: str | LpipsWeights | PerceptualChoice | None) -> PerceptualChoice | None:
+        """Features of LPIPS weights, or of what `load_lpips` reads; choices and None stay what they are."""
+        weights = load_lpips(lpips) if isinstance(lpips, str) else lpips
+        if isinstance(weights, LpipsWeights):
+            return cls(weights.network(), "LPIPS (VGG16)", weights.sha256)
+        return weights
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -130,13 +139,13 @@ def make_plan(
     model, given = pipeline.views, request.image is not None
     if not given and pipeline.pictures is None:
         raise InputError(
-            f"{pipeline.name} starts from a picture: give --image=FILE, or what draws it from the prompt as "
+            f"{pipeline.name} starts from a picture: give --image=FILE, or a model that draws it from the prompt: "
             "--image_model=DIR (Stable Diffusion) or --image_model=tiny"
         )
     if request.orbit_direction not in ("auto", *model.directions):
         raise InputError(
-            f"orbit_direction={request.orbit_direction}: the views of {pipeline.name} turn "
-            f"{' or '.join(model.directions)}; leave it away"
+            f"orbit_direction={request.orbit_direction}: {pipeline.name} draws "
+            f"{' or '.join(model.directions)} orbits only; remove the option"
         )
     pictures = None if given or pipeline.pictures is None else pipeline.pictures.picture_settings(request.quality)
     perceptual = None

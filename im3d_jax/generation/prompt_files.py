@@ -53,7 +53,7 @@ def read_lines(path: str | pathlib.Path, *, seed: int = 0, **fields: Any) -> lis
     # Not splitlines: JSON strings may hold other separators of lines as they are.
     numbered = [(number, line) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
     if not numbered:
-        raise InputError(f"--prompts={path} has no line; expected JSON lines such as {_EXAMPLE}")
+        raise InputError(f"--prompts={path} has no lines; expected JSON lines such as {_EXAMPLE}")
     return [_line(path, number, line, seed, fields) for number, line in numbered]
 
 
@@ -75,7 +75,7 @@ def _line(path: pathlib.Path, number: int, text: str, seed: int, fields: dict[st
     try:
         data = json.loads(text, object_pairs_hook=_fields)
     except (ValueError, RecursionError) as error:
-        raise InputError(f"{where} is no JSON ({error}); expected an object such as {_EXAMPLE}") from None
+        raise InputError(f"{where} is not JSON ({error}); expected an object such as {_EXAMPLE}") from None
     if not isinstance(data, dict):
         raise InputError(f"{where} holds {text.strip()[:40]}; expected an object such as {_EXAMPLE}")
     for field in data:
@@ -99,7 +99,9 @@ def _line(path: pathlib.Path, number: int, text: str, seed: int, fields: dict[st
         image = path.parent / given["image"]
         # Not pathlib's test, which fails on names that are too long.
         if not os.path.isfile(image):
-            raise InputError(f"{where}: no picture {str(image)[:300]}; paths count from the folder of the file")
+            raise InputError(
+                f"{where}: no picture {str(image)[:300]}; paths are relative to the folder of the prompts file"
+            )
     try:
         request = AssetRequest(
             given.get("prompt"), None if image is None else str(image), given.get("seed", seed), **fields

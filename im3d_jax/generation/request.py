@@ -5,16 +5,17 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import math
+import numbers
 import os
 from typing import Any, get_args
 
 import numpy as np
 
 from im3d_jax import seeds
+from im3d_jax.choices import Direction, Quality
 from im3d_jax.digests import file_hash
 from im3d_jax.errors import InputError
 from im3d_jax.images.files import read_image
-from im3d_jax.pipelines.base import Direction, Quality
 
 
 MOST_ROUNDS = 2
@@ -47,25 +48,45 @@ class AssetRequest:
     orbit_direction: Direction = "auto"
 
     def __post_init__(self):
-        if self.prompt is not None and not self.prompt.strip():
-            raise InputError('the prompt is empty; say what to make, for instance "a red mug", or leave it out')
-        # Python stands in lone surrogates for bytes of a command line that are no UTF-8.
-        if self.prompt is not None and any(0xD800 <= ord(letter) < 0xE000 for letter in self.prompt):
-            raise InputError("the prompt holds bytes that are no UTF-8 text; check the terminal's encoding")
+        self._check_prompt()
+        self._check_image()
         if self.prompt is None and self.image is None:
             raise InputError("neither a prompt nor an image is given; give one of them or both")
-        if not 0 <= self.seed <= seeds.LARGEST:
+        if not (_is_whole(self.seed) and 0 <= self.seed <= seeds.LARGEST):
             raise InputError(f"seed={self.seed}: expected a whole number from 0 to {seeds.LARGEST}")
         if self.quality not in get_args(Quality):
             raise InputError(f"quality={self.quality}: expected one of {', '.join(get_args(Quality))}")
-        if not 0 <= self.rounds <= MOST_ROUNDS:
+        if not (_is_whole(self.rounds) and 0 <= self.rounds <= MOST_ROUNDS):
             raise InputError(f"rounds={self.rounds}: expected 0 to {MOST_ROUNDS}")
-        if self.elevation_deg is not None and not -89.0 <= self.elevation_deg <= 89.0:
-            raise InputError(f"elevation_deg={self.elevation_deg}: expected degrees between -89 and 89")
+        degrees = self.elevation_deg
+        if degrees is not None and not (isinstance(degrees, numbers.Real) and -89.0 <= degrees <= 89.0):
+            raise InputError(f"elevation_deg={degrees}: expected degrees between -89 and 89")
         if self.orbit_direction not in get_args(Direction):
             raise InputError(
                 f"orbit_direction={self.orbit_direction}: expected one of {', '.join(get_args(Direction))}"
             )
+
+    def _check_prompt(self) -> None:
+        if self.prompt is None:
+            return
+        if not isinstance(self.prompt, str):
+            raise InputError(f"prompt={self.prompt}: expected text")
+        if not self.prompt.strip():
+            raise InputError('the prompt is empty; say what to make, for instance "a red mug", or leave it out')
+        # Python stands in lone surrogates for bytes of a command line that are no UTF-8.
+        if any(0xD800 <= ord(letter) < 0xE000 for letter in self.prompt):
+            raise InputError("the prompt holds bytes that are no UTF-8 text; check the terminal's encoding")
+
+    def _check_image(self) -> None:
+        image = self.image
+        if image is None or isinstance(image, str | os.PathLike):
+            return
+        if not isinstance(image, np.ndarray):
+            raise InputError(f"image={str(image)[:40]}: expected a path or a numpy array")
+        if image.ndim != 3 or image.shape[-1] not in (3, 4):
+            raise InputError(f"image of shape {list(image.shape)}: expected [height, width, 3 or 4]")
+        if not np.issubdtype(image.dtype, np.floating):
+            raise InputError(f"image of type {image.dtype}: expected floats in [0, 1]; divide 8-bit values by 255")
 
     @property
     def elevation(self) -> float | None:
@@ -85,12 +106,19 @@ class AssetRequest:
     def to_json(self) -> dict[str, Any]:
         """JSON values that decide the result: the picture stands there by its content, not by its path."""
         fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        return {**fields, "image": self._image_hash()}
+        degrees = self.elevation_deg
+        # Equal values of other types would be other JSON.
+        same = {"seed": int(self.seed), "rounds": int(self.rounds)}
+        return {**fields, **same, "elevation_deg": None if degrees is None else float(degrees), "image": self._hash()}
 
-    def _image_hash(self) -> str | None:
+    def _hash(self) -> str | None:
         if self.image is None:
             return None
         if isinstance(self.image, np.ndarray):
             shape = ",".join(map(str, self.image.shape)).encode()
             return hashlib.sha256(shape + np.ascontiguousarray(self.image, np.float32).tobytes()).hexdigest()
         return file_hash(self.image)
+
+
+def _is_whole(number: Any) -> bool:
+    return isinstance(number, numbers.Integral) and not isinstance(number, bool)

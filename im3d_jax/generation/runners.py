@@ -203,7 +203,7 @@ class FolderRunner:
         """See `Runner`."""
         folder, inputs = self.folder, _files(stage)
         if self.finished(stage):
-            self._progress.line(f"{stage.title}: finished before")
+            self._progress.line(f"{stage.title}: already finished")
         else:
             with self._progress.stage(stage.title) as report:
 
@@ -245,10 +245,10 @@ def enough_memory(memory: str | None, rows: int | None = None) -> Iterator[None]
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
-        way_out = "take a lower --quality" if memory is None else f"it ran with --memory={memory}: take a smaller one"
+        way_out = "use a lower --quality" if memory is None else f"use a smaller preset than --memory={memory}"
         if rows is not None:
-            way_out = f"take a smaller --batch than {rows}; or {way_out}"
+            way_out = f"use a smaller --batch than {rows}, or {way_out}"
         raise OutOfMemory(
-            f"the device's memory is used up; {way_out}, or give this process more of it "
-            "(XLA_PYTHON_CLIENT_MEM_FRACTION=0.95); what is finished is kept"
+            f"the device is out of memory; {way_out}, or let this process use more of it "
+            "(XLA_PYTHON_CLIENT_MEM_FRACTION=0.95); finished work is kept"
         ) from error

@@ -41,8 +41,10 @@ class Ref(Protocol[T_co]):
 class Store(Protocol[T]):
     """How a result is kept in a run folder."""
 
-    noted: Mapping[str, str]
-    """{key of run.json: JSON file whose content it takes over}."""
+    @property
+    def noted(self) -> Mapping[str, str]:
+        """{key of run.json: JSON file whose content it takes over}."""
+        ...
 
     def write(self, value: T, files: StageFiles) -> None:
         """Writes the files."""

@@ -49,30 +49,30 @@ def _plain_background(rgb: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     if plain < _PLAIN_BORDER:
         raise ImageError(
             f"the picture's background is not plain (only {plain:.0%} of its border has one colour): cut the "
-            "object out and give a PNG with alpha, or photograph it before a plain background"
+            "object out and give a PNG with alpha, or photograph it in front of a plain background"
         )
     difference = np.abs(rgb - background[None, None]).max(-1)
-    regions, count = _connected(difference < _BACKGROUND_BELOW)
+    regions, count = connected(difference < _BACKGROUND_BELOW)
     outside = np.zeros(count + 1, bool)
     outside[np.concatenate([regions[0], regions[-1], regions[:, 0], regions[:, -1]])] = True
     outside[0] = False
     behind = outside[regions]
-    holes, count = _connected((difference < 0.01) & ~behind)
+    holes, count = connected((difference < 0.01) & ~behind)
     large = np.bincount(holes.ravel(), minlength=count + 1) >= max(4, 1e-3 * difference.size)
     large[0] = False
     behind |= large[holes]
 
     # Specks (dust, compression) would enlarge the object's box.
-    parts, count = _connected(~behind)
+    parts, count = connected(~behind)
     sizes = np.bincount(parts.ravel(), minlength=count + 1)
     sizes[0] = 0
     front = (sizes >= max(4, 0.01 * sizes.max()))[parts] & ~behind
     if not front.any():
-        raise ImageError("the picture shows nothing before its plain background: expected one object")
+        raise ImageError("the picture shows only its plain background: expected one object in front of it")
     return _soften_edge(rgb, front, background)
 
 
-def _connected(mask: np.ndarray) -> tuple[np.ndarray, int]:
+def connected(mask: np.ndarray) -> tuple[np.ndarray, int]:
     """Connected regions of a mask, numbered from 1 (0 outside), and how many they are."""
     regions = np.zeros(mask.shape, np.int32)
     ndimage.label(mask, output=regions)
@@ -123,7 +123,7 @@ def cut_out(image: Float[np.ndarray, "height width channels"]) -> Float[np.ndarr
     if image.shape[-1] == 4 and image[..., 3].min() < 1.0:
         alpha = image[..., 3]
         if alpha.max() < 0.5:
-            raise ImageError("the picture is wholly transparent: expected an object with alpha above 0.5")
+            raise ImageError("the picture is entirely transparent: expected an object with alpha above 0.5")
         return np.concatenate([rgb, alpha[..., None]], -1)
     alpha, rgb = _plain_background(rgb)
     return np.concatenate([rgb, alpha[..., None]], -1)

@@ -7,7 +7,7 @@ from jaxtyping import Float
 from scipy import ndimage
 
 from im3d_jax.errors import ImageError
-from im3d_jax.images.cutout import cut_out
+from im3d_jax.images.cutout import connected, cut_out
 
 
 # Largest channel distance to white at which a pixel is wholly background, and wholly object.
@@ -45,7 +45,7 @@ def _not_white(view: np.ndarray) -> np.ndarray:
     distance = (1.0 - view).max(-1)
     alpha = ((distance - _WHITE) / (_OBJECT - _WHITE)).clip(0.0, 1.0)
     solid = alpha > 0.5
-    holes, count = ndimage.label(ndimage.binary_fill_holes(solid) & ~solid)
+    holes, count = connected(np.asarray(ndimage.binary_fill_holes(solid)) & ~solid)
     small = np.bincount(holes.ravel(), minlength=count + 1) < _HIGHLIGHT * alpha.size
     small[0] = False
     return np.concatenate([view, np.where(small[holes], 1.0, alpha)[..., None]], axis=-1)

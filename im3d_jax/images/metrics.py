@@ -3,7 +3,9 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Array, Float
+
+from im3d_jax.typing import AnyArray
 
 
 WINDOW = 11
@@ -25,9 +27,9 @@ def _window() -> np.ndarray:
 def _valid_blur(images: jax.Array) -> jax.Array:
     taps = _window()
     rows = images.shape[1] - WINDOW + 1
-    images = sum(float(taps[k]) * images[:, k : k + rows] for k in range(WINDOW))
+    images = jnp.asarray(sum(float(taps[k]) * images[:, k : k + rows] for k in range(WINDOW)))
     columns = images.shape[2] - WINDOW + 1
-    return sum(float(taps[k]) * images[:, :, k : k + columns] for k in range(WINDOW))
+    return jnp.asarray(sum(float(taps[k]) * images[:, :, k : k + columns] for k in range(WINDOW)))
 
 
 # The window is symmetric, so the blur of the zero-padded cotangent is the exact adjoint; the derived one (22
@@ -62,7 +64,7 @@ def _ssim_terms(a: jax.Array, b: jax.Array) -> tuple[jax.Array, jax.Array]:
     return jnp.mean(luminance * contrast, axis=(1, 2)), jnp.mean(contrast, axis=(1, 2))
 
 
-def _check_pair(a: jax.Array, b: jax.Array) -> None:
+def _check_pair(a: AnyArray, b: AnyArray) -> None:
     if a.ndim != 4 or a.shape != b.shape:
         raise ValueError(
             f"got images of shapes {a.shape} and {b.shape}; expected two equal [B, H, W, C] shapes: "
@@ -85,8 +87,8 @@ def scales_that_fit(height: int, width: int) -> int:
 
 
 def ssim(
-    a: Float[jax.Array, "batch height width channels"], b: Float[jax.Array, "batch height width channels"]
-) -> Float[jax.Array, " batch"]:
+    a: Float[AnyArray, "batch height width channels"], b: Float[AnyArray, "batch height width channels"]
+) -> Float[Array, " batch"]:
     """Structural similarity (Wang et al. 2004, eq. 13), 11-tap Gaussian window of sigma 1.5, no padding.
 
     Args:
@@ -100,7 +102,7 @@ def ssim(
         ValueError: The shapes differ or the images are smaller than the window.
     """
     _check_pair(a, b)
-    full, _ = _ssim_terms(a.astype(jnp.float32), b.astype(jnp.float32))
+    full, _ = _ssim_terms(jnp.asarray(a, jnp.float32), jnp.asarray(b, jnp.float32))
     return jnp.mean(full, axis=-1)
 
 
@@ -122,8 +124,8 @@ def _power(value: jax.Array, exponent: float) -> jax.Array:
 
 
 def ms_ssim(
-    a: Float[jax.Array, "batch height width channels"], b: Float[jax.Array, "batch height width channels"]
-) -> Float[jax.Array, " batch"]:
+    a: Float[AnyArray, "batch height width channels"], b: Float[AnyArray, "batch height width channels"]
+) -> Float[Array, " batch"]:
     """Multi-scale structural similarity (Wang et al. 2003, eq. 7) over as many of the five scales as fit.
 
     The weights of the scales in use are renormalised to the published sum (1.0001). Per channel first,
@@ -140,7 +142,7 @@ def ms_ssim(
         ValueError: The shapes differ or the images are smaller than the window.
     """
     _check_pair(a, b)
-    a, b = a.astype(jnp.float32), b.astype(jnp.float32)
+    a, b = jnp.asarray(a, jnp.float32), jnp.asarray(b, jnp.float32)
     scales = scales_that_fit(*a.shape[1:3])
     weights = np.asarray(SCALE_WEIGHTS[:scales]) * (sum(SCALE_WEIGHTS) / sum(SCALE_WEIGHTS[:scales]))
     value = jnp.ones((a.shape[0], a.shape[3]), jnp.float32)
@@ -158,8 +160,8 @@ def _decibels(mean_square: jax.Array) -> jax.Array:
 
 
 def psnr(
-    a: Float[jax.Array, "*batch height width channels"], b: Float[jax.Array, "*batch height width channels"]
-) -> Float[jax.Array, "*batch"]:
+    a: Float[AnyArray, "*batch height width channels"], b: Float[AnyArray, "*batch height width channels"]
+) -> Float[Array, "*batch"]:
     """Peak signal-to-noise ratio of each image in dB, for values in [0, 1].
 
     Args:
@@ -173,10 +175,10 @@ def psnr(
 
 
 def foreground_psnr(
-    a: Float[jax.Array, "*batch height width channels"],
-    b: Float[jax.Array, "*batch height width channels"],
-    mask: Float[jax.Array, "*batch height width"],
-) -> Float[jax.Array, "*batch"]:
+    a: Float[AnyArray, "*batch height width channels"],
+    b: Float[AnyArray, "*batch height width channels"],
+    mask: Float[AnyArray, "*batch height width"],
+) -> Float[Array, "*batch"]:
     """PSNR over the pixels of a mask, the squared errors weighted by it.
 
     Args:

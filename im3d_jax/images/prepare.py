@@ -50,6 +50,6 @@ def prepare_image(
     scaled = resample_window(premultiplied, size, left, top, window)
     if not (scaled[..., 3] >= 0.5).any():
         raise ImageError(
-            f"the object is too thin: at {size} pixels no pixel of it is opaque; crop the picture to a part of it"
+            f"the object is too thin: scaled to {size} pixels, it has no opaque pixel; crop the picture to a part of it"
         )
     return unpremultiply(scaled).astype(np.float32)

@@ -26,7 +26,8 @@ def block_mean(
     *lead, height, width, channels = images.shape
     rows, columns = height // factor, width // factor
     blocks = images[..., : rows * factor, : columns * factor, :]
-    return blocks.reshape(*lead, rows, factor, columns, factor, channels).mean((-4, -2))
+    blocks = blocks.reshape(*lead, rows, factor, columns, factor, channels)
+    return blocks.mean((-4, -2))  # pyright: ignore[reportReturnType]  # numpy's stub forgets the kind of array
 
 
 def shrink(rgba: Float[np.ndarray, "*batch height width 4"], factor: int) -> Float[np.ndarray, "*batch h w 4"]:

@@ -15,6 +15,7 @@ import flax.linen as nn
 import flax.struct
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 
 from im3d_jax.models.layers import KERNEL_INIT, Dense, LayerNorm
 
@@ -133,7 +134,7 @@ class CLIPLayer(nn.Module):
     activation: Activation
     causal: bool
     eps: float
-    dtype: jnp.dtype = jnp.float32
+    dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -154,7 +155,7 @@ class CLIPText(nn.Module):
     """Tokens [B, L] int32 to `TextFeatures`; attention is causal and, as in Stable Diffusion, sees padding."""
 
     config: CLIPTextConfig
-    dtype: jnp.dtype = jnp.float32
+    dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(self, tokens: jax.Array) -> TextFeatures:
@@ -182,7 +183,7 @@ class CLIPVision(nn.Module):
     """Normalised images [B, image_size, image_size, 3] (see `clip_images`) to `ImageFeatures`."""
 
     config: CLIPVisionConfig
-    dtype: jnp.dtype = jnp.float32
+    dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(self, images: jax.Array) -> ImageFeatures:

@@ -17,6 +17,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.typing import DTypeLike
 
 from im3d_jax.models.layers import Conv, Dense, GroupNorm, attend
 from im3d_jax.models.stable_blocks import (
@@ -61,7 +62,7 @@ class PixelAttention(nn.Module):
 
     groups: int
     eps: float
-    dtype: jnp.dtype
+    dtype: DTypeLike
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -76,7 +77,7 @@ class KLEncoder(nn.Module):
     """Images [..., H, W, C] in [-1, 1] to moments [..., h, w, 2 z] before the 1x1 convolution."""
 
     config: KLAutoencoderConfig
-    dtype: jnp.dtype
+    dtype: DTypeLike
 
     @nn.compact
     def __call__(self, images: jax.Array) -> jax.Array:
@@ -107,9 +108,9 @@ class FrameLayers(nn.Module):
     features: int
     groups: int
     eps: float
-    dtype: jnp.dtype
+    dtype: DTypeLike
 
-    def setup(self):
+    def setup(self) -> None:
         self.norm1, self.norm2 = (VideoGroupNorm(self.groups, self.eps) for _ in range(2))
         self.conv1, self.conv2 = (FrameConv(self.features, self.dtype) for _ in range(2))
 
@@ -139,7 +140,7 @@ class KLDecoder(nn.Module):
     """
 
     config: KLAutoencoderConfig
-    dtype: jnp.dtype
+    dtype: DTypeLike
 
     @nn.compact
     def __call__(self, latents: jax.Array, frames_at_once: int | None = None) -> jax.Array:
@@ -258,7 +259,12 @@ def by_parts(
         cut = (lax.dynamic_slice_in_dim(source, part * size, size, axis) for source in sources)
         return lax.dynamic_update_slice_in_dim(into, layers(module, *cut), part * size, axis), None
 
-    scan = nn.scan(one, variable_broadcast="params", split_rngs={"params": False}, in_axes=(0, nn.broadcast))
+    scan = nn.scan(
+        one,
+        variable_broadcast="params",
+        split_rngs={"params": False},
+        in_axes=(0, nn.broadcast),  # pyright: ignore[reportArgumentType]  # flax's stub knows one axis alone
+    )
     return scan(module, into, jnp.arange(parts), others)[0]
 
 
@@ -272,9 +278,9 @@ class KLAutoencoder(nn.Module):
     """
 
     config: KLAutoencoderConfig
-    dtype: jnp.dtype = jnp.float32
+    dtype: DTypeLike = jnp.float32
 
-    def setup(self):
+    def setup(self) -> None:
         c = self.config
         self.encoder = KLEncoder(c, self.dtype)
         self.decoder = KLDecoder(c, self.dtype)

@@ -13,6 +13,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.typing import DTypeLike
 
 from im3d_jax.models.attention import attend
 from im3d_jax.models.norms import group_norm, layer_norm
@@ -77,7 +78,7 @@ class Dense(nn.Module):
     features: int
     use_bias: bool = True
     zero_init: bool = False
-    dtype: jnp.dtype = jnp.float32
+    dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -100,7 +101,7 @@ class Conv(nn.Module):
     stride: int = 1
     use_bias: bool = True
     zero_init: bool = False
-    dtype: jnp.dtype = jnp.float32
+    dtype: DTypeLike = jnp.float32
     padding: tuple[int, int] | None = None
 
     @nn.compact
@@ -142,7 +143,7 @@ class NeighbourConv(nn.Module):
     """x + a convolution over the frames of x [B, T, H, W, C], its three taps stacked: [3 C, C]; see `TemporalConv`."""
 
     cyclic: bool
-    dtype: jnp.dtype = jnp.float32
+    dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(self, x: jax.Array, shift: jax.Array | None = None) -> jax.Array:
@@ -165,7 +166,7 @@ class TemporalConv(nn.Module):
     """
 
     cyclic: bool
-    dtype: jnp.dtype = jnp.float32
+    dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(self, x: jax.Array, shift: jax.Array | None = None) -> jax.Array:
@@ -212,7 +213,7 @@ class Attention(nn.Module):
     head_dim: int
     zero_init: bool = False
     implementation: str = "xla"
-    dtype: jnp.dtype = jnp.float32
+    dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(self, x: jax.Array, context: jax.Array | None = None, mask: jax.Array | None = None) -> jax.Array:
@@ -230,7 +231,7 @@ class GatedDense(nn.Module):
     """Linear layer to twice `features`, value first, then gate: value * gelu(gate). Kernel [in, 2 features]."""
 
     features: int
-    dtype: jnp.dtype = jnp.float32
+    dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -247,7 +248,7 @@ class FeedForward(nn.Module):
 
     multiple: int
     zero_init: bool = False
-    dtype: jnp.dtype = jnp.float32
+    dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:

@@ -14,6 +14,7 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import DTypeLike
 
 from im3d_jax.models import perceptual
 
@@ -49,7 +50,7 @@ def expected_shapes() -> dict[str, tuple[int, ...]]:
     return shapes
 
 
-def vgg_features(params: Params, images: jax.Array, dtype: jnp.dtype = jnp.float32) -> list[jax.Array]:
+def vgg_features(params: Params, images: jax.Array, dtype: DTypeLike = jnp.float32) -> list[jax.Array]:
     """The five VGG16 feature maps that LPIPS compares.
 
     Args:
@@ -89,7 +90,7 @@ def head_weights(params: Params) -> tuple[jax.Array, ...]:
     return tuple(params[f"lin{level}.weight"] for level in range(len(LEVELS)))
 
 
-def lpips(params: Params, a: jax.Array, b: jax.Array, dtype: jnp.dtype = jnp.float32) -> jax.Array:
+def lpips(params: Params, a: jax.Array, b: jax.Array, dtype: DTypeLike = jnp.float32) -> jax.Array:
     """LPIPS distance of image pairs.
 
     Args:
@@ -175,8 +176,11 @@ def _read(path: Path) -> Mapping[str, np.ndarray]:
             if isinstance(node, h5py.Dataset):
                 arrays[name] = node[()]
 
-        with h5py.File(path, "r") as file:
-            file.visititems(keep)
+        try:
+            with h5py.File(path, "r") as file:
+                file.visititems(keep)
+        except (OSError, RuntimeError) as error:  # as HDF5 reports damage, at opening or at reading
+            raise ValueError(f"{path} is not a whole HDF5 file ({error}): download or write it again") from error
         return arrays
     raise ValueError(
         f"{path} is not a .safetensors, .npz or .h5 file; pickled .pth files are not read: convert it with "

@@ -6,6 +6,7 @@ Statistics are in float32 whatever the input is; what is kept for the gradient i
 from __future__ import annotations
 
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -29,7 +30,7 @@ def group_norm(
         silu: Whether SiLU, x sigmoid(x), follows, in float32 as well.
     """
     *lead, height, width, channels = x.shape
-    y = _group_norm(x.reshape(*lead, height * width, channels), scale, bias, groups, eps, silu)
+    y: Any = _group_norm(x.reshape(*lead, height * width, channels), scale, bias, groups, eps, silu)
     return y.reshape(x.shape)
 
 
@@ -70,7 +71,7 @@ def group_statistics(x: jax.Array, groups: int, eps: float) -> tuple[jax.Array, 
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4, 5))
-def _group_norm(x, scale, bias, groups, eps, silu):
+def _group_norm(x: jax.Array, scale: jax.Array, bias: jax.Array, groups: int, eps: float, silu: bool) -> jax.Array:
     return _group_norm_forward(x, scale, bias, groups, eps, silu)[0]
 
 

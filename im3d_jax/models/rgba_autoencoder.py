@@ -8,10 +8,12 @@ alpha: all four channels are linear in it. Colours and alpha are in [0, 1] outsi
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 
 from im3d_jax.models.layers import Conv, GroupNorm, upsample
 
@@ -40,7 +42,7 @@ class ResnetBlock(nn.Module):
     features: int
     groups: int
     eps: float
-    dtype: jnp.dtype = jnp.float32
+    dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -57,10 +59,10 @@ class Encoder(nn.Module):
     """Images [B, H, W, 4] in [0, 1] to moments [B, h, w, 2 z], and the feature maps on the way."""
 
     config: RgbaAutoencoderConfig
-    dtype: jnp.dtype = jnp.float32
+    dtype: DTypeLike = jnp.float32
 
     @nn.compact
-    def __call__(self, images: jax.Array, features_only: bool = False):
+    def __call__(self, images: jax.Array, features_only: bool = False) -> Any:
         c = self.config
         block = lambda width, name: ResnetBlock(width, c.groups, c.eps, self.dtype, name=name)  # noqa: E731
         x = Conv(c.encoder_channels[0], dtype=self.dtype, name="conv_in")(2.0 * images - 1.0)
@@ -84,7 +86,7 @@ class Decoder(nn.Module):
     """Latents [B, h, w, z] to images [B, H, W, 4]; values may leave [0, 1] slightly."""
 
     config: RgbaAutoencoderConfig
-    dtype: jnp.dtype = jnp.float32
+    dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(self, latents: jax.Array) -> jax.Array:
@@ -111,9 +113,9 @@ class RgbaAutoencoder(nn.Module):
     """
 
     config: RgbaAutoencoderConfig
-    dtype: jnp.dtype = jnp.float32
+    dtype: DTypeLike = jnp.float32
 
-    def setup(self):
+    def setup(self) -> None:
         self.encoder = Encoder(self.config, self.dtype)
         self.decoder = Decoder(self.config, self.dtype)
         z = self.config.latent_channels

@@ -9,6 +9,7 @@ from __future__ import annotations
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 
 from im3d_jax.models.attention import attend
 from im3d_jax.models.layers import Attention, Dense, FeedForward, GroupNorm, LayerNorm, sinusoid
@@ -38,7 +39,7 @@ class ContextAttention(nn.Module):
     heads: int
     features: int
     implementation: str = "xla"
-    dtype: jnp.dtype = jnp.float32
+    dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(self, x: jax.Array | None, context: jax.Array, mask: jax.Array | None = None) -> jax.Array:
@@ -47,8 +48,10 @@ class ContextAttention(nn.Module):
         value = project("to_v")(context)
         out = Dense(self.features, dtype=self.dtype, name="to_out.0")
         one_token = context.shape[1] == 1
-        if not one_token or self.is_initializing():
-            query, key = project("to_q")(x), project("to_k")(context)
+        if one_token and not self.is_initializing():
+            return out(value)
+        assert x is not None  # told apart by the context's length
+        query, key = project("to_q")(x), project("to_k")(context)
         if one_token:
             return out(value)
         implementation = flash_where_possible(self.implementation, self.features // self.heads)
@@ -67,7 +70,7 @@ class SpatialBlock(nn.Module):
 
     heads: int
     implementation: str
-    dtype: jnp.dtype
+    dtype: DTypeLike
 
     @nn.compact
     def __call__(self, x: jax.Array, contexts: tuple, masks: tuple) -> jax.Array:
@@ -90,7 +93,7 @@ class TemporalBlock(nn.Module):
 
     heads: int
     implementation: str
-    dtype: jnp.dtype
+    dtype: DTypeLike
 
     @nn.compact
     def __call__(self, x: jax.Array, contexts: tuple, masks: tuple) -> jax.Array:
@@ -110,7 +113,7 @@ class FramesAttention(nn.Module):
 
     heads: int
     zero_init: bool = False
-    dtype: jnp.dtype = jnp.float32
+    dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -146,7 +149,7 @@ class ResidualTemporalBlock(nn.Module):
     """
 
     heads: int
-    dtype: jnp.dtype
+    dtype: DTypeLike
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -157,7 +160,7 @@ class ResidualTemporalBlock(nn.Module):
         return x + FeedForward(4, True, self.dtype, name="ff")(LayerNorm(1e-5, name="norm3")(x))
 
 
-def frame_position(frames: int, features: int, dtype) -> jax.Array:
+def frame_position(frames: int, features: int, dtype: DTypeLike) -> jax.Array:
     """The embedded number of each frame, [1, T, 1, C]; makes the layers `time_pos_embed` of the calling module."""
     y = Dense(4 * features, dtype=dtype, name="time_pos_embed.linear_1")(sinusoid(jnp.arange(frames), features))
     y = Dense(features, dtype=dtype, name="time_pos_embed.linear_2")(jax.nn.silu(y))
@@ -179,21 +182,21 @@ class Transformer(nn.Module):
     eps: float
     kind: str
     implementation: str
-    dtype: jnp.dtype
+    dtype: DTypeLike
 
     @nn.compact
     def __call__(self, x: jax.Array, contexts: tuple, masks: tuple, temporal: bool = True) -> jax.Array:
         batch, frames, height, width, features = x.shape
         tokens = GroupNorm(self.groups, self.eps, name="norm")(x).reshape(batch, frames, height * width, features)
         y = Dense(features, dtype=self.dtype, name="proj_in")(tokens)
-        blended = temporal and self.kind == "blended"
-        if blended:
-            place = frame_position(frames, features, self.dtype)
-            mixer = MixFactor(name="time_mixer")
+        mixing = None
+        if temporal and self.kind == "blended":
+            mixing = frame_position(frames, features, self.dtype), MixFactor(name="time_mixer")
         for i in range(self.depth):
             kind = (self.heads, self.implementation, self.dtype)
             y = SpatialBlock(*kind, name=f"transformer_blocks.{i}")(y, contexts, masks)
-            if blended:
+            if mixing is not None:
+                place, mixer = mixing
                 z = TemporalBlock(*kind, name=f"temporal_transformer_blocks.{i}")(y + place, contexts, masks)
                 y = mixer(y, z)
             elif temporal and self.kind == "residual":

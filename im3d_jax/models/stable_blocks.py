@@ -15,6 +15,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.typing import DTypeLike
 
 from im3d_jax.models.layers import (
     KERNEL_INIT,
@@ -48,7 +49,7 @@ class FrameConv(nn.Module):
     """Convolution over the frames of [B, T, H, W, C], kernel [3, in, out], zeros beyond the ends."""
 
     features: int
-    dtype: jnp.dtype = jnp.float32
+    dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -91,7 +92,7 @@ class UpsampledConv(nn.Module):
     """
 
     features: int
-    dtype: jnp.dtype = jnp.float32
+    dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -129,7 +130,7 @@ class SpatialResBlock(nn.Module):
     features: int
     groups: int
     eps: float
-    dtype: jnp.dtype
+    dtype: DTypeLike
 
     @nn.compact
     def __call__(self, x: jax.Array, embedding: jax.Array | None, temporal_convs: bool = False) -> jax.Array:
@@ -154,7 +155,7 @@ class TemporalResBlock(nn.Module):
 
     groups: int
     eps: float
-    dtype: jnp.dtype
+    dtype: DTypeLike
 
     @nn.compact
     def __call__(self, x: jax.Array, embedding: jax.Array | None) -> jax.Array:
@@ -178,7 +179,7 @@ class BlendedResBlock(nn.Module):
     groups: int
     eps: float
     temporal_eps: float
-    dtype: jnp.dtype
+    dtype: DTypeLike
     temporal_share: bool = False
 
     @nn.compact

@@ -16,6 +16,7 @@ from collections.abc import Sequence
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 
 from im3d_jax.models.layers import Conv, Dense, GroupNorm, sinusoid
 from im3d_jax.models.stable_attention import Transformer
@@ -95,7 +96,7 @@ class StableUNet(nn.Module):
     """
 
     config: StableUNetConfig
-    dtype: jnp.dtype = jnp.float32
+    dtype: DTypeLike = jnp.float32
     remat: bool = False
 
     @nn.compact

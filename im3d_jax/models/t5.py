@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.typing import DTypeLike
 
 from im3d_jax.models.layers import Dense
 
@@ -83,7 +84,7 @@ class T5Encoder(nn.Module):
     """Tokens [B, L] int32 and mask [B, L] (False on padding) to the context [B, L, width]."""
 
     config: T5Config
-    dtype: jnp.dtype = jnp.float32
+    dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(self, tokens: jax.Array, mask: jax.Array) -> jax.Array:

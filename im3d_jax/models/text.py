@@ -7,6 +7,7 @@ import dataclasses
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 
 from im3d_jax.models.layers import Attention, Dense, LayerNorm
 
@@ -27,7 +28,7 @@ class TextEncoder(nn.Module):
     """Tokens [B, L] int32 to (context [B, L, width], mask [B, L]); the mask is False on padding."""
 
     config: TextConfig
-    dtype: jnp.dtype = jnp.float32
+    dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(self, tokens: jax.Array) -> tuple[jax.Array, jax.Array]:

@@ -17,10 +17,12 @@ those of temporal layers.
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 
 from im3d_jax.models.layers import (
     Attention,
@@ -85,7 +87,7 @@ class ResnetBlock(nn.Module):
 
     features: int
     config: TinyUNetConfig
-    dtype: jnp.dtype
+    dtype: DTypeLike
 
     @nn.compact
     def __call__(self, x: jax.Array, time: jax.Array, temporal: bool) -> jax.Array:
@@ -111,13 +113,13 @@ class SpatialTransformer(nn.Module):
     """Self-attention within a frame, attention to the text, feed-forward: diffusers' `Transformer2DModel`."""
 
     config: TinyUNetConfig
-    dtype: jnp.dtype
+    dtype: DTypeLike
 
     @nn.compact
     def __call__(self, x: jax.Array, context: jax.Array, context_mask: jax.Array) -> jax.Array:
         c = self.config
         batch, frames, height, width, features = x.shape
-        kind = dict(head_dim=c.head_dim, implementation=c.attention_implementation, dtype=self.dtype)
+        kind: dict[str, Any] = dict(head_dim=c.head_dim, implementation=c.attention_implementation, dtype=self.dtype)
         prefix = "transformer_blocks.0."
         y = GroupNorm(c.groups, c.transformer_eps, name="norm")(x)
         y = Dense(features, dtype=self.dtype, name="proj_in")(y).reshape(batch * frames, height * width, features)
@@ -141,14 +143,16 @@ class TemporalTransformer(nn.Module):
 
     level: int
     config: TinyUNetConfig
-    dtype: jnp.dtype
+    dtype: DTypeLike
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         c = self.config
         batch, frames, height, width, features = x.shape
         pixels = height * width
-        kind = dict(head_dim=c.head_dim, zero_init=True, implementation=c.attention_implementation, dtype=self.dtype)
+        kind: dict[str, Any] = dict(
+            head_dim=c.head_dim, zero_init=True, implementation=c.attention_implementation, dtype=self.dtype
+        )
         y = x.reshape(batch, frames * pixels, features)
         place = 0.0
         if c.temporal_position:
@@ -189,7 +193,7 @@ class TinyUNet(nn.Module):
     """
 
     config: TinyUNetConfig
-    dtype: jnp.dtype = jnp.float32
+    dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(
@@ -217,6 +221,7 @@ class TinyUNet(nn.Module):
         if temporal and c.condition_channels:
             # Emu Video widens the first convolution; the new columns are a convolution of their own here, so
             # that they can be trained while the old ones are held. Only frame 0 of their input is not zero.
+            assert condition is not None and has_image is not None  # as the arguments' documentation says
             mask = jnp.broadcast_to(has_image[:, None, None, None], (batch, height, width, 1))
             first = jnp.concatenate([condition * has_image[:, None, None, None], mask.astype(condition.dtype)], axis=-1)
             first = Conv(c.channels[0], use_bias=False, zero_init=True, dtype=self.dtype, name="conv_in_condition")(

@@ -1,5 +1,5 @@
-"""What a run leaves behind: the run folder, images, videos, contact sheets, camera files, progress.
+"""Results of a run: run folders, renders of the asset, videos and contact sheets.
 
-Import the modules by name (`from im3d_jax.output import run_folder`): only `cameras` needs jax, and a wrong
-argument is to be reported before jax is loaded.
+Import the modules by name (`from im3d_jax.output import run_folder`): only `renders` needs JAX, and wrong arguments are
+reported before JAX is loaded.
 """

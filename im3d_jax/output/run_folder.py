@@ -218,7 +218,7 @@ class RunFolder:
         except ValueError:
             value = None
         if not isinstance(value, dict) or not all(valid is None or valid(entry) for entry in value.values()):
-            raise RunFolderError(f"{path} is damaged; choose another --out or start afresh with --overwrite")
+            raise RunFolderError(f"{path} is damaged; choose another --out or start over with --overwrite")
         return value
 
     def _make_writable(self) -> None:
@@ -244,13 +244,15 @@ class RunFolder:
         run = self._read_json(RUN_FILE)
         recorded = run.get("settings")
         if recorded is not None and not isinstance(recorded, dict):
-            raise RunFolderError(f"{self.path / RUN_FILE} is damaged; choose another --out or use --overwrite")
+            raise RunFolderError(
+                f"{self.path / RUN_FILE} is damaged; choose another --out or start over with --overwrite"
+            )
         if recorded is None:
             foreign = [name for name in RESULTS if (self.path / name).exists()]
             if foreign:
                 raise RunFolderError(
-                    f"{self.path} holds {foreign[0]} of something else (no {RUN_FILE}); choose another --out "
-                    "or replace it with --overwrite"
+                    f"{self.path} holds {foreign[0]} but no {RUN_FILE}, so it is not a run folder; choose another "
+                    "--out or replace it with --overwrite"
                 )
         elif run.get("sha256") != self.sha256 and self._read_json(STAGES_FILE):
             changes = _differences(recorded, self.settings) or ["it was made by another version"]

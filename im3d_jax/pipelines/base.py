@@ -10,21 +10,18 @@ from __future__ import annotations
 import dataclasses
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal, Protocol
+from typing import Any, ClassVar, Protocol
 
 import jax
 import numpy as np
 from jax.sharding import Mesh
 
+from im3d_jax.choices import Direction, Quality
 from im3d_jax.errors import InputError
 from im3d_jax.models.perceptual import Perceptual
 from im3d_jax.progress import Report
 from im3d_jax.reconstruction import FitConfig
 from splat import Cameras
-
-
-Quality = Literal["draft", "standard", "best"]
-Direction = Literal["auto", "ccw", "cw"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,7 +56,7 @@ class Drawn:
     remarks: tuple[str, ...] = ()
 
 
-Drawing = Callable[[], list[Drawn | InputError]]
+Drawing = Callable[[], Sequence[Drawn | InputError]]
 """Waits for the devices; one result for each task, an error where a task failed on its own."""
 
 
@@ -114,6 +111,8 @@ ONE = Batch()
 
 class ViewSettings(Protocol):
     """What a quality stands for in one family: a frozen dataclass of which every field decides the result."""
+
+    __dataclass_fields__: ClassVar[dict[str, Any]]
 
     @property
     def fit(self) -> FitConfig:
@@ -310,4 +309,4 @@ def place(tree: Any, batch: Batch) -> Any:
 def lost_end(text: str, longest: int = 200) -> str:
     """The line on the end of a prompt that a model does not read."""
     quoted = textwrap.shorten(text, longest, placeholder=" ...")
-    return f"the prompt is longer than the model reads, its end is left out: {quoted}"
+    return f"the prompt is longer than the model reads; ignored end: {quoted}"

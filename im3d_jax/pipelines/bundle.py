@@ -15,9 +15,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
+from jax.typing import DTypeLike
 
 from im3d_jax import parallel, seeds
 from im3d_jax.diffusion import (
+    Denoiser,
     Guidance,
     NoiseProcess,
     add_noise,
@@ -32,9 +34,11 @@ from im3d_jax.diffusion import (
 )
 from im3d_jax.images.alpha import composite_on_white, straight_from_white
 from im3d_jax.models import TinyUNet
+from im3d_jax.models.calls import apply
 from im3d_jax.models.perceptual import Perceptual
 from im3d_jax.pipelines.base import ONE, Batch, Direction, Drawing, Drawn, Orbit, Quality, ViewTask, lost_end, place
 from im3d_jax.pipelines.features import encoder_features
+from im3d_jax.pipelines.noise import row_noise
 from im3d_jax.progress import Report
 from im3d_jax.reconstruction import FitConfig
 from im3d_jax.weights import Bundle, networks
@@ -142,12 +146,12 @@ class BundleModel:
     """
 
     family = "bundle"
-    remark = ""
+    remark: str = ""
     needs_picture = False
-    memory = None
+    memory: str | None = None
     directions: tuple[Direction, ...] = ("ccw",)
 
-    def __init__(self, bundle: Bundle, dtype: jnp.dtype = jnp.float32):
+    def __init__(self, bundle: Bundle, dtype: DTypeLike = jnp.float32):
         self.bundle = bundle
         self.name = bundle.name
         self.config = bundle.config
@@ -160,10 +164,10 @@ class BundleModel:
         unet, autoencoder, elevation = nets["unet"], nets["autoencoder"], nets["elevation"]
 
         def encode(params, rgba):
-            return autoencoder.apply({"params": params}, composite_on_white(rgba), method="encode")
+            return apply(autoencoder, params, composite_on_white(rgba), method="encode")
 
         def decode(params, latents):
-            return straight_from_white(autoencoder.apply({"params": params}, latents, method="decode"))
+            return straight_from_white(apply(autoencoder, params, latents, method="decode"))
 
         def one_step(params, state, levels, given, guidance, temporal):
             denoise = denoiser(unet, self.config.process, params, guidance, given, temporal)
@@ -174,8 +178,8 @@ class BundleModel:
             return sample_scan(denoise, x, time_grid(sampling.steps, start=sampling.start), self.config.process)
 
         self._encode, self._decode = jax.jit(encode), jax.jit(decode)
-        self._read = jax.jit(lambda params, tokens: nets["text_encoder"].apply({"params": params}, tokens))
-        self._elevation = jax.jit(lambda params, latents: elevation.apply({"params": params}, latents))
+        self._read = jax.jit(lambda params, tokens: apply(nets["text_encoder"], params, tokens))
+        self._elevation = jax.jit(lambda params, latents: apply(elevation, params, latents))
         self._step = jax.jit(one_step, static_argnames=("guidance", "temporal"))
         self._scan = jax.jit(all_steps, static_argnames=("sampling", "guidance", "temporal"))
 
@@ -191,7 +195,7 @@ class BundleModel:
         lines = []
         if unknown := self.bundle.tokenizer.unknown_words(prompt):
             words = ", ".join(unknown)
-            lines.append(f"not in the model's vocabulary and ignored: {words}; see im3d doctor --vocabulary")
+            lines.append(f"words outside the model's vocabulary, ignored: {words}; see im3d doctor --vocabulary")
         if lost := self.bundle.tokenizer.lost_text(prompt):
             lines.append(lost_end(lost))
         return lines
@@ -321,7 +325,7 @@ class BundleModel:
         """Normal noise [B, frames, h, w, z], each row as its seed gives it alone."""
         size = self.config.latent_size
         shape = (frames, size, size, self.config.autoencoder.latent_channels)
-        return place(seeds.normals(row_seeds, number, shape, round), batch)
+        return place(row_noise(row_seeds, number, shape, round), batch)
 
     def _conditions(
         self, params: dict, prompts: Sequence[str], batch: Batch, pictures: Sequence[np.ndarray] | None = None
@@ -333,7 +337,8 @@ class BundleModel:
         if pictures is not None:
             picture = self._encode(params["autoencoder"], place(jnp.asarray(np.stack(pictures)), batch))
         text = params["text_encoder"]
-        return Conditions(*self._read(text, tokens), *self._read(text, empty), picture)
+        (context, mask), (no_context, no_mask) = self._read(text, tokens), self._read(text, empty)
+        return Conditions(context, mask, no_context, no_mask, picture)
 
     def _draw(
         self,
@@ -356,7 +361,7 @@ class BundleModel:
         latents, count = self._sample(params, x, sampling, told, True, prompted == {True}, report, note)
         views = self._decode(params["autoencoder"], latents.reshape(-1, *latents.shape[2:]))
 
-        def finish() -> list[Drawn | Any]:
+        def finish() -> list[Drawn]:
             drawn = np.array(views).reshape(len(rows), self.num_views, *views.shape[1:])
             for row, task in zip(drawn, tasks, strict=False):
                 if task.picture is not None:
@@ -397,7 +402,7 @@ def denoiser(
     guidance: Guidance,
     given: Conditions,
     temporal: bool,
-):
+) -> Denoiser:
     """The guided denoiser of videos (or, not `temporal`, of single frames) for `diffusion.samplers`."""
     picture = None
     if temporal and given.picture is not None:
@@ -415,11 +420,11 @@ def denoiser(
         del index
         time = jnp.broadcast_to(t, x.shape[:1])
         if not temporal:
-            return unet.apply({"params": params}, x, time, context, mask, temporal=False)
+            return apply(unet, params, x, time, context, mask, temporal=False)
         if picture is None:
             condition, has_image = jnp.zeros_like(x[:, 0]), jnp.zeros(x.shape[:1])
         else:
             condition, has_image = picture
-        return unet.apply({"params": params}, x, time, context, mask, condition=condition, has_image=has_image)
+        return apply(unet, params, x, time, context, mask, condition=condition, has_image=has_image)
 
     return guided_denoiser(network, guidance, process, "v")

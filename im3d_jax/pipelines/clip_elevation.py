@@ -19,6 +19,7 @@ import numpy as np
 
 from im3d_jax.errors import WeightsError
 from im3d_jax.images.alpha import composite
+from im3d_jax.models.calls import apply
 from im3d_jax.models.clip import CLIPVision
 from im3d_jax.models.clip_images import condition_pixels
 from im3d_jax.pipelines.sources import CheckpointSource
@@ -75,7 +76,7 @@ def pooled_features(encoder: CLIPVision, params: dict, views: jax.Array) -> jax.
     """
     chosen = np.round(np.arange(FRAMES) * len(views) / FRAMES).astype(int)
     pixels = condition_pixels(composite(views[chosen]), encoder.config.image_size)
-    embeddings = encoder.apply({"params": params}, pixels).pooled.astype(jnp.float32)
+    embeddings = apply(encoder, params, pixels).pooled.astype(jnp.float32)
     return (embeddings / jnp.linalg.norm(embeddings, axis=-1, keepdims=True)).mean(0)
 
 
@@ -121,7 +122,9 @@ def load_head(path: str | os.PathLike, encoder: str) -> Head:
     again = "fit it again (python -m experiments.train_clip_elevation), or remove it"
     tensors, fields = load_safetensors(path), file_metadata(path)
     if fields.get("kind") != KIND or set(tensors) != {"weight"}:
-        raise WeightsError(f"{path} is no elevation head: expected one tensor `weight` and the kind {KIND!r}; {again}")
+        raise WeightsError(
+            f"{path} is not an elevation head: expected one tensor `weight` and the kind {KIND!r}; {again}"
+        )
     if fields.get("encoder") != encoder:
         raise WeightsError(
             f"{path} was fitted with another image encoder ({str(fields.get('encoder'))[:12]}) than the model's "
@@ -153,7 +156,7 @@ def find_head(source: CheckpointSource) -> Head | None:
     head = load_head(path, source.encoder_fingerprint())
     if head.weight.shape != (config.projection,):
         raise WeightsError(
-            f"{path} reads {len(head.weight)} features and the model's image encoder has {config.projection}: "
+            f"{path} reads {len(head.weight)} features, but the model's image encoder has {config.projection}: "
             "fit it again (python -m experiments.train_clip_elevation), or remove it"
         )
     return head

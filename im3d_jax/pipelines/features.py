@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 from im3d_jax.images.resize import block_mean
 from im3d_jax.models import RgbaAutoencoder
+from im3d_jax.models.calls import apply
 from im3d_jax.models.perceptual import Perceptual
 from im3d_jax.weights import Bundle, networks
 
@@ -34,4 +35,4 @@ def encoder_features(bundle: Bundle) -> Perceptual:
 def _features(network: _Network, params: dict, images: jax.Array) -> list[jax.Array]:
     small = block_mean(images, -(-max(images.shape[1:3]) // SIDE))
     height, width = (side - side % network.factor for side in small.shape[1:3])
-    return network.autoencoder.apply({"params": params}, small[:, :height, :width], method="features")
+    return apply(network.autoencoder, params, small[:, :height, :width], method="features")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 
 from im3d_jax.errors import WeightsError
 from im3d_jax.pipelines import bundle, stable_diffusion, svd
@@ -21,7 +22,7 @@ def load(
     *,
     image_model: str | None = None,
     memory: str | None = None,
-    dtype: jnp.dtype = jnp.float32,
+    dtype: DTypeLike = jnp.float32,
 ) -> Pipeline:
     """Opens a model and makes it ready to draw.
 
@@ -40,21 +41,21 @@ def load(
     views, pictures = open_model(model, memory=memory, dtype=dtype)
     if views is None:
         raise WeightsError(
-            f"{model} draws no orbits: give weights of {', '.join(svd.FAMILIES)} as --model; Stable Diffusion draws "
-            "the first picture as --image_model"
+            f"{model} draws no orbits: --model expects a bundle or weights of {', '.join(svd.FAMILIES)}; pass Stable "
+            "Diffusion as --image_model"
         )
     if image_model is not None:
         _, pictures = open_model(image_model, flag="--image_model")
         if pictures is None:
             raise WeightsError(
-                f"{image_model} draws no pictures from prompts: give Stable Diffusion 1.5 or 2.1, or tiny, as "
-                "--image_model"
+                f"{image_model} draws no pictures from prompts: --image_model expects Stable Diffusion 1.5 or 2.1, "
+                "or tiny"
             )
     return Pipeline(views, pictures)
 
 
 def open_model(
-    model: str, *, memory: str | None = None, dtype: jnp.dtype = jnp.float32, flag: str = "--model"
+    model: str, *, memory: str | None = None, dtype: DTypeLike = jnp.float32, flag: str = "--model"
 ) -> tuple[ViewModel | None, PictureModel | None]:
     """A model as what draws views and as what draws pictures; None where it draws none.
 
@@ -73,7 +74,7 @@ def open_model(
         path = str(find_model(model, flag))
     if model == "tiny" or not holds_checkpoint(path):
         if memory is not None:
-            raise WeightsError(f"{model} has no memory presets; leave --memory={memory} away")
+            raise WeightsError(f"{model} has no memory presets; remove --memory={memory}")
         both = bundle.BundleModel(load_bundle(path), dtype)
         return both, both
     source = open_source(path)
@@ -81,7 +82,7 @@ def open_model(
         return svd.open_orbit_model(source, memory), None
     if source.preset.unet.temporal == "none":
         return None, stable_diffusion.open_stable_diffusion(source)
-    raise WeightsError(f"{source.name} draws neither orbits nor pictures here: expected {', '.join(svd.FAMILIES)}")
+    raise WeightsError(f"{source.name} is not supported: expected {', '.join(svd.FAMILIES)}, or Stable Diffusion")
 
 
 def fit_settings(family: str, quality: Quality) -> tuple[FitConfig, int | None]:

@@ -132,20 +132,22 @@ def device_gib() -> float | None:
     return None if not limit else limit / GIB
 
 
-def choose(name: str | None, model: str, peaks_of: Callable[[Memory], dict[str, float]]) -> Memory:
+def choose(
+    name: str | None, model: str, peaks_of: Callable[[Memory], dict[str, float]], *, room: float | None
+) -> Memory:
     """The memory preset of a name, or the roomiest one that the device has room for.
 
     Args:
         name: One of `MEMORIES`, or None.
         model: Who needs the memory, for messages.
         peaks_of: Peaks of a preset in GiB, as `estimate` gives them.
+        room: GiB of the device, from `device_gib`.
 
     Raises:
         WeightsError: The device has too little memory: the estimate, and the preset that fits, if one does.
     """
     if name is not None and name not in MEMORIES:
         raise WeightsError(f"memory={name}: expected one of {', '.join(MEMORIES)}")
-    room = device_gib()
     if room is None:
         return MEMORIES[name or "80gb"]
     peaks = {memory.name: max(peaks_of(memory).values()) for memory in MEMORIES.values()}
@@ -157,12 +159,12 @@ def choose(name: str | None, model: str, peaks_of: Callable[[Memory], dict[str, 
         return MEMORIES[name]
     asked = name or roomiest_first[-1].name
     if fitting:
-        way_out = f"take --memory={fitting[0].name} (about {peaks[fitting[0].name]:.1f} GiB)"
+        way_out = f"use --memory={fitting[0].name} (about {peaks[fitting[0].name]:.1f} GiB)"
     elif jax.default_backend() == "cpu":
-        way_out = "take a larger machine"
+        way_out = "use a machine with more memory"
     else:
-        way_out = "set XLA_PYTHON_CLIENT_MEM_FRACTION=0.95 or take a larger device"
+        way_out = "set XLA_PYTHON_CLIENT_MEM_FRACTION=0.95 or use a larger device"
     raise WeightsError(
-        f"{model} with --memory={asked} needs about {peaks[asked]:.1f} GiB of device memory, and there are "
+        f"{model} with --memory={asked} needs about {peaks[asked]:.1f} GiB of device memory, but there are "
         f"{room:.1f} GiB: {way_out}"
     )

@@ -8,29 +8,37 @@ import re
 
 import jax
 import jax.numpy as jnp
-import numpy as np
+from jax.typing import DTypeLike
 
+from im3d_jax.models.calls import apply
 from im3d_jax.models.kl_autoencoder import KLAutoencoder
 from im3d_jax.models.stable_unet import StableUNet
 from im3d_jax.pipelines.memory import Memory, frames_at_once
 from im3d_jax.pipelines.sources import Source
+from im3d_jax.typing import Device
 from im3d_jax.weights.presets import Preset
 
 
-def working_dtype():
+def working_dtype() -> DTypeLike:
     """bfloat16 on accelerators, float32 on CPUs, which compute the former slowly."""
     return jnp.float32 if jax.default_backend() == "cpu" else jnp.bfloat16
 
 
-def _has_flash_attention(device: jax.Device) -> bool:
-    """Whether cuDNN's flash attention runs there: NVIDIA's Ampere and later."""
+def has_flash_attention(device: Device) -> bool:
+    """Whether cuDNN's flash attention runs there: on NVIDIA's Ampere and later."""
     capability = re.fullmatch(r"(\d+)\.\d+", str(getattr(device, "compute_capability", "")))
     return device.platform in ("gpu", "cuda") and capability is not None and int(capability[1]) >= 8
 
 
-def unet_of(preset: Preset, dtype) -> StableUNet:
-    """The network of a preset, with flash attention where there is cuDNN and half precision."""
-    flash = dtype == jnp.bfloat16 and _has_flash_attention(jax.devices()[0])
+def unet_of(preset: Preset, dtype: DTypeLike, device: Device | None = None) -> StableUNet:
+    """The network of a preset, with flash attention where there is cuDNN and half precision.
+
+    Args:
+        preset: Of the family.
+        dtype: Of the activations.
+        device: That the network will run on; the first one by default.
+    """
+    flash = dtype == jnp.bfloat16 and has_flash_attention(device or jax.devices()[0])
     config = dataclasses.replace(preset.unet, attention_implementation="cudnn" if flash else "xla")
     return StableUNet(config, dtype)
 
@@ -44,7 +52,7 @@ class Parameters:
         keep: `release` does nothing.
     """
 
-    def __init__(self, source: Source, dtype, keep: bool):
+    def __init__(self, source: Source, dtype: DTypeLike, keep: bool):
         self._source, self._dtype, self._keep = source, dtype, keep
         self._held: dict[str, dict] = {}
 
@@ -73,7 +81,7 @@ class ChunkedAutoencoder:
         dtype: Of decoding.
     """
 
-    def __init__(self, preset: Preset, parameters: Parameters, memory: Memory, dtype):
+    def __init__(self, preset: Preset, parameters: Parameters, memory: Memory, dtype: DTypeLike):
         self._encoder, self._decoder = (KLAutoencoder(preset.autoencoder, kind) for kind in (jnp.float32, dtype))
         self._parameters, self._at_once = parameters, frames_at_once(preset.frames, memory.frames_at_once)
 
@@ -86,23 +94,20 @@ class ChunkedAutoencoder:
         self._parameters.release("vae")
         return jnp.concatenate(parts)
 
-    def decode(self, latents: jax.Array) -> np.ndarray:
-        """Unscaled latents [T, h, w, z] of one video, in the network's order, to images [T, H, W, 3] in [0, 1]."""
-        images = np.asarray(self.decode_batch(self._parameters("vae"), latents[None])[0])
-        self._parameters.release("vae")
-        return images
-
     def decode_batch(self, params: dict, latents: jax.Array) -> jax.Array:
-        """The same of [B, T, h, w, z], with parameters that the caller holds; nothing is waited for."""
+        """Unscaled latents [B, T, h, w, z] of videos, in the network's order, to images [B, T, H, W, 3] in [0, 1].
+
+        The parameters are the caller's, and nothing is waited for.
+        """
         return _decode(self._decoder, params, latents, self._at_once)
 
 
 # Networks are static: pipelines of one family share compiled programs.
 @functools.partial(jax.jit, static_argnums=0)
 def _encode(network: KLAutoencoder, params: dict, images: jax.Array) -> jax.Array:
-    return network.apply({"params": params}, images, method="encode")
+    return apply(network, params, images, method="encode")
 
 
 @functools.partial(jax.jit, static_argnums=(0, 3))
 def _decode(network: KLAutoencoder, params: dict, latents: jax.Array, frames_at_once: int) -> jax.Array:
-    return jnp.clip(network.apply({"params": params}, latents, frames_at_once, method="decode"), 0.0, 1.0)
+    return jnp.clip(apply(network, params, latents, frames_at_once, method="decode"), 0.0, 1.0)

@@ -8,6 +8,7 @@ import pathlib
 from typing import Protocol
 
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 
 from im3d_jax.errors import WeightsError
 from im3d_jax.weights.checkpoints import Checkpoint, encoder_folder, load_network, network_table, open_checkpoint
@@ -30,7 +31,7 @@ class Source(Protocol):
     remark: str
     preset: Preset
 
-    def load(self, part: str, dtype) -> dict:
+    def load(self, part: str, dtype: DTypeLike) -> dict:
         """Parameters of ``unet``, ``vae`` or ``encoder`` on the device."""
         ...
 
@@ -89,7 +90,7 @@ class CheckpointSource:
         """Path of the elevation head; it may not exist."""
         return head_file(self.checkpoint.path)
 
-    def load(self, part: str, dtype) -> dict:
+    def load(self, part: str, dtype: DTypeLike) -> dict:
         """See `Source`.
 
         Raises:

@@ -28,10 +28,12 @@ from im3d_jax.diffusion import (
     timestep_grid,
 )
 from im3d_jax.models import StableUNet
-from im3d_jax.models.clip import CLIPText
+from im3d_jax.models.calls import apply
+from im3d_jax.models.clip import CLIPText, CLIPTextConfig
 from im3d_jax.parallel import replicated
 from im3d_jax.pipelines import memory as device_memory
 from im3d_jax.pipelines.base import ONE, Batch, Drawing, Drawn, Quality, lost_end, place
+from im3d_jax.pipelines.noise import row_noise
 from im3d_jax.pipelines.residency import ChunkedAutoencoder, Parameters, unet_of, working_dtype
 from im3d_jax.pipelines.sources import CheckpointSource, Source, describe_source
 from im3d_jax.progress import Report
@@ -120,7 +122,7 @@ class StableDiffusion:
         context = place(read[:-1], batch), place(jnp.broadcast_to(read[-1:], read[:-1].shape), batch)
         shape = (1, 1, preset.height // factor, preset.width // factor, preset.autoencoder.latent_channels)
         grid = timestep_grid(settings.steps, PROCESS, spacing="trailing")
-        noise = place(seeds.normals(batch.fill(row_seeds), seeds.PICTURE, shape[1:]), batch)
+        noise = place(row_noise(batch.fill(row_seeds), seeds.PICTURE, shape[1:]), batch)
         x = initial_sample(noise, float(grid[0]), PROCESS)
         params = self._on(batch)
         guidance = Guidance(prompt=preset.guidance_high)
@@ -156,7 +158,7 @@ class StableDiffusion:
 # Networks are static: pipelines of one family share compiled programs.
 @functools.partial(jax.jit, static_argnums=0)
 def _read(encoder: CLIPText, params: dict, tokens: jax.Array) -> jax.Array:
-    return encoder.apply({"params": params}, tokens).context.astype(jnp.float32)
+    return apply(encoder, params, tokens).context.astype(jnp.float32)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2))
@@ -165,7 +167,7 @@ def _step(network: StableUNet, guidance: Guidance, prediction: Prediction, param
     _, stacked = stack_conditions(guidance, prompt=context[0], no_prompt=context[1])
 
     def unet(x, time):
-        return network.apply({"params": params}, x, jnp.broadcast_to(time, x.shape[:1]), stacked)
+        return apply(network, params, x, jnp.broadcast_to(time, x.shape[:1]), stacked)
 
     denoise = guided_denoiser(precondition(unet, PROCESS), guidance, PROCESS, prediction)
     return sampler_step(denoise, state, levels)
@@ -191,11 +193,14 @@ def open_stable_diffusion(source: CheckpointSource) -> StableDiffusion:
     folder = path if path.is_dir() else path.parent
     inside = folder / "tokenizer"
     preset = source.preset
-    tokenizer = load_clip_tokenizer(
-        inside if inside.is_dir() else folder, preset.text_encoders[0].length, preset.padding
-    )
+    encoder = preset.text_encoders[0]
+    assert isinstance(encoder, CLIPTextConfig)  # as all of Stable Diffusion's are
+    tokenizer = load_clip_tokenizer(inside if inside.is_dir() else folder, encoder.length, preset.padding)
     itemsize, size = jnp.dtype(working_dtype()).itemsize, (preset.height, preset.width)
     memory = device_memory.choose(
-        None, preset.name, lambda each: device_memory.estimate(preset, each, itemsize, size, None, 0)
+        None,
+        preset.name,
+        lambda each: device_memory.estimate(preset, each, itemsize, size, None, 0),
+        room=device_memory.device_gib(),
     )
     return StableDiffusion(source, tokenizer, memory)

@@ -41,6 +41,7 @@ from im3d_jax.errors import InputError, WeightsError
 from im3d_jax.images.alpha import composite
 from im3d_jax.images.mattes import cut_out_views
 from im3d_jax.models import StableUNet
+from im3d_jax.models.calls import apply
 from im3d_jax.models.clip import CLIPVision
 from im3d_jax.models.clip_images import condition_pixels
 from im3d_jax.models.perceptual import Perceptual
@@ -49,10 +50,11 @@ from im3d_jax.pipelines.base import ONE, Batch, Direction, Drawing, Drawn, Orbit
 from im3d_jax.pipelines.clip_elevation import Head, find_head, pooled_features
 from im3d_jax.pipelines.features import encoder_features
 from im3d_jax.pipelines.memory import Memory
+from im3d_jax.pipelines.noise import row_noise
 from im3d_jax.pipelines.residency import ChunkedAutoencoder, Parameters, unet_of, working_dtype
 from im3d_jax.pipelines.sources import CheckpointSource, Source, describe_source
 from im3d_jax.progress import Report
-from im3d_jax.reconstruction import FitConfig, orbit_search
+from im3d_jax.reconstruction import DRAWN_VIEWS_STRATEGY, FitConfig, orbit_search
 from im3d_jax.weights import load_bundle
 from im3d_jax.weights.encoders import encoder_network
 
@@ -115,10 +117,10 @@ class OrbitQuality:
 
 def _fit(initial: int, capacity: int, **changes: Any) -> FitConfig:
     """The fit of 512 x 512 views: IM-3D's steps with four views in each and room for finer gaussians."""
-    base = FitConfig(views_per_step=4, initial=initial, capacity=capacity, **changes)
     # Their rigs are found, not given: where cameras are a degree off, masks would cut into the object, so that
     # `outside_views` stays 0.
-    return dataclasses.replace(base, density=dataclasses.replace(base.density, growth=0.11))
+    strategy = dataclasses.replace(DRAWN_VIEWS_STRATEGY, growth=0.11)
+    return FitConfig(views_per_step=4, initial=initial, capacity=capacity, strategy=strategy, **changes)
 
 
 QUALITIES: dict[Quality, OrbitQuality] = {
@@ -148,7 +150,8 @@ class OrbitModel:
     def __init__(self, source: Source, memory: Memory, *, head: Head | None = None, head_file: str | None = None):
         preset = source.preset
         self.preset, self.memory_preset = preset, memory
-        self.name, self.remark, self.memory = source.name, source.remark, memory.name
+        self.name, self.remark = source.name, source.remark
+        self.memory: str | None = memory.name
         self.image_size, self.num_views = preset.height, preset.frames
         self._source, self._head, self._head_file = source, head, head_file
         dtype = working_dtype()
@@ -156,6 +159,7 @@ class OrbitModel:
         self._placed: dict[tuple[Mesh, str], dict] = {}
         self._unet = unet_of(preset, dtype)
         self._autoencoder = ChunkedAutoencoder(preset, self._parameters, memory, dtype)
+        assert preset.image_encoder is not None  # all of `FAMILIES` have one
         self._encoder = encoder_network(preset.image_encoder, dtype)
 
     def vocabulary(self) -> dict[str, list[str]]:
@@ -216,7 +220,7 @@ class OrbitModel:
         """
         rows = batch.fill(tasks)
         given = self._conditions(rows, batch)
-        noise = seeds.normals([row.seed for row in rows], seeds.VIEWS, self.latent_shape()[1:])
+        noise = row_noise([row.seed for row in rows], seeds.VIEWS, self.latent_shape()[1:])
         x = initial_sample(place(noise, batch), 1.0, PROCESS)
         grid = time_grid(settings.views, last=0.0)
         return self._drawn(x, grid, settings, given, tasks, batch, report, "views")
@@ -239,7 +243,7 @@ class OrbitModel:
         for frames in batch.fill(renders):
             latents = self._autoencoder.encode(composite(jnp.asarray(frames))) * self.preset.autoencoder.scaling_factor
             clean.append(conditions.to_network_order(latents[None], self.preset.given_view))
-        noise = seeds.normals([row.seed for row in rows], seeds.REFINE, self.latent_shape()[1:], round)
+        noise = row_noise([row.seed for row in rows], seeds.REFINE, self.latent_shape()[1:], round)
         x = add_noise(place(jnp.concatenate(clean), batch), place(noise, batch), start, PROCESS)
         grid = time_grid(settings.refine, start=start, last=0.0)
         return self._drawn(x, grid, settings, given, tasks, batch, report, f"refine {round}")
@@ -291,7 +295,11 @@ class OrbitModel:
 
     def perceptual(self) -> tuple[Perceptual, str]:
         """Features of the bundled autoencoder, as these networks have none that suit; see `ViewModel`."""
-        return encoder_features(load_bundle("tiny")), "encoder features of the bundled autoencoder"
+        return self._features, "encoder features of the bundled autoencoder"
+
+    @functools.cached_property
+    def _features(self) -> Perceptual:
+        return encoder_features(load_bundle("tiny"))
 
     def release(self) -> None:
         """See `ViewModel`."""
@@ -394,7 +402,7 @@ class OrbitModel:
 
     def _cut_out(self, colours: np.ndarray, task: ViewTask, evaluations: int, note: str) -> Drawn | InputError:
         if not np.isfinite(colours).all():
-            return WeightsError(f"{self.name} drew values that are no numbers: check its files, or load them again")
+            return WeightsError(f"{self.name} drew NaN or infinite values: check its files, or download them again")
         views, uneven = cut_out_views(colours)
         views[0] = task.picture
         remark = f"{note}: {uneven} of {len(views)} views have no plain background; cut out by distance to white"
@@ -419,7 +427,8 @@ def open_orbit_model(source: CheckpointSource, memory: str | None = None) -> Orb
     Raises:
         WeightsError: The elevation head beside the weights does not fit them, or the device has too little memory.
     """
-    chosen = device_memory.choose(memory, source.preset.name, lambda each: estimate(source, each))
+    room = device_memory.device_gib()
+    chosen = device_memory.choose(memory, source.preset.name, lambda each: estimate(source, each), room=room)
     head = find_head(source)
     return OrbitModel(source, chosen, head=head, head_file=None if head is None else str(source.head_file))
 
@@ -440,7 +449,7 @@ def _report_of(found: orbit_search.Orbit, given: bool) -> tuple[dict[str, Any], 
         facts |= {"start_deg": round(start, 3), "start": by}
         how += f" from {start:.1f}, "
         if found.reach is None:
-            how += "where all searches start: no elevation head lies beside the weights"
+            how += "the default start: there is no elevation head beside the weights"
         else:
             facts["reach_deg"] = round(math.degrees(found.reach), 3)
             how += f"estimated from CLIP features, within {facts['reach_deg']:.1f} of it"
@@ -454,7 +463,7 @@ def _report_of(found: orbit_search.Orbit, given: bool) -> tuple[dict[str, Any], 
 def _read(encoder: CLIPVision, params: dict, images: jax.Array) -> jax.Array:
     """The context [B, 1, D] of images [B, H, W, 3]."""
     pixels = condition_pixels(images, encoder.config.image_size)
-    return encoder.apply({"params": params}, pixels).pooled[:, None].astype(jnp.float32)
+    return apply(encoder, params, pixels).pooled[:, None].astype(jnp.float32)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2))
@@ -475,7 +484,7 @@ def _step(
     def rows(x, time, row):
         x = conditions.concatenate_condition(x, row["latent"])
         times = jnp.broadcast_to(time, x.shape[:1])
-        return network.apply({"params": params}, x, times, row["context"], row["vector"])
+        return apply(network, params, x, times, row["context"], row["vector"])
 
     def unet(x, time):
         if together:

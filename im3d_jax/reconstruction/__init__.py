@@ -2,12 +2,12 @@
 
 from im3d_jax.reconstruction.fitting import fit, init_state
 from im3d_jax.reconstruction.losses import Targets
-from im3d_jax.reconstruction.presets import PRESETS, FitConfig, capture_config
+from im3d_jax.reconstruction.presets import DRAWN_VIEWS_STRATEGY, FitConfig, capture_config
 from im3d_jax.reconstruction.state import FitState, final_gaussians, load_state, save_state
 
 
 __all__ = [
-    "PRESETS",
+    "DRAWN_VIEWS_STRATEGY",
     "FitConfig",
     "FitState",
     "Targets",

@@ -14,16 +14,16 @@ import jax.numpy as jnp
 import numpy as np
 
 from im3d_jax.images import metrics
+from im3d_jax.images.alpha import composite
 from im3d_jax.models import perceptual
 from im3d_jax.reconstruction import control, initial, losses, optimizer, outside, poses
 from im3d_jax.reconstruction.losses import Targets
-from im3d_jax.reconstruction.presets import PRESETS, FitConfig, capture_config
+from im3d_jax.reconstruction.presets import FitConfig, capture_config
 from im3d_jax.reconstruction.state import FitState, final_gaussians, load_state, save_state
-from splat import Cameras, count_pairs, density, mcmc, render, round_capacity
+from splat import Cameras, count_pairs, render, round_capacity
 
 
 __all__ = [
-    "PRESETS",
     "FitConfig",
     "FitState",
     "Targets",
@@ -81,7 +81,7 @@ def init_state(
         active=active,
         first_moments=zeros,
         second_moments=zeros,
-        statistics=density.no_statistics(config.capacity),
+        statistics=config.strategy.init_statistics(config.capacity),
         key=key,
         step=jnp.int32(0),
         extent=jnp.float32(extent),
@@ -182,7 +182,7 @@ def _segment(state, targets, cameras, network, kept, config, length, looped) -> 
     """Some steps without a host synchronisation, repeated with more room while pairs were left out."""
     while True:
         # Steps consume their state; the copy keeps the caller's for a repetition.
-        carry = jax.tree.map(jnp.copy, state), _no_figures(config, network)
+        carry: tuple[FitState, dict[str, Any]] = jax.tree.map(jnp.copy, state), _no_figures(config, network)
         if looped:
             carry = _steps(*carry, targets, cameras, network, kept, config, jnp.int32(length))
         else:
@@ -193,8 +193,8 @@ def _segment(state, targets, cameras, network, kept, config, length, looped) -> 
         figures, active = jax.device_get((figures, jnp.sum(new.active)))
         pairs = int(figures["pairs"])
         if pairs <= state.pair_capacity:
-            terms = {name: float(total) / length for name, total in figures["terms"].items()}
-            return new, terms | {"gaussians": int(active), "pairs": pairs}
+            info: dict[str, float] = {name: float(total) / length for name, total in figures["terms"].items()}
+            return new, info | {"gaussians": int(active), "pairs": pairs}
         state = state.replace(pair_capacity=round_capacity(pairs, margin=config.pair_margin))
 
 
@@ -219,7 +219,7 @@ def _step(state: FitState, figures, targets, cameras, network, kept, config):
 def _steps(state: FitState, figures, targets, cameras, network, kept, config, length):
     """Traced with any number of steps: one compiled program serves segments of all lengths."""
 
-    def one(_, carry):
+    def one(_, carry: tuple[FitState, dict[str, Any]]):
         return _advance(*carry, targets, cameras, network, kept, config)
 
     return jax.lax.fori_loop(0, length, one, (state, figures))
@@ -246,18 +246,19 @@ def _advance(state: FitState, figures, targets, cameras, network, kept, config):
             mean2d_offset=offset,
         )
         value, terms = losses.view_loss(image.rgb, image.alpha, target, background, config, network, features)
-        if config.strategy == "mcmc":
-            value += mcmc.regularizer(gaussians, state.active, config.mcmc)
+        value += config.strategy.regularizer(gaussians, state.active)
         if config.l1_weight:
             terms = terms | {"psnr": jnp.mean(metrics.psnr(jnp.clip(image.rgb, 0.0, 1.0), composite(target)))}
         return value, (terms, image.pairs, image.visible)
 
-    offset = jnp.zeros((config.views_per_step, config.capacity, 2), jnp.float32)
+    statistics = state.statistics
+    offset = None if statistics is None else jnp.zeros((config.views_per_step, config.capacity, 2), jnp.float32)
     motions = None if state.poses is None else state.poses.motions
     gradients = jax.value_and_grad(loss, (0, 1, 2), has_aux=True)(state.gaussians, offset, motions)
     (value, (terms, pairs, visible)), (gradient, screen, turn) = gradients
     state = _optimise(state, gradient, turn, config)
-    statistics = density.accumulate(state.statistics, screen, visible, cameras.width, cameras.height)
+    if statistics is not None:
+        statistics = config.strategy.accumulate(statistics, screen, visible, cameras.width, cameras.height)
     terms = terms | {"loss": value}
     figures = {
         "terms": {name: total + terms[name] for name, total in figures["terms"].items()},
@@ -267,7 +268,7 @@ def _advance(state: FitState, figures, targets, cameras, network, kept, config):
 
 
 def _optimise(state: FitState, gradient, turn, config: FitConfig) -> FitState:
-    """Adam on everything, then the noise of the MCMC strategy."""
+    """Adam on everything, then the noise of the strategy."""
     gaussians, first, second = optimizer.adam(
         state.gaussians,
         gradient,
@@ -291,10 +292,9 @@ def _optimise(state: FitState, gradient, turn, config: FitConfig) -> FitState:
                 state.step,
             )
         )
-    if config.strategy == "mcmc":
-        key = jax.random.fold_in(jax.random.fold_in(state.key, 5), state.step)
-        rate = optimizer.means_rate(state, config)
-        gaussians = gaussians.replace(means=mcmc.perturb(key, gaussians, rate, config.mcmc))
+    key = jax.random.fold_in(jax.random.fold_in(state.key, 5), state.step)
+    means = config.strategy.perturb(key, gaussians, optimizer.means_rate(state, config))
+    gaussians = gaussians.replace(means=means)
     return state.replace(
         gaussians=gaussians,
         first_moments=first,

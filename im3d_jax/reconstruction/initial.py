@@ -5,16 +5,15 @@ import math
 import jax
 import jax.numpy as jnp
 import numpy as np
-from scipy.spatial import cKDTree
+from scipy.spatial import KDTree
 
 from im3d_jax.reconstruction.presets import FitConfig
-from splat import Cameras, Gaussians
+from splat import SH_C0, Cameras, Gaussians
 from splat.lenses import image_points
 
 
 # Masks that leave fewer points than this contradict each other, or show next to nothing.
 FEWEST_HULL_POINTS = 100
-SH_CONSTANT = 0.28209479177387814  # 1 / (2 sqrt(pi)), the first spherical harmonic
 
 
 def look_centre(cameras: Cameras) -> np.ndarray:
@@ -136,14 +135,14 @@ def initial_gaussians(
             points, colours = points[chosen], None if colours is None else np.asarray(colours)[chosen]
         if points.ndim != 2 or points.shape[1] != 3 or len(points) < 4:
             raise ValueError(f"got points of shape {points.shape}; expected [n, 3] with n >= 4")
-        near = cKDTree(points).query(points, k=4)[0][:, 1:]
+        near = KDTree(points).query(points, k=4)[0][:, 1:]
         means = jnp.asarray(points)
         scales = jnp.asarray(np.sqrt((near**2).mean(-1)).clip(1e-4 * extent, 0.1 * extent), jnp.float32)
     count, rows = len(means), config.capacity
     spare = rows - count
     sh = jnp.zeros((rows, (config.sh_degree + 1) ** 2, 3), jnp.float32)
     if colours is not None:
-        sh = sh.at[:count, 0].set((jnp.asarray(colours, jnp.float32) - 0.5) / SH_CONSTANT)
+        sh = sh.at[:count, 0].set((jnp.asarray(colours, jnp.float32) - 0.5) / SH_C0)
     if config.initial_scale != 1.0:
         scales = scales * config.initial_scale
     return Gaussians(

@@ -75,6 +75,7 @@ def view_loss(
 
     def term(name: str) -> jax.Array:
         if name == "perceptual":
+            assert network is not None and features is not None  # else the term has no weight
             seen = network.features(jnp.concatenate([rgb, alpha[..., None]], axis=-1))
             seen = perceptual.normalised(seen)
             return jnp.mean(perceptual.distance_between_normalised(seen, features, network.weights))
@@ -89,4 +90,4 @@ def view_loss(
         return jnp.mean(jnp.square(block_mean(difference, min(config.colour_block, *difference.shape[1:3]))))
 
     terms = {name: term(name) for name in weights}
-    return sum(weights[name] * value for name, value in terms.items()), terms
+    return jnp.asarray(sum(weights[name] * value for name, value in terms.items())), terms

@@ -1,17 +1,26 @@
 """Adam with a rate for each group of parameters (Kingma & Ba 2015, algorithm 1)."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from im3d_jax.reconstruction.presets import FitConfig
 from im3d_jax.reconstruction.state import FitState
-from splat import Gaussians
 
 
 ADAM_DECAY = (0.9, 0.999)
 ADAM_EPS = 1e-15
+
+
+class Rates(NamedTuple):
+    """Learning rates of the groups of `splat.Gaussians`, in their order, each broadcastable to its group."""
+
+    means: jax.Array
+    quats: float
+    log_scales: float
+    opacity_logits: float
+    sh: jax.Array
 
 
 def means_rate(state: FitState, config: FitConfig) -> jax.Array:
@@ -21,13 +30,13 @@ def means_rate(state: FitState, config: FitConfig) -> jax.Array:
     return state.extent * first * (last / first) ** progress
 
 
-def rates(state: FitState, config: FitConfig) -> Gaussians:
-    """Learning rates at the state's step, broadcastable to each group."""
+def rates(state: FitState, config: FitConfig) -> Rates:
+    """Learning rates at the state's step."""
     means = means_rate(state, config)
     degree = jnp.floor(jnp.sqrt(jnp.arange(state.gaussians.sh.shape[1]) + 0.5))
     freed = state.step // config.sh_every if config.sh_every else config.sh_degree
     higher = jnp.where(degree <= freed, config.lr_sh / 20, 0.0)
-    return Gaussians(
+    return Rates(
         means=means,
         quats=config.lr_quats,
         log_scales=config.lr_scales,
@@ -44,7 +53,7 @@ def adam(values: Any, gradient: Any, first: Any, second: Any, rate: Any, step: j
         gradient: Of the loss by it.
         first: Running means of the gradients.
         second: Running means of their squares.
-        rate: Of each leaf, broadcastable to it.
+        rate: A pytree with a leaf for each of them in the same order, broadcastable to it.
         step: [] int32, steps done before this one.
 
     Returns:
@@ -59,4 +68,5 @@ def adam(values: Any, gradient: Any, first: Any, second: Any, rate: Any, step: j
     def move(value, rate, m, v):
         return value - rate * (m / correct_first) / (jnp.sqrt(v / correct_second) + ADAM_EPS)
 
-    return jax.tree.map(move, values, rate, first, second), first, second
+    groups = zip(*(jax.tree.leaves(tree) for tree in (values, rate, first, second)), strict=True)
+    return jax.tree.unflatten(jax.tree.structure(values), [move(*group) for group in groups]), first, second

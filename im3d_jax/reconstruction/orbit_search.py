@@ -73,8 +73,7 @@ class Orbit:
     reach: float | None = None
 
 
-@flax.struct.dataclass
-class _Search:
+class _Search(flax.struct.PyTreeNode):
     """A fit under way: gaussians, elevation and its moments, sum of the losses, most pairs of a step."""
 
     fit: FitState

@@ -34,7 +34,7 @@ def background(alpha: np.ndarray) -> np.ndarray:
     """
     covered = np.pad(np.asarray(alpha) >= BACKGROUND_ALPHA, 1)
     windows = np.lib.stride_tricks.sliding_window_view(covered, (3, 3))
-    return ~windows.any(axis=(2, 3)) & covered.any()
+    return ~np.asarray(windows.any(axis=(2, 3))) & covered.any()
 
 
 def views_against(means: np.ndarray, rgba: np.ndarray, cameras: Cameras) -> np.ndarray:

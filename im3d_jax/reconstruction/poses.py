@@ -3,6 +3,8 @@
 The first camera stays where it is: with all of them free, the scene could turn and drift under held-out views.
 """
 
+import dataclasses
+
 import flax.struct
 import jax
 import jax.numpy as jnp
@@ -11,8 +13,7 @@ from splat import Cameras
 from splat.math import quaternion_to_rotation
 
 
-@flax.struct.dataclass
-class Poses:
+class Poses(flax.struct.PyTreeNode):
     """Motions of V cameras and their optimizer.
 
     Attributes:
@@ -40,4 +41,5 @@ def moved(cameras: Cameras, motions: jax.Array, extent: jax.Array) -> Cameras:
     old = cameras.world_to_camera
     turned = jnp.einsum("vij,vjk->vik", rotation, old[:, :3], precision="highest")
     shift = jnp.pad((extent * motions[:, 3:])[:, :, None], ((0, 0), (0, 0), (3, 0)))
-    return cameras.replace(world_to_camera=jnp.concatenate([turned + shift, old[:, 3:]], axis=1))
+    poses = jnp.concatenate([turned + shift, old[:, 3:]], axis=1)
+    return dataclasses.replace(cameras, world_to_camera=poses)

@@ -1,13 +1,19 @@
-"""Settings of a fit, and the presets for generated views and for captures."""
+"""Settings of a fit, and those for captures; the models' qualities hold those for drawn views."""
 
 import dataclasses
 from typing import Literal
 
-from splat.density import DensityConfig
-from splat.mcmc import McmcConfig
+from splat.strategies import DefaultStrategy, McmcStrategy, Strategy
 
 
+# Names that `capture_config` takes.
 STRATEGIES = ("default", "mcmc")
+
+
+# Views of one object in the unit sphere: densification picks a share of the rows instead of a gradient threshold.
+DRAWN_VIEWS_STRATEGY = DefaultStrategy(
+    gradient_threshold=0.0, growth=0.08, split_scale=0.03, min_opacity=0.02, max_scale=0.2
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,11 +37,9 @@ class FitConfig:
         densify_every: Steps between two calls of the density control.
         densify_from: First step at which it may run.
         densify_until: It runs before this step only.
-        strategy: 'default' clones, splits, prunes and resets opacities (Kerbl et al. 2023); 'mcmc' relocates, grows
-            and adds noise (Kheradmand et al. 2024) and never prunes.
-        density: Rules of the default strategy.
-        mcmc: Rules of the other one.
-        reset_opacity_every: Steps between two opacity resets, as long as the density control runs; 0 for none.
+        strategy: Rules of the density control: `DefaultStrategy` clones, splits, prunes and resets opacities (Kerbl et
+            al. 2023), the latter as long as the density control runs; `McmcStrategy` relocates, grows and adds noise
+            (Kheradmand et al. 2024) and never prunes.
         check_every: Most steps between two looks at the loss and at the room for pairs.
         pair_margin: Room for pairs beyond those counted, as a share of them, whenever it is made larger.
         perceptual_weight: Of the perceptual distance (10 in IM-3D, eq. 5).
@@ -70,12 +74,7 @@ class FitConfig:
     densify_every: int = 50
     densify_from: int = 100
     densify_until: int = 1000
-    strategy: Literal["default", "mcmc"] = "default"
-    density: DensityConfig = DensityConfig(
-        gradient_threshold=0.0, growth=0.08, split_scale=0.03, min_opacity=0.02, max_scale=0.2
-    )
-    mcmc: McmcConfig = McmcConfig()
-    reset_opacity_every: int = 0
+    strategy: Strategy = DRAWN_VIEWS_STRATEGY
     check_every: int = 50
     pair_margin: float = 0.25
     perceptual_weight: float = 10.0
@@ -107,8 +106,10 @@ class FitConfig:
             )
         if self.outside_views < 0:
             raise ValueError(f"got outside_views={self.outside_views}; expected a number of views, or 0 to keep all")
-        if self.strategy not in STRATEGIES:
-            raise ValueError(f"got strategy={self.strategy!r}; expected one of {', '.join(STRATEGIES)}")
+        if not isinstance(self.strategy, Strategy):
+            raise ValueError(
+                f"got strategy={self.strategy!r}; expected an object such as splat.strategies.McmcStrategy()"
+            )
 
 
 def capture_config(
@@ -133,7 +134,12 @@ def capture_config(
         random_background: Composite both images on a new colour each step, for objects with alpha.
         refine_poses: Let the poses of the cameras move.
         capacity: Most gaussians.
+
+    Raises:
+        ValueError: The strategy is unknown, or a number is out of range.
     """
+    if strategy not in STRATEGIES:
+        raise ValueError(f"got strategy={strategy!r}; expected one of {', '.join(STRATEGIES)}")
     mcmc = strategy == "mcmc"
     first = 1.6e-4 * max(1.0, (30_000 / max(steps, 1000)) ** 0.5)
     return FitConfig(
@@ -148,18 +154,7 @@ def capture_config(
         densify_every=max(1, min(100, steps // 30)),
         densify_from=min(500, steps // 10),
         densify_until=min(15_000, steps * 7 // 10),
-        strategy=strategy,
-        # Gradients are large at the start: without a limit a short run spends its rows before it knows where to.
-        density=DensityConfig(
-            gradient_threshold=2e-4,
-            growth=1.0 if steps >= 7000 else 0.2,
-            split_scale=0.01,
-            min_opacity=0.005,
-            max_scale=0.1,
-        ),
-        mcmc=McmcConfig(cap=capacity),
-        # After the last reset there must be time for what was dimmed to come back.
-        reset_opacity_every=3000 if steps >= 7000 and not mcmc else 0,
+        strategy=McmcStrategy(cap=capacity) if mcmc else _capture_strategy(steps),
         check_every=100,
         pair_margin=1.0,
         perceptual_weight=0.0,
@@ -179,12 +174,15 @@ def capture_config(
     )
 
 
-# One view alone may be wrong about what is there: two of sixteen seldom are.
-_STANDARD = FitConfig(outside_views=2)
-
-PRESETS: dict[str, FitConfig] = {
-    "draft": dataclasses.replace(_STANDARD, steps=300, densify_every=25, densify_from=25, densify_until=250),
-    "standard": _STANDARD,
-    "best": dataclasses.replace(_STANDARD, steps=2400, views_per_step=2, densify_until=2000),
-    "capture": capture_config(),
-}
+def _capture_strategy(steps: int) -> DefaultStrategy:
+    """The default strategy's rules for a capture."""
+    return DefaultStrategy(
+        gradient_threshold=2e-4,
+        # Gradients are large at the start: without a limit a short run spends its rows before it knows where to.
+        growth=1.0 if steps >= 7000 else 0.2,
+        split_scale=0.01,
+        min_opacity=0.005,
+        max_scale=0.1,
+        # After the last reset there must be time for what was dimmed to come back.
+        reset_every=3000 if steps >= 7000 else 0,
+    )

@@ -3,6 +3,7 @@
 import os
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import flax.struct
 import jax
@@ -12,11 +13,10 @@ import numpy as np
 from im3d_jax.reconstruction.poses import Poses
 from im3d_jax.reconstruction.presets import FitConfig
 from splat import Gaussians
-from splat.density import DensityStatistics
+from splat.strategies import ScreenStatistics
 
 
-@flax.struct.dataclass
-class FitState:
+class FitState(flax.struct.PyTreeNode):
     """Everything that a fit carries from step to step.
 
     Attributes:
@@ -24,7 +24,7 @@ class FitState:
         active: [N] bool, rows in use.
         first_moments: Adam's running means, as gaussians.
         second_moments: Adam's running means of squares, as gaussians.
-        statistics: Screen-space gradients since the last density control.
+        statistics: Screen-space gradients since the last refinement; None where the strategy needs none.
         key: PRNG key [2] uint32 of the whole fit.
         step: [] int32, steps done.
         extent: [] float32, size of the scene.
@@ -36,7 +36,7 @@ class FitState:
     active: jax.Array
     first_moments: Gaussians
     second_moments: Gaussians
-    statistics: DensityStatistics
+    statistics: ScreenStatistics | None
     key: jax.Array
     step: jax.Array
     extent: jax.Array
@@ -44,28 +44,29 @@ class FitState:
     poses: Poses | None = None
 
 
-_GAUSSIANS = {
+# A string stands for a size of the settings.
+_Shape = tuple[int | str, ...]
+_GAUSSIANS: dict[str, _Shape] = {
     "means": ("capacity", 3),
     "quats": ("capacity", 4),
     "log_scales": ("capacity", 3),
     "opacity_logits": ("capacity",),
     "sh": ("capacity", "bands", 3),
 }
-_OTHERS = {
+_OTHERS: dict[str, _Shape] = {
     "active": ("capacity",),
-    "statistics.gradients": ("capacity",),
-    "statistics.counts": ("capacity",),
     "key": (2,),
     "step": (),
     "extent": (),
     "pair_capacity": (),
 }
-_LAYOUT = _OTHERS | {
+_LAYOUT: dict[str, _Shape] = _OTHERS | {
     f"{group}.{name}": shape
     for group in ("gaussians", "first_moments", "second_moments")
     for name, shape in _GAUSSIANS.items()
 }
-_POSES = {f"poses.{name}": ("views", 6) for name in ("motions", "first_moments", "second_moments")}
+_STATISTICS: dict[str, _Shape] = {f"statistics.{name}": ("capacity",) for name in ("gradients", "counts")}
+_POSES: dict[str, _Shape] = {f"poses.{name}": ("views", 6) for name in ("motions", "first_moments", "second_moments")}
 
 
 def final_gaussians(state: FitState) -> Gaussians:
@@ -82,8 +83,8 @@ def save_state(path: str | os.PathLike, state: FitState, label: str | None = Non
         state: Everything a fit needs to go on.
         label: Says what the state belongs to; `read_label` gives it back.
     """
-    names = _LAYOUT if state.poses is None else _LAYOUT | _POSES
-    arrays = {name: np.asarray(_get(state, name)) for name in sorted(names)}
+    names = _layout(statistics=state.statistics is not None, poses=state.poses is not None)
+    arrays: dict[str, Any] = {name: np.asarray(_get(state, name)) for name in sorted(names)}
     if label is not None:
         arrays["label"] = np.frombuffer(label.encode(), np.uint8)
     path = Path(path)
@@ -110,10 +111,11 @@ def load_state(path: str | os.PathLike, config: FitConfig) -> FitState:
     """Reads a state that `save_state` wrote.
 
     Raises:
-        ValueError: The file is damaged, or belongs to a fit with another capacity or SH degree, or with or without
-            refined poses against the settings.
+        ValueError: The file is damaged, or belongs to a fit with another capacity or SH degree, or without the
+            statistics that the strategy needs, or with or without refined poses against the settings.
     """
-    layout = _LAYOUT | _POSES if config.lr_poses else _LAYOUT
+    statistics = config.strategy.init_statistics(config.capacity)
+    layout = _layout(statistics=statistics is not None, poses=bool(config.lr_poses))
     try:
         with np.load(path, allow_pickle=False) as archive:
             arrays = {name: archive[name] for name in layout}
@@ -121,7 +123,7 @@ def load_state(path: str | os.PathLike, config: FitConfig) -> FitState:
         if isinstance(error, FileNotFoundError):
             raise
         raise ValueError(f"{path} is not a saved fit ({error}); delete it and fit again") from error
-    sizes = {"capacity": config.capacity, "bands": (config.sh_degree + 1) ** 2}
+    sizes: dict[int | str, int] = {"capacity": config.capacity, "bands": (config.sh_degree + 1) ** 2}
     if config.lr_poses:
         sizes["views"] = len(arrays["poses.motions"])
     for name, shape in layout.items():
@@ -138,16 +140,23 @@ def load_state(path: str | os.PathLike, config: FitConfig) -> FitState:
         for group in ("gaussians", "first_moments", "second_moments")
     }
     poses = Poses(*(leaves[name] for name in _POSES)) if config.lr_poses else None
+    if statistics is not None:
+        statistics = ScreenStatistics(*(leaves[name] for name in _STATISTICS))
     return FitState(
         **groups,
         active=leaves["active"],
-        statistics=DensityStatistics(leaves["statistics.gradients"], leaves["statistics.counts"]),
+        statistics=statistics,
         key=leaves["key"],
         step=leaves["step"],
         extent=leaves["extent"],
         pair_capacity=pair_capacity,
         poses=poses,
     )
+
+
+def _layout(*, statistics: bool, poses: bool) -> dict[str, _Shape]:
+    """Names and shapes of the arrays in a file."""
+    return _LAYOUT | (_STATISTICS if statistics else {}) | (_POSES if poses else {})
 
 
 def _get(state: FitState, name: str):

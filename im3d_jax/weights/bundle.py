@@ -21,6 +21,7 @@ import pathlib
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import DTypeLike
 
 from im3d_jax.diffusion import Cosine
 from im3d_jax.errors import WeightsError
@@ -124,7 +125,7 @@ def _like(value, default, where: str):
     return value
 
 
-def networks(config: BundleConfig, dtype=jnp.float32) -> dict:
+def networks(config: BundleConfig, dtype: DTypeLike = jnp.float32) -> dict:
     """The linen modules of a bundle by part name."""
     return {
         "autoencoder": RgbaAutoencoder(config.autoencoder, dtype),
@@ -162,7 +163,13 @@ def parameter_shapes(config: BundleConfig) -> dict:
     }
 
 
-def save_bundle(folder, config: BundleConfig, tokenizer: WordTokenizer, params: dict, dtype=jnp.bfloat16) -> None:
+def save_bundle(
+    folder: str | os.PathLike,
+    config: BundleConfig,
+    tokenizer: WordTokenizer,
+    params: dict,
+    dtype: DTypeLike = jnp.bfloat16,
+) -> None:
     """Writes a bundle; tensors are rounded to `dtype`."""
     folder = pathlib.Path(folder)
     folder.mkdir(parents=True, exist_ok=True)

@@ -12,7 +12,7 @@ import fnmatch
 import inspect
 import pathlib
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, get_args
 
 import jax
@@ -52,9 +52,9 @@ ASIDE = "diffusers_only."  # in front of tensors that only the diffusers layout 
 FOLDERS = ("unet", "vae", "image_encoder", "text_encoder")
 # What the authors' single files leave open.
 _REMARKS = {
-    "sd21": "{} is taken for Stable Diffusion 2.1 of 768x768, which 2.1-base cannot be told from; if it is that one: "
+    "sd21": "{} is read as Stable Diffusion 2.1 (768x768), whose tensors are those of 2.1-base; if it is 2.1-base: "
     "im3d convert --family=sd21_base --to=diffusers first",
-    "svd_xt": "{} does not say how many views it draws, 25 are taken; if they are others: im3d convert --frames=N "
+    "svd_xt": "{} does not say how many views it draws, 25 are assumed; for another number: im3d convert --frames=N "
     "--to=diffusers first",
 }
 # Buffers of samplers, schedules and averaged copies, which are no parameters of the networks.
@@ -102,7 +102,7 @@ def encoder_folder(preset: Preset) -> str:
     return "image_encoder" if preset.image_encoder else "text_encoder"
 
 
-def encoder_prefix(preset: Preset, names) -> str:
+def encoder_prefix(preset: Preset, names: Iterable[str]) -> str:
     """Prefix of a family's encoder in sgm files."""
     if preset.image_encoder or any(name.startswith("conditioner.") for name in names):
         return "conditioner.embedders.0."
@@ -125,7 +125,7 @@ def open_checkpoint(path: str | pathlib.Path, family: str | None = None, *, pres
     path = one_of_sv3d(given)
     if path != given:
         other = given / "sv3d_p.safetensors"
-        remark = f"{given} holds both of SV3D's networks: {path.name} draws; the other is given as {other}"
+        remark = f"{given} holds both SV3D networks: {path.name} is used; pass {other} for the other"
         return dataclasses.replace(open_checkpoint(path, family, preset=preset), remark=remark)
     if family is not None and family not in PRESETS:
         raise WeightsError(f"unknown family {family!r}: expected one of {', '.join(PRESETS)}")
@@ -180,10 +180,13 @@ def _with_frames(preset: Preset, frames: object) -> Preset:
 
     SV3D's networks draw the orbits of their own length only.
     """
-    given = isinstance(frames, int) or (isinstance(frames, str) and frames.isdecimal())
-    if not given or int(frames) < 2 or preset.unet.temporal != "blended" or preset.name.startswith("sv3d"):
+    if isinstance(frames, str) and frames.isdecimal():
+        frames = int(frames)
+    if not isinstance(frames, int) or frames < 2:
         return preset
-    return dataclasses.replace(preset, frames=int(frames))
+    if preset.unet.temporal != "blended" or preset.name.startswith("sv3d"):
+        return preset
+    return dataclasses.replace(preset, frames=frames)
 
 
 def with_frames(checkpoint: Checkpoint, frames: int) -> Checkpoint:
@@ -194,7 +197,9 @@ def with_frames(checkpoint: Checkpoint, frames: int) -> Checkpoint:
     """
     preset = _with_frames(checkpoint.preset, frames)
     if preset.frames != frames:
-        raise WeightsError(f"{preset.name} draws {preset.frames} frames: a length is given for svd and svd_xt alone")
+        raise WeightsError(
+            f"{preset.name} has a fixed number of frames ({preset.frames}): --frames applies to svd and svd_xt only"
+        )
     return dataclasses.replace(checkpoint, preset=preset)
 
 
@@ -262,7 +267,7 @@ def _preset(family: str | None, tensors: dict[str, StoredTensor], config: dict, 
     ]
     if not fits:
         raise WeightsError(
-            f"{path} is of no known family (UNet with {channels} input channels, {vector or 0} features of scalar "
+            f"{path} belongs to no known family (UNet with {channels} input channels, {vector or 0} features of scalar "
             f"conditions, contexts of {context}): expected one of {', '.join(PRESETS)}"
         )
     if "svd" in fits:
@@ -373,7 +378,14 @@ def _place(tensor: StoredTensor, entry: Entry, dtype, sharding) -> jax.Array:
     return jax.make_array_from_callback(shape, sharding, piece)
 
 
-def save_network(path: str | pathlib.Path, params: dict, table: Table, *, dtype=None, metadata=None) -> None:
+def save_network(
+    path: str | pathlib.Path,
+    params: dict,
+    table: Table,
+    *,
+    dtype: DTypeLike | None = None,
+    metadata: dict[str, str] | None = None,
+) -> None:
     """Writes parameters of ours under a table's names, one tensor at a time.
 
     Args:

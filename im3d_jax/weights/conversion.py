@@ -63,11 +63,11 @@ def convert_checkpoint(checkpoint: Checkpoint, to: CheckpointLayout, destination
     """
     destination = pathlib.Path(destination)
     if to == checkpoint.layout:
-        raise WeightsError(f"{checkpoint.path} has the {to} layout already")
+        raise WeightsError(f"{checkpoint.path} has the {to} layout already: nothing to convert")
     if os.path.lexists(destination):
         raise WeightsError(f"{destination} exists: give a new {'folder' if to == 'diffusers' else 'file'}")
     if checkpoint.preset.unet.temporal == "residual":
-        raise WeightsError(f"{checkpoint.preset.name} has no sgm layout: there is nothing to convert")
+        raise WeightsError(f"{checkpoint.preset.name} has no sgm layout: nothing to convert")
     networks, left = {}, {}
     for network, stored in checkpoint.networks.items():
         source, target, unused = _both(checkpoint, network, to)

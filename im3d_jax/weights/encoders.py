@@ -20,6 +20,7 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import DTypeLike
 
 from im3d_jax.errors import WeightsError
 from im3d_jax.models.clip import CLIPText, CLIPTextConfig, CLIPVision, CLIPVisionConfig
@@ -54,7 +55,7 @@ class EncoderTable:
     unused: tuple[str, ...] = ()
 
 
-def encoder_network(config: EncoderConfig, dtype=jnp.float32) -> CLIPText | CLIPVision | T5Encoder:
+def encoder_network(config: EncoderConfig, dtype: DTypeLike = jnp.float32) -> CLIPText | CLIPVision | T5Encoder:
     """The linen module of a configuration."""
     if isinstance(config, CLIPVisionConfig):
         return CLIPVision(config, dtype)
@@ -98,9 +99,7 @@ def detect_layout(names: Iterable[str], config: EncoderConfig) -> tuple[EncoderL
     for layout, anchor in zip(("transformers", "open_clip"), anchors, strict=False):
         found = [name for name in names if name == anchor or name.endswith("." + anchor)]
         if len(found) > 1:
-            raise WeightsError(
-                f"more than one {kind} in the file ({', '.join(found[:3])}): name the one meant by `within`"
-            )
+            raise WeightsError(f"more than one {kind} in the file ({', '.join(found[:3])}): choose one by `within`")
         if found:
             return layout, found[0].removesuffix(anchor)
     wanted = " or ".join(f"*{anchor}" for anchor in anchors)

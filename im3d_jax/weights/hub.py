@@ -59,7 +59,7 @@ def find_model(model: str, flag: str = "--model") -> pathlib.Path:
         from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
     except ImportError as error:
         raise WeightsError(
-            f"{flag}={model}: there is no such folder, and the hub needs pip install im3d-jax[hub]; or {by_hand}"
+            f"{flag}={model}: no such folder; to download it, pip install 'im3d-jax[hub]', or {by_hand}"
         ) from error
     try:
         snapshot = pathlib.Path(huggingface_hub.snapshot_download(repository, local_files_only=True))
@@ -70,18 +70,18 @@ def find_model(model: str, flag: str = "--model") -> pathlib.Path:
     except LocalEntryNotFoundError:
         pass
     try:
-        wanted = [file] if file else list(WANTED)
+        wanted: list[str] = [file] if file else [*WANTED]
         snapshot = pathlib.Path(huggingface_hub.snapshot_download(repository, allow_patterns=wanted))
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
         reason = str(error).partition("\n")[0][:160]
         raise WeightsError(
-            f"{flag}={model} is neither here nor to be had from the hub ({reason}); {by_hand}"
+            f"{flag}={model} is not on this machine and cannot be downloaded from the hub ({reason}); {by_hand}"
         ) from error
     # Without a network the hub's library gives what it has, and says so in a warning at most.
     if not ((snapshot / file).is_file() if file else any(snapshot.rglob("*.safetensors"))):
         raise WeightsError(
-            f"{flag}={model}: its snapshot {snapshot} holds no {file or 'safetensors file'}, and the hub gave none; "
-            f"connect to the network and repeat, or {by_hand}"
+            f"{flag}={model}: its snapshot {snapshot} holds no {file or 'safetensors file'}, and the hub sent none; "
+            f"connect to the network and try again, or {by_hand}"
         )
     return snapshot / file
 

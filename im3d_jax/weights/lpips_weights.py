@@ -85,7 +85,7 @@ def _fetch(name: str, flag: str) -> pathlib.Path:
         reason = str(error).partition("\n")[0][:160]
         both = ",".join(FILES)
         raise InputError(
-            f"{flag}={NAME}: {name} of huggingface.co/{REPOSITORY} is neither in the hub's cache "
-            f"({constants.HF_HUB_CACHE}) nor to be had ({reason}); fetch {' and '.join(FILES)} on another machine and "
-            f"give both as {flag}={both}"
+            f"{flag}={NAME}: {name} of huggingface.co/{REPOSITORY} is not in the hub's cache "
+            f"({constants.HF_HUB_CACHE}) and cannot be downloaded ({reason}); fetch {' and '.join(FILES)} on another "
+            f"machine and give both as {flag}={both}"
         ) from error

@@ -133,7 +133,7 @@ def load_t5_tokenizer(path: str | pathlib.Path, length: int = 128) -> PromptToke
                 vocabulary.append((text, float(score)))
             case _:
                 raise WeightsError(
-                    f"{file}: {str(piece)[:40]!r} of model.vocab is no piece with a score: copy it again"
+                    f"{file}: {str(piece)[:40]!r} of model.vocab is not a piece with a score: copy it again"
                 )
     numbers = {text: number for number, (text, _) in enumerate(vocabulary)}
     if not {"<pad>", "</s>", "<unk>"} <= numbers.keys():
@@ -152,7 +152,7 @@ def _merge(merge: object, vocabulary: dict[str, int], file: pathlib.Path) -> tup
     match parts:
         case [str(first), str(second)] if {first, second, first + second} <= vocabulary.keys():
             return first, second
-    raise WeightsError(f"{file}: the merge {str(merge)[:40]!r} is not of known tokens: copy it again")
+    raise WeightsError(f"{file}: the merge {str(merge)[:40]!r} joins unknown tokens: copy it again")
 
 
 def _character_map(normalizer: object, file: pathlib.Path) -> bytes | None:

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Mapping
 import ml_dtypes
 import numpy as np
 import safetensors
+from jax.typing import DTypeLike
 
 from im3d_jax.errors import WeightsError
 from im3d_jax.weights.trees import check_no_pickle
@@ -96,7 +97,7 @@ def network_files(folder: pathlib.Path) -> list[pathlib.Path]:
                 check_no_pickle(pickle)
         raise WeightsError(f"no safetensors file in {folder}: download the model's safetensors files")
     names = ", ".join(file.name for file in files[:4])
-    raise WeightsError(f"{folder} holds {len(files)} safetensors files ({names}): give the one that is meant")
+    raise WeightsError(f"{folder} holds {len(files)} safetensors files ({names}): give the path of one of them")
 
 
 def _plainest(files: list[pathlib.Path]) -> list[pathlib.Path]:
@@ -147,7 +148,7 @@ def check_dtypes(tensors: Mapping[str, StoredTensor]) -> None:
         if tensor.dtype not in DTYPES:
             raise WeightsError(
                 f"{tensor.file} has the tensor {name} of dtype {tensor.dtype}, expected one of {', '.join(DTYPES)}: "
-                "take the model's files of full or half precision"
+                "use the model's files of full or half precision"
             )
 
 
@@ -177,7 +178,7 @@ def read_tensor(tensor: StoredTensor, index: tuple[slice, ...] | None = None) ->
     return mapped.view(np.ndarray)[index or ...]
 
 
-def arranged(array: np.ndarray, dtype) -> np.ndarray:
+def arranged(array: np.ndarray, dtype: DTypeLike) -> np.ndarray:
     """A copy of a view of `read_tensor`'s result, in another dtype and in C order.
 
     Casts that narrow come first, where the values lie in the file; others last: casting and moving at once takes up to

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import safetensors
 import safetensors.numpy
+from jax.typing import DTypeLike
 
 from im3d_jax.errors import WeightsError
 
@@ -43,7 +44,9 @@ def unflatten(flat: Mapping[str, jax.Array | np.ndarray], template: dict) -> dic
     return jax.tree.unflatten(structure, [flat[".".join(str(k.key) for k in path)] for path, _ in leaves])
 
 
-def save_safetensors(path: str | os.PathLike, flat: dict, metadata: dict[str, str] | None = None, dtype=None) -> None:
+def save_safetensors(
+    path: str | os.PathLike, flat: dict, metadata: dict[str, str] | None = None, dtype: DTypeLike | None = None
+) -> None:
     """Writes {name: array} atomically, optionally cast to `dtype` (bfloat16 for what is shipped)."""
     path = pathlib.Path(path)
     arrays = {k: np.asarray(v if dtype is None else jnp.asarray(v, dtype)) for k, v in flat.items()}

@@ -1,8 +1,7 @@
 """The .splat format of antimatter15's viewer: 32 bytes a gaussian, no header, degree-0 colour only.
 
-Each row: position 3 x float32, scale 3 x float32 (linear), colour and opacity 4 x uint8, quaternion wxyz
-4 x uint8 (128 is zero, 128 steps are one). Little-endian; the frame is undeclared and, as in PLY files, left
-alone.
+Each row: position 3 x float32, scale 3 x float32 (linear), colour and opacity 4 x uint8, quaternion wxyz 4 x uint8 (128
+is zero, 128 steps are one). Little-endian. As in PLY files the frame is undeclared and does not change.
 """
 
 import numpy as np
@@ -25,24 +24,37 @@ ROW = np.dtype([("mean", "<f4", 3), ("scale", "<f4", 3), ("rgba", "u1", 4), ("qu
 
 
 def encode_splat(gaussians: Rows) -> bytes:
-    """Rows of `gaussians` (finite numbers, SH degree 0)."""
+    """Encodes a whole file.
+
+    Args:
+        gaussians: Finite numbers, SH degree 0.
+
+    Returns:
+        32 bytes for each gaussian.
+    """
     rows = np.empty(len(gaussians), ROW)
     rows["mean"] = gaussians.means
     rows["scale"] = linear_scales(gaussians.log_scales)
     colors = np.concatenate([base_colors(gaussians.sh), sigmoid(gaussians.opacity_logits)[:, None]], axis=1)
     rows["rgba"] = to_bytes(255.0 * colors)
     quats = unit_quaternions(gaussians.quats)
-    # 128 steps are one, so -1 fits into a byte and +1 does not: of the two signs take the one not clipped.
+    # 128 steps are one, so -1 fits into a byte and +1 does not: take the sign that is not clipped.
     largest = np.take_along_axis(quats, np.abs(quats).argmax(axis=1)[:, None], axis=1)
     rows["quat"] = to_bytes(128.0 - 128.0 * np.sign(largest) * quats)
     return rows.tobytes()
 
 
 def decode_splat(data: bytes) -> Rows:
-    """Gaussians (SH degree 0) of a .splat file's bytes.
+    """Decodes a whole file.
+
+    Args:
+        data: Its bytes.
+
+    Returns:
+        Gaussians of SH degree 0.
 
     Raises:
-      Malformed: not a whole number of rows, or numbers that no such file holds.
+        Malformed: Not a whole number of rows, or a number that is not finite, or a negative scale.
     """
     if not data or len(data) % ROW.itemsize:
         raise Malformed(f"has {len(data)} bytes, not a positive multiple of {ROW.itemsize}")

@@ -1,4 +1,4 @@
-"""What every gaussian file format shares: errors, atomic writing, rows and activations."""
+"""Shared by all file formats of gaussians: errors, atomic writing, rows and activations."""
 
 import dataclasses
 import math
@@ -9,22 +9,33 @@ import warnings
 
 import jax
 import numpy as np
+from jaxtyping import Bool, Float, Num, UInt8
 
 from splat.gaussians import Gaussians
 from splat.harmonics import SH_C0
+from splat.typing import AnyArray
 
 
 @dataclasses.dataclass(frozen=True)
 class Rows:
-    """Gaussians in numpy arrays on their way to or from a file; shapes and units are those of `Gaussians`."""
+    """Gaussians in numpy arrays on their way to or from a file, float32 or float64.
 
-    means: np.ndarray
-    quats: np.ndarray
-    log_scales: np.ndarray
-    opacity_logits: np.ndarray
-    sh: np.ndarray
+    Attributes:
+        means: [N, 3] as in `Gaussians`.
+        quats: [N, 4] as in `Gaussians`.
+        log_scales: [N, 3] as in `Gaussians`.
+        opacity_logits: [N] as in `Gaussians`.
+        sh: [N, K, 3] as in `Gaussians`.
+    """
+
+    means: Float[np.ndarray, "N 3"]
+    quats: Float[np.ndarray, "N 4"]
+    log_scales: Float[np.ndarray, "N 3"]
+    opacity_logits: Float[np.ndarray, "N"]
+    sh: Float[np.ndarray, "N K 3"]
 
     def __len__(self) -> int:
+        """Gaussians, N."""
         return len(self.means)
 
     @property
@@ -34,15 +45,23 @@ class Rows:
 
 
 class Malformed(ValueError):
-    """What is wrong with a file's content, without the file's name."""
+    """A file is damaged or not supported; the message says why, without the file's name."""
 
 
 class NonFinite(ValueError):
-    """Gaussians to be written hold a NaN or an infinity; the message is one line."""
+    """Gaussians to write hold a NaN or an infinity; the message is one line."""
 
 
 def write_atomically(path: pathlib.Path, content: bytes) -> None:
-    """Writes a file so that a reader sees the old one or the whole new one, never half of it."""
+    """Writes a file so that a reader sees the old one or the whole new one, never half of it.
+
+    Args:
+        path: File to write; its folder must exist.
+        content: The whole file.
+
+    Raises:
+        OSError: The file cannot be written.
+    """
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(handle, "wb") as file:
@@ -59,8 +78,16 @@ def write_atomically(path: pathlib.Path, content: bytes) -> None:
         raise
 
 
-def on_host(gaussians: Gaussians, active=None) -> Rows:
-    """The rows of `gaussians` where `active` ([N] bool, all by default) as numpy float32 arrays."""
+def on_host(gaussians: Gaussians, active: Bool[AnyArray, "N"] | None = None) -> Rows:
+    """Copies gaussians to numpy float32 arrays.
+
+    Args:
+        gaussians: N gaussians of one scene.
+        active: [N] bool, rows to copy; None for all.
+
+    Returns:
+        `Rows`.
+    """
     rows = slice(None) if active is None else np.asarray(active, bool)
     return Rows(
         means=np.asarray(gaussians.means, np.float32)[rows],
@@ -72,7 +99,7 @@ def on_host(gaussians: Gaussians, active=None) -> Rows:
 
 
 def on_device(gaussians: Rows) -> Gaussians:
-    """The same gaussians as jax float32 arrays; doubles beyond float32 become inf (renderers count it)."""
+    """Copies gaussians to JAX float32 arrays; doubles beyond float32 become inf, which renderers count as invalid."""
     with np.errstate(over="ignore", invalid="ignore", under="ignore"):
         leaves = [
             np.ascontiguousarray(leaf, np.float32)
@@ -88,10 +115,13 @@ def on_device(gaussians: Rows) -> Gaussians:
 
 
 def check_finite(gaussians: Rows) -> None:
-    """Refuses what no reader can draw.
+    """Refuses gaussians that no reader can draw.
+
+    Args:
+        gaussians: Rows to write.
 
     Raises:
-      NonFinite: some gaussians hold a NaN or an infinity.
+        NonFinite: Some gaussians hold a NaN or an infinity.
     """
     finite = _finite(gaussians)
     if not finite.all():
@@ -101,25 +131,25 @@ def check_finite(gaussians: Rows) -> None:
         )
 
 
-def _finite(gaussians: Rows) -> np.ndarray:
-    """[N] bool: every number of the row is finite."""
+def _finite(gaussians: Rows) -> Bool[np.ndarray, "N"]:
+    """Rows whose numbers are all finite."""
     leaves = (gaussians.means, gaussians.quats, gaussians.log_scales, gaussians.opacity_logits, gaussians.sh)
     return np.logical_and.reduce([np.isfinite(a).reshape(len(a), math.prod(a.shape[1:])).all(axis=1) for a in leaves])
 
 
 def check_writable(gaussians: Rows, kind: str, highest_degree: int) -> Rows:
-    """What a format that holds only sound gaussians can take of `gaussians`.
+    """Prepares gaussians for a format that holds only valid ones.
 
     Args:
-      gaussians: what is to be written.
-      kind: name of the format for messages.
-      highest_degree: SH degree that the format holds; higher coefficients are cut off with a warning.
+        gaussians: Rows to write.
+        kind: Name of the format for messages.
+        highest_degree: SH degree that the format holds; higher coefficients are cut off with a warning.
 
     Returns:
-      `gaussians`, at most of that degree.
+        `gaussians`, at most of that degree.
 
     Raises:
-      ValueError: there are none, or some hold a NaN, an infinity or a zero quaternion.
+        ValueError: There are no gaussians, or some hold a NaN, an infinity or a zero quaternion.
     """
     if not len(gaussians):
         raise ValueError(f"there are no gaussians to write; a {kind} file holds at least one")
@@ -139,30 +169,30 @@ def check_writable(gaussians: Rows, kind: str, highest_degree: int) -> Rows:
     return gaussians
 
 
-def sigmoid(logits: np.ndarray) -> np.ndarray:
+def sigmoid(logits: Float[np.ndarray, "*shape"]) -> Float[np.ndarray, "*shape"]:
     """1 / (1 + exp(-logits)) in float64 without overflow."""
     return 0.5 * (1.0 + np.tanh(0.5 * logits.astype(np.float64)))
 
 
-def logit(opacity: np.ndarray, margin: float) -> np.ndarray:
-    """Inverse of `sigmoid`, finite because the opacity is kept at least `margin` away from 0 and 1."""
+def logit(opacity: Float[np.ndarray, "*shape"], margin: float) -> Float[np.ndarray, "*shape"]:
+    """Inverse of `sigmoid` in float64, finite because the opacity is kept at least `margin` away from 0 and 1."""
     inside = np.clip(opacity.astype(np.float64), margin, 1.0 - margin)
     return np.log(inside) - np.log1p(-inside)
 
 
-def linear_scales(log_scales: np.ndarray) -> np.ndarray:
-    """exp(log_scales) in float64, kept inside what float32 can hold."""
+def linear_scales(log_scales: Float[np.ndarray, "*shape"]) -> Float[np.ndarray, "*shape"]:
+    """exp(log_scales) in float64, kept inside the range of float32."""
     limits = np.finfo(np.float32)
     return np.clip(np.exp(np.clip(log_scales.astype(np.float64), -100, 100)), limits.tiny, limits.max)
 
 
-def logarithms(scales: np.ndarray) -> np.ndarray:
-    """log(scales) in float64 of scales from 0 up; a zero is taken as float32's smallest normal number."""
+def logarithms(scales: Float[np.ndarray, "*shape"]) -> Float[np.ndarray, "*shape"]:
+    """log(scales) in float64 of scales from 0 up; a zero counts as float32's smallest normal number."""
     return np.log(np.maximum(scales.astype(np.float64), np.finfo(np.float32).tiny))
 
 
-def unit_quaternions(quats: np.ndarray) -> np.ndarray:
-    """Quaternions [N, 4] of length one in float64; zero quaternions stay zero."""
+def unit_quaternions(quats: Float[np.ndarray, "N 4"]) -> Float[np.ndarray, "N 4"]:
+    """Scales quaternions [N, 4] to length one in float64; zero quaternions stay zero."""
     quats = quats.astype(np.float64)
     # The largest component comes to 1 first: squares of tiny or huge ones would leave float64 otherwise.
     largest = np.abs(quats).max(axis=1, keepdims=True, initial=0.0)
@@ -171,23 +201,23 @@ def unit_quaternions(quats: np.ndarray) -> np.ndarray:
     return scaled / np.where(length > 0, length, 1.0)
 
 
-def base_colors(sh: np.ndarray) -> np.ndarray:
+def base_colors(sh: Float[np.ndarray, "N K 3"]) -> Float[np.ndarray, "N 3"]:
     """Colours [N, 3] in [0, 1] of the degree-0 coefficients of `sh` [N, K, 3]."""
     return np.clip(0.5 + SH_C0 * sh[:, 0].astype(np.float64), 0.0, 1.0)
 
 
-def base_coefficients(colors: np.ndarray) -> np.ndarray:
-    """Degree-0 coefficients [N, 1, 3] that show `colors` [N, 3]."""
+def base_coefficients(colors: Float[np.ndarray, "N 3"]) -> Float[np.ndarray, "N 1 3"]:
+    """Degree-0 coefficients [N, 1, 3] of `colors` [N, 3]."""
     return ((colors.astype(np.float64) - 0.5) / SH_C0)[:, None]
 
 
-def to_bytes(values: np.ndarray) -> np.ndarray:
+def to_bytes(values: Num[np.ndarray, "*shape"]) -> UInt8[np.ndarray, "*shape"]:
     """Nearest uint8, clamped to 0..255."""
     return np.clip(np.rint(values), 0, 255).astype(np.uint8)
 
 
-def drop_zero_degrees(sh: np.ndarray) -> np.ndarray:
-    """`sh` [N, K, 3] without trailing degrees whose coefficients are all zero."""
+def drop_zero_degrees(sh: Float[np.ndarray, "N K 3"]) -> Float[np.ndarray, "N _K 3"]:
+    """Removes trailing degrees from `sh` [N, K, 3] whose coefficients are all zero."""
     with np.errstate(invalid="ignore"):  # signalling NaNs of broken files
         while sh.shape[1] > 1 and not sh[:, (math.isqrt(sh.shape[1]) - 1) ** 2 :].any():
             sh = sh[:, : (math.isqrt(sh.shape[1]) - 1) ** 2]

@@ -1,9 +1,11 @@
-"""One door to all file formats of gaussians: `load` and `save`."""
+"""`load` and `save` for all file formats of gaussians."""
 
 import os
 import pathlib
+from typing import Any
 
 import numpy as np
+from jaxtyping import Bool, Float
 
 from splat.gaussians import Gaussians
 from splat.io.dotsplat import decode_splat, encode_splat
@@ -12,32 +14,40 @@ from splat.io.frames import to_y_up, transform
 from splat.io.gltf import decode_glb, encode_glb
 from splat.io.ply import decode_ply, encode_ply
 from splat.io.spz import decode_spz, encode_spz
+from splat.typing import AnyArray
 
 
 SUFFIXES = (".ply", ".spz", ".splat", ".glb")
-# Name and highest SH degree of the formats that hold only sound gaussians.
+# Name and highest SH degree of the formats that hold only valid gaussians.
 _HOLDS = {".spz": ("SPZ", 3), ".splat": (".splat", 0), ".glb": ("glTF", 3)}
 
 
-def save(path: str | os.PathLike, gaussians: Gaussians, active=None, *, up: str = "z", **options) -> None:
-    """Writes gaussians in the format that the file's suffix names; a reader never sees half of it.
+def save(
+    path: str | os.PathLike,
+    gaussians: Gaussians,
+    active: Bool[AnyArray, "N"] | None = None,
+    *,
+    up: str = "z",
+    **options: Any,
+) -> None:
+    """Writes gaussians in the format of the file's suffix, atomically.
 
-    .ply keeps every number. .spz quantises (about a tenth of the size), .splat quantises and keeps degree-0
-    colour only, .glb keeps float32. SPZ and glTF files are y-up, so gaussians are turned on the way; PLY and
-    .splat files stay in the gaussians' own world.
+    .ply keeps every number. .spz quantises (about a tenth of the size), .splat quantises and keeps degree-0 colour
+    only, .glb keeps float32. SPZ and glTF files are y-up, so gaussians are rotated on the way; PLY and .splat files
+    stay in the gaussians' own world.
 
     Args:
-      path: target file ending in .ply, .spz, .splat or .glb; its folder must exist.
-      gaussians: N gaussians.
-      active: [N] bool, rows to write; all by default.
-      up: direction that is up in the gaussians' world: "z" (assets of this project), "y" or "-y" (COLMAP).
-      **options: of the format: `lean` (PLY, see `save_ply`), `fractional_bits` and `sh_bits` (SPZ, see
-        `splat.io.spz.encode_spz`).
+        path: File to write, ending in .ply, .spz, .splat or .glb; its folder must exist.
+        gaussians: N gaussians of one scene.
+        active: [N] bool, rows to write; None for all.
+        up: Direction that is up in the gaussians' world: "z" (assets of this project), "y" or "-y" (COLMAP).
+        **options: Options of the format: `lean` (PLY, see `save_ply`), `fractional_bits` and `sh_bits` (SPZ, see
+            `splat.io.spz.encode_spz`).
 
     Raises:
-      ValueError: another suffix or `up`, or gaussians that the format cannot hold.
-      TypeError: an option that the format does not have.
-      OSError: the file cannot be written.
+        ValueError: The suffix or `up` is unknown, or the format cannot hold the gaussians.
+        TypeError: The format does not have an option.
+        OSError: The file cannot be written.
     """
     path = pathlib.Path(path)
     turn = to_y_up(up)
@@ -48,20 +58,22 @@ def save(path: str | os.PathLike, gaussians: Gaussians, active=None, *, up: str 
 
 
 def load(path: str | os.PathLike, *, up: str = "z") -> Gaussians:
-    """Reads gaussians from a PLY, SPZ (version 1 to 3), .splat or .glb file, by content, then suffix.
+    """Reads gaussians from a PLY, SPZ (version 1 to 3), .splat or .glb file.
+
+    The content decides the format; where it does not, the suffix does.
 
     Args:
-      path: file.
-      up: direction that shall be up in the result, "z", "y" or "-y": y-up files (SPZ, glTF) are turned so
-        that it is. PLY and .splat files declare no frame and are left as they are.
+        path: File to read.
+        up: Direction that is up in the result, "z", "y" or "-y": y-up files (SPZ, glTF) are rotated to it. PLY and
+            .splat files declare no frame and are not rotated.
 
     Returns:
-      `Gaussians`. SPZ, .splat and .glb files give finite opacity logits and quaternions of length one (zero
-      where the file says zero); PLY files give their numbers as they are.
+        `Gaussians`. SPZ, .splat and .glb files give finite opacity logits and quaternions of length one (zero where the
+        file has zero); PLY files give their numbers unchanged.
 
     Raises:
-      ValueError: no such file of gaussians, damaged, or another `up`; one line says why.
-      OSError: it cannot be read.
+        ValueError: The file holds no gaussians or is damaged, or `up` is unknown; one line says why.
+        OSError: The file cannot be read.
     """
     turn = to_y_up(up).T
     path = pathlib.Path(path)
@@ -76,27 +88,39 @@ def load(path: str | os.PathLike, *, up: str = "z") -> Gaussians:
 
 
 def detect(data: bytes, suffix: str) -> str | None:
-    """Format (one of `SUFFIXES`) of a file's bytes; `suffix` decides where the content does not."""
+    """Finds the format of a file.
+
+    Args:
+        data: Its bytes.
+        suffix: Decides where the content does not.
+
+    Returns:
+        One of `SUFFIXES`, or None.
+    """
     for start, kind in ((b"ply\n", ".ply"), (b"ply\r", ".ply"), (b"glTF", ".glb"), (b"NGSP", ".spz")):
         if data.startswith(start):
             return kind
-    # Two bytes are too few against a .splat file, which begins with any number.
+    # .splat files have no magic number: their first two bytes may equal those of gzip.
     if data.startswith(b"\x1f\x8b") and suffix != ".splat":
         return ".spz"
     return suffix if suffix in SUFFIXES else None
 
 
-def encode(gaussians: Rows, kind: str, turn: np.ndarray, **options) -> bytes:
-    """A whole file.
+def encode(gaussians: Rows, kind: str, turn: Float[np.ndarray, "3 3"], **options: Any) -> bytes:
+    """Encodes a whole file.
 
     Args:
-      gaussians: what is to be written.
-      kind: one of `SUFFIXES`.
-      turn: [3, 3] rotation from the gaussians' world to the frame of y-up formats.
-      **options: see `save`.
+        gaussians: Rows to write.
+        kind: One of `SUFFIXES`.
+        turn: [3, 3] rotation from the gaussians' world to the frame of y-up formats.
+        **options: See `save`.
+
+    Returns:
+        The file's bytes.
 
     Raises:
-      ValueError: the format cannot hold these gaussians.
+        ValueError: The format cannot hold these gaussians.
+        TypeError: The format does not have an option.
     """
     if kind == ".ply":
         return encode_ply(gaussians, **options)
@@ -107,16 +131,19 @@ def encode(gaussians: Rows, kind: str, turn: np.ndarray, **options) -> bytes:
     return encode_spz(turned, **options) if kind == ".spz" else encode_glb(turned, **options)
 
 
-def decode(data: bytes, kind: str, turn: np.ndarray) -> Rows:
-    """Gaussians of a file's bytes.
+def decode(data: bytes, kind: str, turn: Float[np.ndarray, "3 3"]) -> Rows:
+    """Decodes a whole file.
 
     Args:
-      data: whole file.
-      kind: one of `SUFFIXES`.
-      turn: [3, 3] rotation from the frame of y-up formats to the one wanted.
+        data: Its bytes.
+        kind: One of `SUFFIXES`.
+        turn: [3, 3] rotation from the frame of y-up formats to that of the result.
+
+    Returns:
+        Its gaussians.
 
     Raises:
-      Malformed: what is wrong.
+        Malformed: The file is damaged or not supported.
     """
     if kind == ".ply":
         return decode_ply(data)

@@ -1,11 +1,11 @@
-"""The one place where gaussians are turned from one coordinate frame into another.
+"""Rotation of gaussians between coordinate frames.
 
-In memory, and in PLY and .splat files (which declare no frame), gaussians stay in the world of the asset or
-capture. SPZ and glTF declare theirs: x right, y up, z towards the viewer. `to_y_up` says how a world gets
-there, by the direction that is up in it:
+In memory, and in PLY and .splat files (which declare no frame), gaussians stay in the world of the asset or capture.
+SPZ and glTF declare their frame: x right, y up, z towards the viewer. `to_y_up` rotates a world into it, by the
+direction that is up in that world:
 
     up="z"    (x, y, z) -> (x, z, -y)    assets of this project, Blender and most captures of nerfstudio
-    up="y"    as it is                   worlds of OpenGL and glTF
+    up="y"    unchanged                  worlds of OpenGL and glTF
     up="-y"   (x, y, z) -> (x, -y, -z)   worlds of COLMAP and of OpenCV cameras
 """
 
@@ -14,6 +14,7 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
+from jaxtyping import Float
 
 from splat.io.files import Rows, unit_quaternions
 
@@ -25,11 +26,17 @@ _TO_Y_UP = {
 }
 
 
-def to_y_up(up: str) -> np.ndarray:
-    """Rotation [3, 3] from a world whose up direction is `up` to the frame of SPZ and glTF.
+def to_y_up(up: str) -> Float[np.ndarray, "3 3"]:
+    """Rotation from a world to the frame of SPZ and glTF.
+
+    Args:
+        up: Direction that is up in the world: "z", "y" or "-y".
+
+    Returns:
+        [3, 3].
 
     Raises:
-      ValueError: `up` is not "z", "y" or "-y".
+        ValueError: `up` is another text.
     """
     if up not in _TO_Y_UP:
         raise ValueError(f"up is {up!r}; expected one of {', '.join(map(repr, _TO_Y_UP))}")
@@ -37,19 +44,22 @@ def to_y_up(up: str) -> np.ndarray:
 
 
 def transform(
-    gaussians: Rows, rotation: np.ndarray, scale: float = 1.0, translation: Sequence[float] = (0, 0, 0)
+    gaussians: Rows,
+    rotation: Float[np.ndarray, "3 3"],
+    scale: float = 1.0,
+    translation: Sequence[float | int] = (0, 0, 0),
 ) -> Rows:
-    """Moves gaussians as a whole: x -> scale * rotation @ x + translation.
+    """Moves gaussians by a similarity: x -> scale * rotation @ x + translation.
 
     Args:
-      gaussians: N gaussians.
-      rotation: [3, 3] orthogonal, of determinant one.
-      scale: above zero.
-      translation: [3].
+        gaussians: N gaussians.
+        rotation: [3, 3] orthogonal, of determinant one.
+        scale: Above 0.
+        translation: [3] in units of the result.
 
     Returns:
-      Gaussians that look the same from a camera moved alike: means, quaternions (of length one), scales and
-      spherical harmonics are all turned.
+        Gaussians with transformed means, quaternions (of length one), scales and spherical harmonics: they look the
+        same from a camera that moves with them.
     """
     shift = np.asarray(translation, np.float64)
     identity = bool((rotation == np.eye(3)).all())
@@ -63,18 +73,18 @@ def transform(
     )
 
 
-def rotate_harmonics(sh: np.ndarray, rotation: np.ndarray) -> np.ndarray:
-    """Coefficients of the turned colours: colour'(rotation @ d) = colour(d) for every direction d.
+def rotate_harmonics(sh: Float[np.ndarray, "N K 3"], rotation: Float[np.ndarray, "3 3"]) -> Float[np.ndarray, "N K 3"]:
+    """Coefficients of the rotated colours: colour'(rotation @ d) = colour(d) for every direction d.
 
-    Each degree's functions are closed under rotation, so the matrix between the coefficients of a degree is
-    fixed by the values at a few directions: it is solved for, in float64.
+    The functions of one degree are closed under rotation, so the values at a few directions determine the matrix
+    between the coefficients of that degree. It is solved in float64.
 
     Args:
-      sh: [N, K, 3], degree 0 to 4.
-      rotation: [3, 3] orthogonal, of determinant one.
+        sh: [N, K, 3], degree 0 to 4.
+        rotation: [3, 3] orthogonal, of determinant one.
 
     Returns:
-      [N, K, 3] float32.
+        [N, K, 3] float32.
     """
     degree = math.isqrt(sh.shape[1]) - 1
     turned = np.array(sh, np.float32)
@@ -89,15 +99,15 @@ def rotate_harmonics(sh: np.ndarray, rotation: np.ndarray) -> np.ndarray:
     return turned
 
 
-def harmonics(directions: np.ndarray, degree: int) -> np.ndarray:
+def harmonics(directions: Float[np.ndarray, "D 3"], degree: int) -> Float[np.ndarray, "D K"]:
     """Real spherical harmonics with the Condon-Shortley phase, by the recurrences of the Legendre functions.
 
     Args:
-      directions: [D, 3] unit vectors.
-      degree: highest degree.
+        directions: [D, 3] unit vectors.
+        degree: Highest degree, from 0.
 
     Returns:
-      [D, (degree + 1)^2] float64; the same functions as `splat.harmonics.sh_basis`.
+        [D, K] float64, K = (degree + 1)^2; the same functions as `splat.harmonics.sh_basis`.
     """
     x, y, z = directions.astype(np.float64).T
     basis = np.zeros((len(directions), (degree + 1) ** 2))
@@ -117,7 +127,7 @@ def harmonics(directions: np.ndarray, degree: int) -> np.ndarray:
     return basis
 
 
-def _quaternion(rotation: np.ndarray) -> np.ndarray:
+def _quaternion(rotation: Float[np.ndarray, "3 3"]) -> Float[np.ndarray, "4"]:
     """Unit quaternion wxyz of a rotation matrix: eigenvector of a symmetric matrix (Bar-Itzhack 2000)."""
     (a, b, c), (d, e, f), (g, h, i) = rotation
     matrix = np.array(
@@ -133,8 +143,8 @@ def _quaternion(rotation: np.ndarray) -> np.ndarray:
     return quat if quat[np.abs(quat).argmax()] > 0 else -quat
 
 
-def _multiply(first: np.ndarray, others: np.ndarray) -> np.ndarray:
-    """Hamilton products of one quaternion [4] with [N, 4], wxyz."""
+def _multiply(first: Float[np.ndarray, "4"], others: Float[np.ndarray, "N 4"]) -> Float[np.ndarray, "N 4"]:
+    """Hamilton products of one quaternion with others, wxyz."""
     a, b, c, d = first
     left = np.array([[a, -b, -c, -d], [b, a, -d, c], [c, d, a, -b], [d, -c, b, a]])
     return others @ left.T

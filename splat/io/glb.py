@@ -1,9 +1,11 @@
-"""The container of binary glTF 2.0: a JSON chunk and a binary chunk, read without trusting either."""
+"""The container of binary glTF 2.0: a JSON chunk and a binary chunk, neither of which is trusted."""
 
 import json
 import struct
+from typing import Any
 
 import numpy as np
+from jaxtyping import Float, Shaped
 
 from splat.io.files import Malformed
 
@@ -14,16 +16,21 @@ _COMPONENTS = {5120: "b", 5121: "B", 5122: "h", 5123: "H", 5125: "I", 5126: "f"}
 _WIDTHS = {"SCALAR": 1, "VEC3": 3, "VEC4": 4}
 
 
-def write_glb(document: dict, primitive: dict, attributes: dict[str, np.ndarray]) -> bytes:
-    """A file with one primitive.
+def write_glb(
+    document: dict[str, Any], primitive: dict[str, Any], attributes: dict[str, Shaped[np.ndarray, "N *width"]]
+) -> bytes:
+    """Encodes a file with one primitive.
 
     Args:
-      document: glTF document that holds `primitive`; buffers, views and accessors are added to it.
-      primitive: gets its attributes.
-      attributes: arrays [N] or [N, 3 or 4] by name, little-endian float32, or uint8 that stands for 0 to 1.
+        document: glTF document that holds `primitive`, without buffers, views and accessors.
+        primitive: Receives its attributes.
+        attributes: Arrays [N] or [N, 3 or 4] by name: little-endian float32, or uint8 for numbers from 0 to 1.
+
+    Returns:
+        The file's bytes.
 
     Raises:
-      ValueError: the file would be larger than the format's 4 GiB.
+        ValueError: The file would be larger than the format's 4 GiB.
     """
     views, accessors, chunks, size = [], [], [], 0
     for values in attributes.values():
@@ -55,10 +62,13 @@ def write_glb(document: dict, primitive: dict, attributes: dict[str, np.ndarray]
 class GlbReader:
     """Typed access to the document and the binary chunk of a file.
 
-    Every method raises `Malformed` where the document holds something else than what is asked for.
+    Every method raises `Malformed` where the document holds a value of another type.
 
     Attributes:
-      document: the JSON object.
+        document: The JSON object.
+
+    Raises:
+        Malformed: The bytes are no binary glTF 2.0 file.
     """
 
     def __init__(self, data: bytes):
@@ -83,29 +93,29 @@ class GlbReader:
             kind, binary, _ = _chunk(data, offset)
             self._binary = binary if kind == b"BIN\0" else self._binary
 
-    def mapping(self, parent: dict, key: str) -> dict:
+    def mapping(self, parent: dict[str, Any], key: str) -> dict[str, Any]:
         """parent[key] as an object, empty where it is missing."""
         value = parent.get(key, {})
         if not isinstance(value, dict):
             raise Malformed(f"holds {key!r} that is no object")
         return value
 
-    def objects(self, parent: dict, key: str) -> list[dict]:
+    def objects(self, parent: dict[str, Any], key: str) -> list[dict[str, Any]]:
         """parent[key] as a list of objects, empty where it is missing."""
         values = parent.get(key, [])
         if not isinstance(values, list) or not all(isinstance(value, dict) for value in values):
             raise Malformed(f"holds {key!r} that is no list of objects")
         return values
 
-    def indices(self, parent: dict, key: str) -> list[int]:
+    def indices(self, parent: dict[str, Any], key: str) -> list[int]:
         """parent[key] as a list of indices, empty where it is missing."""
         values = parent.get(key, [])
         if not isinstance(values, list) or not all(_is_index(value) for value in values):
             raise Malformed(f"holds {key!r} that is no list of indices")
         return values
 
-    def item(self, key: str, index: int) -> dict:
-        """Object `index` of the document's list `key`."""
+    def item(self, key: str, index: Any) -> dict[str, Any]:
+        """Object `index` (as the document gives it) of the document's list `key`."""
         items = self.document.get(key)
         if not isinstance(items, list) or not _is_index(index) or index >= len(items):
             raise Malformed(f"refers to one of its {key} that is not there")
@@ -113,7 +123,9 @@ class GlbReader:
             raise Malformed(f"holds one of its {key} that is no object")
         return items[index]
 
-    def numbers(self, parent: dict, key: str, count: int, default: tuple[float, ...]) -> np.ndarray:
+    def numbers(
+        self, parent: dict[str, Any], key: str, count: int, default: tuple[float | int, ...]
+    ) -> Float[np.ndarray, "count"]:
         """parent[key] as `count` finite numbers, float64."""
         values = parent.get(key, list(default))
         sound = isinstance(values, list) and len(values) == count
@@ -122,17 +134,17 @@ class GlbReader:
             raise Malformed(f"holds {key!r} that is no list of {count} numbers")
         return np.array(values, np.float64)
 
-    def accessor(self, index: int | None, name: str, kind: str, types: str) -> np.ndarray:
-        """Values of an accessor.
+    def accessor(self, index: Any, name: str, kind: str, types: str) -> Float[np.ndarray, "N width"]:
+        """Reads the values of an accessor.
 
         Args:
-          index: number of the accessor.
-          name: attribute, for messages.
-          kind: "SCALAR", "VEC3" or "VEC4".
-          types: component types that are allowed there, letters of `struct`.
+            index: Number of the accessor, as the document gives it; None for a missing attribute.
+            name: Attribute, for messages.
+            kind: "SCALAR", "VEC3" or "VEC4".
+            types: Allowed component types, letters of `struct`.
 
         Returns:
-          [N, 1, 3 or 4] float32; normalised integers are divided by their largest value.
+            [N, 1], [N, 3] or [N, 4] float32; normalised integers are divided by their largest value.
         """
         if index is None:
             raise Malformed(f"has gaussians without {name}")
@@ -163,7 +175,7 @@ class GlbReader:
 
 
 def _chunk(data: bytes, offset: int) -> tuple[bytes, memoryview, int]:
-    """Kind and content of the chunk at `offset`, and where the next begins."""
+    """Kind and content of the chunk at `offset`, and the offset of the next."""
     if offset + _CHUNK.size > len(data):
         raise Malformed("truncated: ends inside a chunk's header")
     size, kind = _CHUNK.unpack_from(data, offset)
@@ -173,11 +185,11 @@ def _chunk(data: bytes, offset: int) -> tuple[bytes, memoryview, int]:
     return kind, memoryview(data)[start : start + size], start + size
 
 
-def _is_index(value) -> bool:
+def _is_index(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**40
 
 
-def _index(parent: dict, key: str, default: int | None = None) -> int:
+def _index(parent: dict[str, Any], key: str, default: int | None = None) -> int:
     """parent[key] as a number from 0 up."""
     value = parent.get(key, default)
     if not _is_index(value):

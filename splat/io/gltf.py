@@ -1,14 +1,16 @@
 """Binary glTF files (.glb) with gaussians by the Khronos extension KHR_gaussian_splatting.
 
-A point primitive holds POSITION and, as KHR_gaussian_splatting:..., ROTATION (unit quaternion xyzw), SCALE
-(linear), OPACITY (0 to 1) and SH_DEGREE_l_COEF_n (degree 0 to 3, coefficients as in PLY files). What is
-written is float32, already in glTF's frame (y up), with COLOR_0 for viewers that know points only. Nodes may
-move, turn and scale what is read.
+A point primitive holds POSITION and, as KHR_gaussian_splatting:..., ROTATION (unit quaternion xyzw), SCALE (linear),
+OPACITY (0 to 1) and SH_DEGREE_l_COEF_n (degree 0 to 3, coefficients as in PLY files). The writer stores float32 in
+glTF's frame (y up), and COLOR_0 for viewers without the extension, which draw points. The reader applies the
+translations, rotations and uniform scales of nodes.
 """
 
 import warnings
+from typing import Any
 
 import numpy as np
+from jaxtyping import Float
 
 from splat.io.files import (
     Malformed,
@@ -28,18 +30,21 @@ from splat.io.glb import GlbReader, write_glb
 EXTENSION = "KHR_gaussian_splatting"
 _COLOR_SPACE = "srgb_rec709_display"
 _MOST_NODES = 10_000
-# A row takes at least 32 bytes; nodes may show one mesh again, but not until copies fill the memory.
+# A row takes at least 32 bytes; nodes may repeat a mesh, but not until copies fill the memory.
 _FEWEST_BYTES_PER_ROW = 8
 
 
 def encode_glb(gaussians: Rows) -> bytes:
-    """A whole file of gaussians that are in glTF's frame.
+    """Encodes a whole file.
 
     Args:
-      gaussians: at least one; finite numbers, SH degree 0 to 3.
+        gaussians: In glTF's frame; at least one, finite numbers, SH degree 0 to 3.
+
+    Returns:
+        The file's bytes.
 
     Raises:
-      ValueError: more gaussians than a .glb file can hold (4 GiB).
+        ValueError: A .glb file cannot hold so many gaussians (4 GiB).
     """
     opacity = sigmoid(gaussians.opacity_logits)
     colors = np.concatenate([_linear(base_colors(gaussians.sh)), opacity[:, None]], axis=1)
@@ -71,10 +76,16 @@ def encode_glb(gaussians: Rows) -> bytes:
 
 
 def decode_glb(data: bytes) -> Rows:
-    """All gaussians of a file's default scene, in glTF's frame.
+    """Decodes all gaussians of a file's default scene.
+
+    Args:
+        data: The file's bytes.
+
+    Returns:
+        The gaussians in glTF's frame.
 
     Raises:
-      Malformed: no binary glTF file, no gaussians in it, or something in them that is not understood.
+        Malformed: No binary glTF file, no gaussians in its scene, or a feature that is not supported.
     """
     reader = GlbReader(data)
     most_rows = len(data) // _FEWEST_BYTES_PER_ROW
@@ -118,7 +129,7 @@ def _concatenate(parts: list[Rows]) -> Rows:
     )
 
 
-def _primitive(reader: GlbReader, primitive: dict, settings: dict) -> Rows:
+def _primitive(reader: GlbReader, primitive: dict[str, Any], settings: dict[str, Any]) -> Rows:
     kernel, space = settings.get("kernel"), settings.get("colorSpace")
     if kernel != "ellipse":
         raise Malformed(f"has gaussians of kernel {str(kernel)[:40]!r}; only 'ellipse' is read")
@@ -133,7 +144,7 @@ def _primitive(reader: GlbReader, primitive: dict, settings: dict) -> Rows:
     attributes = reader.mapping(primitive, "attributes")
     count = None
 
-    def take(name: str, kind: str, types: str) -> np.ndarray:
+    def take(name: str, kind: str, types: str) -> Float[np.ndarray, "N width"]:
         nonlocal count
         values = reader.accessor(attributes.get(name), name, kind, types)
         count = len(values) if count is None else count
@@ -162,7 +173,7 @@ def _primitive(reader: GlbReader, primitive: dict, settings: dict) -> Rows:
 
 
 def _coefficients(degree: int) -> list[tuple[str, int]]:
-    """Attribute names of the coefficients up to `degree` and their places."""
+    """Attribute names of the coefficients up to `degree`, and their indices in `sh`."""
     return [
         (f"{EXTENSION}:SH_DEGREE_{band}_COEF_{order}", band * band + order)
         for band in range(degree + 1)
@@ -170,12 +181,12 @@ def _coefficients(degree: int) -> list[tuple[str, int]]:
     ]
 
 
-def _linear(colors: np.ndarray) -> np.ndarray:
-    """sRGB colours as the linear ones that COLOR_0 holds (IEC 61966-2-1)."""
+def _linear(colors: Float[np.ndarray, "N 3"]) -> Float[np.ndarray, "N 3"]:
+    """Linear colours, as in COLOR_0, of sRGB colours (IEC 61966-2-1)."""
     return np.where(colors <= 0.04045, colors / 12.92, ((colors + 0.055) / 1.055) ** 2.4)
 
 
-def _instances(reader: GlbReader) -> list[tuple[int, np.ndarray]]:
+def _instances(reader: GlbReader) -> list[tuple[int, Float[np.ndarray, "4 4"]]]:
     """(mesh, world matrix [4, 4]) of every node in the scene that shows a mesh."""
     scenes = reader.objects(reader.document, "scenes")
     if scenes:
@@ -201,7 +212,7 @@ def _instances(reader: GlbReader) -> list[tuple[int, np.ndarray]]:
     return found
 
 
-def _local_matrix(reader: GlbReader, node: dict) -> np.ndarray:
+def _local_matrix(reader: GlbReader, node: dict[str, Any]) -> Float[np.ndarray, "4 4"]:
     if "matrix" in node:
         return reader.numbers(node, "matrix", 16, ()).reshape(4, 4).T
     x, y, z, w = reader.numbers(node, "rotation", 4, (0, 0, 0, 1))
@@ -218,8 +229,8 @@ def _local_matrix(reader: GlbReader, node: dict) -> np.ndarray:
     return matrix
 
 
-def _decompose(matrix: np.ndarray) -> tuple[np.ndarray, float, list[float]]:
-    """Rotation [3, 3], scale and translation [3] of a world matrix."""
+def _decompose(matrix: Float[np.ndarray, "4 4"]) -> tuple[Float[np.ndarray, "3 3"], float, list[float]]:
+    """Rotation, scale and translation of a world matrix."""
     linear = matrix[:3, :3]
     with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
         scale = float(np.sqrt((linear**2).sum() / 3))
@@ -229,6 +240,6 @@ def _decompose(matrix: np.ndarray) -> tuple[np.ndarray, float, list[float]]:
         rigid = rigid and np.linalg.det(rotation) > 0
     if not rigid:
         raise Malformed("has a node that mirrors, shears or scales axes differently, not by one factor")
-    # The nearest exact rotation: what is left of float32 rounding must not reach the quaternions.
+    # The nearest exact rotation keeps float32 rounding out of the quaternions.
     left, _, right = np.linalg.svd(rotation)
     return left @ right, scale, matrix[:3, 3].tolist()

@@ -1,8 +1,8 @@
 """PLY files of gaussians in the layout of the original 3D Gaussian splatting code (INRIA).
 
-The default is its 62 float properties (x y z, nx ny nz, f_dc_0..2, f_rest_0..44, opacity, scale_0..2,
-rot_0..3), with unused f_rest filled with zeros: every viewer reads that. `f_rest` is channel by channel: all
-red coefficients first. Opacity is a logit, scales are logarithms, rotations wxyz.
+The default layout has 62 float properties (x y z, nx ny nz, f_dc_0..2, f_rest_0..44, opacity, scale_0..2, rot_0..3)
+with zeros in unused f_rest, which every viewer reads. `f_rest` runs channel by channel: all red coefficients first.
+Opacity is a logit, scales are logarithms, rotations wxyz.
 """
 
 import io
@@ -11,6 +11,7 @@ import os
 import pathlib
 
 import numpy as np
+from jaxtyping import Bool
 
 from splat.gaussians import Gaussians
 from splat.io.files import (
@@ -23,6 +24,7 @@ from splat.io.files import (
     on_host,
     write_atomically,
 )
+from splat.typing import AnyArray
 
 
 _TYPES = {
@@ -48,23 +50,41 @@ _MAX_HEADER = 64 * 1024
 _SLICE = 4096
 
 
-def save_ply(path: str | os.PathLike, gaussians: Gaussians, active=None, *, lean: bool = False) -> None:
-    """Writes a binary PLY file; a reader never sees half of it.
+def save_ply(
+    path: str | os.PathLike,
+    gaussians: Gaussians,
+    active: Bool[AnyArray, "N"] | None = None,
+    *,
+    lean: bool = False,
+) -> None:
+    """Writes a binary PLY file, atomically.
 
     Args:
-      path: target file; its folder must exist.
-      gaussians: N gaussians.
-      active: [N] bool, rows to write; all by default.
-      lean: leave out normals and unused f_rest properties (most readers, not all, accept it).
+        path: File to write; its folder must exist.
+        gaussians: N gaussians of one scene.
+        active: [N] bool, rows to write; None for all.
+        lean: Leave out normals and unused f_rest properties (most readers, not all, accept it).
 
     Raises:
-      NonFinite: some hold a NaN or an infinity; nothing is written.
+        NonFinite: Some hold a NaN or an infinity; nothing is written.
+        OSError: The file cannot be written.
     """
     write_atomically(pathlib.Path(path), encode_ply(on_host(gaussians, active), lean=lean))
 
 
 def encode_ply(gaussians: Rows, *, lean: bool = False) -> bytes:
-    """A whole binary file of `gaussians`; see `save_ply`."""
+    """Encodes a whole binary file.
+
+    Args:
+        gaussians: Rows to write.
+        lean: As for `save_ply`.
+
+    Returns:
+        The file's bytes.
+
+    Raises:
+        NonFinite: Some hold a NaN or an infinity.
+    """
     check_finite(gaussians)
     means, sh = gaussians.means, gaussians.sh
     count = len(means)
@@ -99,15 +119,15 @@ def load_ply(path: str | os.PathLike) -> Gaussians:
     """Reads gaussians from a PLY file: binary of either byte order or ascii, any property types and order.
 
     Args:
-      path: file with at least x, y, z, opacity, scale_0..2, rot_0..3 and f_dc_0..2 (or red, green, blue);
-        f_rest_* up to degree 4 are optional and other properties and elements are skipped.
+        path: File with at least x, y, z, opacity, scale_0..2, rot_0..3 and f_dc_0..2 (or red, green, blue); f_rest_* up
+            to degree 4 are optional, other properties and elements are skipped.
 
     Returns:
-      `Gaussians` of the file's SH degree; trailing degrees that are zero throughout are dropped.
+        `Gaussians` of the file's SH degree, without trailing degrees whose coefficients are all zero.
 
     Raises:
-      ValueError: the file is not such a PLY file; one line says why.
-      OSError: it cannot be read.
+        ValueError: The file is not such a PLY file; one line says why.
+        OSError: The file cannot be read.
     """
     data = pathlib.Path(path).read_bytes()
     try:
@@ -118,10 +138,16 @@ def load_ply(path: str | os.PathLike) -> Gaussians:
 
 
 def decode_ply(data: bytes) -> Rows:
-    """Gaussians of a PLY file's bytes; see `load_ply`.
+    """Decodes a whole file.
+
+    Args:
+        data: Its bytes, as `load_ply` reads them.
+
+    Returns:
+        Its gaussians.
 
     Raises:
-      Malformed: what is wrong; nothing is allocated for rows that the file does not hold.
+        Malformed: The file is damaged or not supported; nothing is allocated for rows that it does not hold.
     """
     return _gaussians(_vertices(data))
 

@@ -1,7 +1,7 @@
 """SPZ files: quantised gaussians in one gzip stream (versions 1 to 3; version 3 is written).
 
-A 16-byte header (magic "NGSP", version, count, SH degree, fractional bits, flags, reserved) is followed by
-one array for each attribute:
+After a 16-byte header (magic "NGSP", version, count, SH degree, fractional bits, flags, reserved) comes one array for
+each attribute:
 
     positions   3 x 24-bit fixed point (version 1: 3 x float16)
     opacities   1 byte, opacity * 255
@@ -19,6 +19,7 @@ import struct
 import zlib
 
 import numpy as np
+from jaxtyping import Float, UInt8, UInt32
 
 from splat.io.files import Malformed, Rows, logit, sigmoid, to_bytes, unit_quaternions
 
@@ -29,22 +30,25 @@ _SMALLEST_THREE_STEP = math.sqrt(0.5) / 511
 _HAS_EXTENSIONS = 2
 _MOST_EXTENSION_BYTES = 1 << 16
 _COORDINATE_SYSTEM_EXTENSION, _RIGHT_UP_BACK = 0xADBE0003, 4
-# Deflate cannot exceed 1032 to 1; large payloads above 64 to 1 are no scenes but attempts to fill the memory.
+# Deflate cannot exceed 1032 to 1; no scene exceeds 64 to 1, but attacks that fill the memory do.
 _HIGHEST_RATIO, _HIGHEST_RATIO_LARGE, _LARGE = 1032, 64, 1 << 24
 
 
 def encode_spz(gaussians: Rows, *, fractional_bits: int | None = None, sh_bits: tuple[int, int] = (5, 4)) -> bytes:
-    """A version-3 file of gaussians that are in the format's own frame.
+    """Encodes a whole version-3 file.
 
     Args:
-      gaussians: at least one; finite numbers, SH degree 0 to 3.
-      fractional_bits: positions are multiples of 2^-fractional_bits, 0 to 23; by default 12, more for objects
-        smaller than 1 and fewer for scenes beyond 2048.
-      sh_bits: bits of the coefficients of degree 1 and of those above, 1 to 8 (5 and 4 are what other writers
-        use; 8 doubles the size of files with harmonics).
+        gaussians: In the format's own frame; at least one, finite numbers, SH degree 0 to 3.
+        fractional_bits: Positions are multiples of 2^-fractional_bits, 0 to 23; by default 12, more for objects smaller
+            than 1 and fewer for scenes beyond 2048.
+        sh_bits: Bits of the coefficients of degree 1 and of those above, 1 to 8 each (other writers use 5 and 4; 8
+            doubles the size of files with harmonics).
+
+    Returns:
+        The file's bytes.
 
     Raises:
-      ValueError: positions or bits out of range.
+        ValueError: Positions or bits are out of range.
     """
     extent = float(np.abs(gaussians.means).max())
     most_bits = 23 - max(math.frexp(extent)[1], 0)
@@ -76,10 +80,16 @@ def encode_spz(gaussians: Rows, *, fractional_bits: int | None = None, sh_bits: 
 
 
 def decode_spz(data: bytes) -> Rows:
-    """Gaussians (in the format's frame) of an SPZ file's bytes, version 1 to 3.
+    """Decodes a whole file of version 1 to 3.
+
+    Args:
+        data: Its bytes.
+
+    Returns:
+        Its gaussians in the format's own frame.
 
     Raises:
-      Malformed: what is wrong; nothing larger than the gaussians that the file can hold is allocated.
+        Malformed: The file is damaged or not supported; never more is allocated than the gaussians that it can hold.
     """
     if data[:4] == b"NGSP":
         raise Malformed("is SPZ version 4 (zstd); convert it: splat-transform in.spz --spz-version 3 out.spz")
@@ -134,7 +144,7 @@ def _inflate(data: bytes, most: int) -> tuple[bytes, bool]:
 
 
 def _check_extensions(data: bytes) -> None:
-    """Records of type, length, content: all are about viewing, but one changes the frame."""
+    """Refuses the one extension that changes the frame; records are (type, length, content)."""
     while len(data) >= 8:
         kind, size = struct.unpack_from("<II", data)
         content, data = data[8 : 8 + size], data[8 + size :]
@@ -142,7 +152,7 @@ def _check_extensions(data: bytes) -> None:
             raise Malformed("declares a coordinate system other than right-up-back")
 
 
-def _positions(raw: np.ndarray, version: int, fractional_bits: int) -> np.ndarray:
+def _positions(raw: UInt8[np.ndarray, "N width"], version: int, fractional_bits: int) -> Float[np.ndarray, "N 3"]:
     if version == 1:
         means = raw.view("<f2").astype(np.float64)
         if not np.isfinite(means).all():
@@ -153,11 +163,11 @@ def _positions(raw: np.ndarray, version: int, fractional_bits: int) -> np.ndarra
     return (fixed - ((fixed & 0x800000) << 1)) * 2.0**-fractional_bits
 
 
-def _pack_smallest_three(quats: np.ndarray) -> np.ndarray:
-    """Quaternions [N, 4] wxyz as [N] uint32."""
+def _pack_smallest_three(quats: Float[np.ndarray, "N 4"]) -> UInt32[np.ndarray, "N"]:
+    """Packs quaternions, wxyz."""
     xyzw = np.roll(unit_quaternions(quats), -1, axis=1)
     largest = np.abs(xyzw).argmax(axis=1)
-    # q and -q are one rotation: the component that is not stored is made positive.
+    # q and -q are one rotation: choose the sign that makes the omitted component positive.
     xyzw = np.where(np.take_along_axis(xyzw, largest[:, None], axis=1) < 0, -xyzw, xyzw)
     magnitude = np.minimum(np.rint(np.abs(xyzw) / _SMALLEST_THREE_STEP), 511).astype(np.uint32)
     fields = (xyzw < 0).astype(np.uint32) << 9 | magnitude
@@ -167,8 +177,8 @@ def _pack_smallest_three(quats: np.ndarray) -> np.ndarray:
     return packed.astype("<u4")
 
 
-def _unpack_smallest_three(raw: np.ndarray) -> np.ndarray:
-    """[N, 4] bytes as unit quaternions [N, 4] wxyz."""
+def _unpack_smallest_three(raw: UInt8[np.ndarray, "N 4"]) -> Float[np.ndarray, "N 4"]:
+    """Unit quaternions, wxyz, of version 3."""
     packed = np.ascontiguousarray(raw).view("<u4").reshape(len(raw))
     largest = packed >> 30
     xyzw = np.zeros((len(raw), 4))
@@ -179,12 +189,12 @@ def _unpack_smallest_three(raw: np.ndarray) -> np.ndarray:
         packed = np.where(stored, packed >> 10, packed)
     left = np.sqrt(np.maximum(1.0 - (xyzw**2).sum(axis=1), 0.0))
     xyzw[np.arange(len(raw)), largest] = left
-    # Magnitudes that no unit quaternion has leave more than one: normalised, not passed on.
+    # Stored magnitudes may exceed those of a unit quaternion.
     return unit_quaternions(np.roll(xyzw, 1, axis=1))
 
 
-def _unpack_first_three(raw: np.ndarray) -> np.ndarray:
-    """[N, 3] bytes as unit quaternions [N, 4] wxyz with w >= 0."""
+def _unpack_first_three(raw: UInt8[np.ndarray, "N 3"]) -> Float[np.ndarray, "N 4"]:
+    """Unit quaternions, wxyz with w >= 0, of versions 1 and 2."""
     xyz = raw / 127.5 - 1.0
     w = np.sqrt(np.maximum(1.0 - (xyz**2).sum(axis=1), 0.0))
     return unit_quaternions(np.concatenate([w[:, None], xyz], axis=1))

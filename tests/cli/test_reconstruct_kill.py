@@ -1,13 +1,12 @@
 """SIGKILL at random moments of `im3d reconstruct`, and the same command again: the bytes of a run left alone."""
 
 import multiprocessing
-import os
 import random
 import time
 
 import pytest
 
-from tests.cli.runs import results, write_capture
+from tests.runs import results, write_capture
 
 
 KILLS = 10
@@ -15,14 +14,16 @@ KILLS = 10
 RUN = """
 import jax
 
-from im3d_jax.cli import common, fits, stages
+from im3d_jax import environment
 from im3d_jax.cli.main import main
+from im3d_jax.generation import fits, products
 
-jax.config.update("jax_compilation_cache_dir", str(common.compilation_cache()))
+# A cache of its own: a process that is killed may leave half an entry.
+jax.config.update("jax_compilation_cache_dir", cache)
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
-common.start_jax = lambda: None
+environment.start_jax = lambda: None
 fits.CHECKPOINT_SECONDS = 0.0
-stages.TURNTABLE_SIDE, stages.TURNTABLE_FRAMES = 16, 2
+products.TURNTABLE = products.Turntable(frames=2, side=16)
 raise SystemExit(main(arguments))
 """
 
@@ -35,31 +36,30 @@ def capture(tmp_path_factory):
 @pytest.fixture(scope="module")
 def start(tmp_path_factory, capture):
     """Starts the program in a process of its own on an output folder."""
-    os.environ["IM3D_COMPILATION_CACHE_DIR"] = str(tmp_path_factory.mktemp("compiled"))
+    cache = str(tmp_path_factory.mktemp("compiled"))
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["im3d_jax.cli.stages", "im3d_jax.cli.reconstruct"])
+    context.set_forkserver_preload(["im3d_jax.generation.api", "im3d_jax.cli.reconstruct"])
 
     def begin(folder):
         flags = ["--steps=60", "--gaussians=192", "--sh_degree=0"]
         arguments = ["reconstruct", f"--data={capture}", f"--out={folder}", *flags]
-        process = context.Process(target=exec, args=(RUN, {"arguments": arguments}))
+        process = context.Process(target=exec, args=(RUN, {"arguments": arguments, "cache": cache}))
         process.start()
         return process
 
-    yield begin
-    del os.environ["IM3D_COMPILATION_CACHE_DIR"]
+    return begin
 
 
 def test_ten_kills(start, tmp_path):
     process = start(tmp_path / "alone")
-    process.join(120)
+    process.join(300)
     assert process.exitcode == 0
     expected = results(tmp_path / "alone")
     assert {"asset.ply", "state/fit0.npz", "state/previews/000060.png"} <= expected.keys()
     assert not any("partial" in name for name in expected)
     begun = time.monotonic()
     process = start(tmp_path / "warm")
-    process.join(120)
+    process.join(300)
     longest = time.monotonic() - begun
 
     chance = random.Random(0)
@@ -79,5 +79,5 @@ def test_ten_kills(start, tmp_path):
     assert inside_fits > 0
     folder = tmp_path / f"killed{number}"
     process = start(folder)
-    process.join(120)
+    process.join(300)
     assert process.exitcode == 0 and results(folder) == expected

@@ -6,8 +6,8 @@ import math
 import numpy as np
 import pytest
 
-from im3d_jax.data.captures import load_capture
 from im3d_jax.data.camera_files import encode_cameras
+from im3d_jax.data.captures import load_capture
 from im3d_jax.images.files import encode_png
 from splat import orbit_cameras
 

@@ -139,7 +139,7 @@ def test_a_file_shorter_than_its_counts_never_reaches_pycolmap(tmp_path, sound, 
         (tmp_path / file).write_bytes(damage(raw) if file == name else raw)
     monkeypatch.setattr(pycolmap, "Reconstruction", lambda path: pytest.fail("read without end"))
     line = refused(tmp_path)
-    assert f"{name}: " in line and "fewer than its own counts announce" in line
+    assert f"{name}: " in line and "fewer than the counts in it require" in line
 
 
 @pytest.mark.parametrize("number", [np.nan, np.inf, 1e300])

@@ -160,6 +160,10 @@ def test_timestep_grids():
     assert steps(timestep_grid(3, process, spacing="linspace")) == [999, 499.5, 0]
     assert steps(timestep_grid(3, process, spacing="trailing")) == [999, 666, 332]
     assert timestep_grid(5, process)[-1] == 0 and timestep_grid(5, process).dtype == np.float32
+
+
+def test_timesteps_that_there_are_not(unchecked):
+    process = DiscreteScaledLinear()
     for wrong, message in [
         (dict(steps=0), "1 to 1000 evaluations, got steps=0"),
         (dict(steps=1000, offset=1), "reach timestep 1000, but the last is 999"),

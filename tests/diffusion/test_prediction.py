@@ -83,7 +83,7 @@ def test_eps_without_signal_is_an_error(pair):
     np.testing.assert_array_equal(convert_prediction(value, x_t, 1.0, Cosine(), "eps", "eps"), value)
 
 
-def test_dtype_and_wrong_input(pair):
+def test_dtype_and_wrong_input(pair, unchecked):
     value, x_t = (jnp.asarray(a, jnp.bfloat16) for a in pair)
     for target in KINDS:
         assert convert_prediction(value, x_t, 0.5, Cosine(), "v", target).dtype == jnp.bfloat16

@@ -124,6 +124,6 @@ def test_add_noise_per_sample():
         (lambda: add_noise(jnp.zeros(2), jnp.zeros(2), jnp.zeros(3), Cosine()), "one value for each"),
     ],
 )
-def test_wrong_input_is_named(make, words):
+def test_wrong_input_is_named(make, words, unchecked):
     with pytest.raises(ValueError, match=words):
         make()

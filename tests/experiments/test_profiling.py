@@ -4,9 +4,9 @@ from types import SimpleNamespace
 
 import jax.numpy as jnp
 import pytest
-from absl import app
 
-from experiments import profiling
+from experiments.benchmarks import profiling
+from im3d_jax.errors import InputError
 
 
 def stream(name, *events):
@@ -33,5 +33,5 @@ def test_times_and_launches_are_of_one_call():
 
 
 def test_a_device_without_kernels_is_a_wrong_flag():
-    with pytest.raises(app.UsageError, match="--kernels: the trace holds no kernels"):
+    with pytest.raises(InputError, match="--kernels: the trace holds no kernels"):
         profiling.kernels(lambda: jnp.ones(3) + 1, 5)

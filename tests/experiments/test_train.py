@@ -1,5 +1,6 @@
 """All four stages for two steps each on a very small model, through the program itself."""
 
+import dataclasses
 import json
 import shutil
 
@@ -11,7 +12,9 @@ from absl.testing import flagsaver
 
 from experiments import train
 from experiments.configs.training import TrainConfig
+from experiments.validation import validate
 from im3d_jax.models import is_temporal_parameter
+from im3d_jax.pipelines.bundle import BundleModel
 from im3d_jax.weights import flatten, load_bundle
 
 
@@ -170,3 +173,32 @@ def test_rates(optimizer):
 def test_an_unknown_optimizer_is_refused():
     with pytest.raises(ValueError, match="expected adamw or muon"):
         train.make_optimizer(TrainConfig(optimizer="sgd"), {"a.kernel": np.ones((2, 2), np.float32)})
+
+
+def test_figures_on_held_out_objects(stages):
+    """Against the model that draws with the same parameters, in numpy."""
+    made, _ = stages
+    bundle = made["elevation"]
+    config = train.apply_overrides(TrainConfig(stage="video"), [*MODEL, *RUN, "frames=(0,4,8,12)"])
+    test = train.make_data(config, bundle, "test", 2)
+    figures = validate(config, bundle, test)
+    model = BundleModel(bundle)
+    decoded = np.stack([np.asarray(model._decode(model.params["autoencoder"], row)) for row in test["latents"]])
+    on_white = decoded[..., :3] * decoded[..., 3:] + 1 - decoded[..., 3:]
+    errors = np.square(on_white[:, 1:] - on_white[:, :1]).mean((2, 3, 4))
+    assert figures["repeat_psnr"] == pytest.approx(np.mean(-10 * np.log10(errors)), abs=1e-3)
+    assert np.isfinite(figures["test_psnr"]) and set(figures) == {"repeat_psnr", "test_psnr"}
+    elevation = {"latents": test["latents"], "elevation": np.float32([0.3, -0.2])}
+    head = model._elevation(model.params["elevation"], test["latents"].astype(np.float32))
+    wanted = np.rad2deg(np.abs(np.asarray(head) - elevation["elevation"])).mean()
+    found = validate(dataclasses.replace(config, stage="elevation"), bundle, elevation)
+    assert found == {"test_degrees": pytest.approx(wanted, rel=1e-4)}
+    pictures = train.make_data(dataclasses.replace(config, stage="autoencoder"), bundle, "test", 1)
+    latents = model._encode(model.params["autoencoder"], pictures["rgba"] / np.float32(255))
+    again = np.asarray(model._decode(model.params["autoencoder"], latents))
+    true = np.asarray(pictures["rgba"]) / 255
+    pair = [views[..., :3] * views[..., 3:] + 1 - views[..., 3:] for views in (again, true)]
+    wanted = np.mean(-10 * np.log10(np.square(pair[0] - pair[1]).mean((1, 2, 3))))
+    found = validate(dataclasses.replace(config, stage="autoencoder"), bundle, pictures)
+    assert found == {"test_psnr": pytest.approx(wanted, abs=1e-3)}
+    assert validate(dataclasses.replace(config, stage="images"), bundle, test) == {}

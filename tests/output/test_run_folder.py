@@ -98,7 +98,7 @@ def test_other_settings_are_refused_and_overwritten_on_demand(tmp_path):
 
 def test_foreign_results_are_refused(tmp_path):
     (tmp_path / "asset.ply").write_text("precious")
-    with pytest.raises(RunFolderError, match="something else"):
+    with pytest.raises(RunFolderError, match="is not a run folder"):
         RunFolder(tmp_path, {})
     assert (tmp_path / "asset.ply").read_text() == "precious"
 

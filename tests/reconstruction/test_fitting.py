@@ -1,6 +1,7 @@
 """Fitting a small known scene: it converges, resumes bit for bit, and never loses pairs silently."""
 
 import dataclasses
+import json
 import math
 
 import jax
@@ -10,8 +11,9 @@ import pytest
 
 import splat
 from im3d_jax.images import metrics
+from im3d_jax.images.alpha import composite
+from im3d_jax.pipelines import bundle
 from im3d_jax.reconstruction import (
-    PRESETS,
     FitConfig,
     Targets,
     capture_config,
@@ -24,7 +26,7 @@ from im3d_jax.reconstruction import (
     save_state,
 )
 from im3d_jax.reconstruction.fitting import views_of_step
-from splat.density import DensityConfig
+from splat.strategies import DefaultStrategy
 
 
 SIZE, VIEWS = 32, 6
@@ -36,7 +38,7 @@ CONFIG = FitConfig(
     densify_every=10,
     densify_from=20,
     densify_until=90,
-    density=DensityConfig(0.0, growth=0.1, split_scale=0.05, min_opacity=0.02, max_scale=0.3),
+    strategy=DefaultStrategy(0.0, growth=0.1, split_scale=0.05, min_opacity=0.02, max_scale=0.3),
     perceptual_weight=0.5,
     lr_means=(1e-2, 1e-3),
     lr_sh=2e-2,
@@ -197,11 +199,23 @@ def test_targets_of_another_size_are_refused(start, cameras):
 
 
 def test_presets_and_settings_are_checked():
-    assert {"draft", "standard", "best", "capture"} <= PRESETS.keys()
-    assert (PRESETS["draft"].steps, PRESETS["standard"].steps) == (300, 1200)
-    assert all(hash(preset) is not None and preset.capacity <= 10_000 for preset in (PRESETS["standard"],))
+    fits = {name: quality.fit for name, quality in bundle.QUALITIES.items()}
+    assert [fits[name].steps for name in ("draft", "standard", "best")] == [300, 1200, 2400]
+    assert all(hash(config) is not None and config.capacity <= 10_000 for config in fits.values())
     with pytest.raises(ValueError, match="initial <= capacity"):
         FitConfig(initial=10, capacity=5)
+    with pytest.raises(ValueError, match="got strategy='mcmc'; expected an object such as splat"):
+        FitConfig(strategy="mcmc")
+    with pytest.raises(ValueError, match="got strategy='best'; expected one of default, mcmc"):
+        capture_config(strategy="best")
+
+
+def test_saved_settings_say_which_strategy_they_belong_to():
+    for name in ("default", "mcmc"):
+        saved = json.loads(json.dumps(dataclasses.asdict(capture_config(7000, strategy=name))))
+        assert saved["strategy"]["name"] == name
+        assert saved["strategy"].get("reset_every") == (3000 if name == "default" else None)
+        assert saved["strategy"].get("cap") == (40_000 if name == "mcmc" else None)
 
 
 def test_room_for_pairs_follows_the_growth_within_limits():

@@ -6,8 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from im3d_jax import models
-from im3d_jax.images import metrics
+from im3d_jax.images.alpha import composite, composite_on_white
 from im3d_jax.models import perceptual
 from im3d_jax.reconstruction import FitConfig, losses
 

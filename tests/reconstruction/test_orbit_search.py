@@ -96,7 +96,7 @@ def test_steep_views_are_searched_where_they_were_taken(monkeypatch):
         seen.append(float(result[0].elevation))
         return result
 
-    monkeypatch.setattr(orbits, "_run", spy)
+    monkeypatch.setattr(orbit_search, "_run", spy)
     views = np.ones((3, 32, 32, 4), np.float32)
     known = {"elevation": math.radians(89.0), "fixed": True, "key": jax.random.key(0), **RIG}
     orbit_search.find_orbit(views, directions=orbit_search.DIRECTIONS, search=steps, **known)

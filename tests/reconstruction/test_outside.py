@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 import splat
+from im3d_jax.pipelines import bundle
 from im3d_jax.reconstruction import (
-    PRESETS,
     FitConfig,
     Targets,
     capture_config,
@@ -157,7 +157,7 @@ def test_a_fit_removes_at_its_last_step_only_and_once(state, cameras, rgba, monk
 
 
 def test_generated_views_are_cleaned_and_captures_are_not():
-    assert all(PRESETS[quality].outside_views == 2 for quality in ("draft", "standard", "best"))
-    assert PRESETS["capture"].outside_views == capture_config(random_background=True).outside_views == 0
+    assert all(quality.fit.outside_views == 2 for quality in bundle.QUALITIES.values())
+    assert capture_config().outside_views == capture_config(random_background=True).outside_views == 0
     with pytest.raises(ValueError, match="outside_views=-1"):
         FitConfig(outside_views=-1)

@@ -11,6 +11,7 @@ import pytest
 
 import splat
 from splat.binning import build_bins
+from splat.options import RenderOptions, resolve
 from splat.projection import project
 from splat.tiles import TileGrid
 
@@ -133,7 +134,9 @@ EXACT_CAMERAS = splat.orbit_cameras(0.35, views=2, fov=0.6, width=61, height=43)
 def lists_of(gaussians):
     """Projected gaussians and the bins with and without the exact test."""
     projected = project(gaussians, EXACT_CAMERAS)
-    grids = [TileGrid(2, 61, 43, 8, 4, 8, 16384, exact=exact) for exact in (False, True)]
+    sizes = {"tile_size": 8, "block_size": 4, "slab": 8}
+    options = [resolve(RenderOptions(exact_tiles=exact, **sizes)) for exact in (False, True)]
+    grids = [TileGrid(2, 61, 43, 16384, each) for each in options]
     bins = [build_bins(projected, grid) for grid in grids]
     return projected, [(tiles_of(b, grid), b) for b, grid in zip(bins, grids, strict=True)]
 
@@ -181,7 +184,7 @@ def test_exact_tiles_give_the_same_image_and_gradients():
     @functools.partial(jax.jit, static_argnums=1)
     def run(gaussians, exact):
         def loss(gaussians):
-            out = splat.render(gaussians, EXACT_CAMERAS, capacity=16384, exact_tiles=exact)
+            out = splat.render(gaussians, EXACT_CAMERAS, capacity=16384, options=RenderOptions(exact_tiles=exact))
             return jnp.sum(out.rgb * jnp.arange(3.0)[None, None, None]) + jnp.sum(out.depth), out
 
         return jax.grad(loss, has_aux=True)(gaussians)
@@ -190,13 +193,14 @@ def test_exact_tiles_give_the_same_image_and_gradients():
     np.testing.assert_allclose(out.rgb, plain_out.rgb, atol=2e-6)
     for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(plain), strict=True):
         np.testing.assert_allclose(a, b, atol=1e-5 * float(jnp.abs(b).max()))
-    need = splat.count_pairs(gaussians, EXACT_CAMERAS, exact_tiles=True)
+    need = splat.count_pairs(gaussians, EXACT_CAMERAS, options=RenderOptions(exact_tiles=True))
     assert need == int(out.pairs) < int(plain_out.pairs)
 
 
 def test_exact_tiles_overflow_is_reported():
     """Where pairs do not fit, and where not even the rows of tiles do."""
+    options = RenderOptions(exact_tiles=True)
     for capacity in (150, 20):
         with pytest.warns(UserWarning, match=f"room for {capacity}"):
-            out = splat.render(shapes("wide"), EXACT_CAMERAS, capacity=capacity, exact_tiles=True)
+            out = splat.render(shapes("wide"), EXACT_CAMERAS, capacity=capacity, options=options)
         assert bool(out.overflow) and np.all(np.isfinite(out.rgb))

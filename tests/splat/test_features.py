@@ -66,8 +66,7 @@ def everything():
                 features=features,
                 mean2d_offset=offset,
                 absolute_offset=absolute,
-                median_depth=True,
-                normals=True,
+                options=splat.RenderOptions(median_depth=True, normals=True),
             )
             return jnp.sum(COTANGENT * out.rgb), out
 
@@ -138,7 +137,8 @@ def test_absolute_gradients_are_sums_over_the_pixels_of_absolute_values(everythi
 def test_median_depth_gradient_reaches_the_splats_it_shows():
     def loss(means):
         gaussians = scene().replace(means=means)
-        return jnp.sum(splat.render(gaussians, CAMERAS, capacity=CAPACITY, median_depth=True).median_depth)
+        out = splat.render(gaussians, CAMERAS, capacity=CAPACITY, options=splat.RenderOptions(median_depth=True))
+        return jnp.sum(out.median_depth)
 
     gradient = jax.jit(jax.grad(loss))(scene().means)
     _, after, depths = dense(scene(), CAMERAS)
@@ -155,7 +155,8 @@ def test_median_depth_gradient_reaches_the_splats_it_shows():
 def test_antialiased_keeps_the_light_of_small_gaussians():
     """Dense images with the compensated opacity; the light of a far, tiny gaussian is that of its own area."""
     gaussians = scene(size=-4.0)
-    out = splat.render(gaussians, CAMERAS, antialiased=True)
+    options = splat.RenderOptions(antialiased=True)
+    out = splat.render(gaussians, CAMERAS, options=options)
     weights, _, _ = dense(gaussians, CAMERAS, antialiased=True)
     np.testing.assert_allclose(out.alpha, weights.sum(1), atol=5e-6)
     sharp, plain = (project(gaussians, CAMERAS, antialiased=a) for a in (True, False))
@@ -165,7 +166,7 @@ def test_antialiased_keeps_the_light_of_small_gaussians():
     np.testing.assert_allclose(np.asarray(sharp.opacities) / np.asarray(plain.opacities), ratio, atol=2e-4)
     assert ratio.max() < 0.9
     needles = gaussians.replace(log_scales=gaussians.log_scales.at[:, 1:].set(-90.0))
-    grad = jax.grad(lambda g: jnp.sum(splat.render(g, CAMERAS, capacity=CAPACITY, antialiased=True).rgb))(needles)
+    grad = jax.grad(lambda g: jnp.sum(splat.render(g, CAMERAS, capacity=CAPACITY, options=options).rgb))(needles)
     assert all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(grad))
 
 
@@ -243,6 +244,7 @@ def test_extreme_scenes_stay_finite_with_every_option():
     """Values and all gradients, through a distorting lens, of scenes with broken proportions."""
     lens = CAMERAS[:1].replace(distortion=jnp.array([[-0.25, 0.08, 0.003, -0.002, -0.01]]))
     zeros = jnp.zeros((1, N, 2))
+    every = splat.RenderOptions(antialiased=True, exact_tiles=True, normals=True, median_depth=True)
 
     @jax.jit
     def run(gaussians, lens):
@@ -251,13 +253,10 @@ def test_extreme_scenes_stay_finite_with_every_option():
                 gaussians,
                 lens,
                 capacity=CAPACITY,
-                antialiased=True,
-                exact_tiles=True,
-                normals=True,
-                median_depth=True,
                 features=features,
                 mean2d_offset=offset,
                 absolute_offset=absolute,
+                options=every,
             )
             images = out.rgb, out.alpha, out.depth, out.features, out.median_depth, out.normals
             return sum(jnp.sum(image) for image in images), out

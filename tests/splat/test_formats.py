@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import splat
-from experiments.fuzz import fuzz
+from experiments.benchmarks.readers import fuzz
 from splat import harmonics
 from splat.gaussians import usable
 from splat.io import frames

@@ -329,12 +329,12 @@ def test_no_gaussians_and_no_pixels():
         ({"means": jnp.zeros((N, 2))}, "means"),
     ],
 )
-def test_wrong_shapes_are_named(change, message):
+def test_wrong_shapes_are_named(change, message, unchecked):
     with pytest.raises(ValueError, match=message):
         splat.render(scene().replace(**change), CAMERAS, capacity=CAPACITY)
 
 
-def test_wrong_background_and_camera_shapes_are_named():
+def test_wrong_background_and_camera_shapes_are_named(unchecked):
     with pytest.raises(ValueError, match="background"):
         splat.render(scene(), CAMERAS, background=jnp.zeros(4))
     single = CAMERAS.replace(world_to_camera=CAMERAS.world_to_camera[0], intrinsics=CAMERAS.intrinsics[0])
@@ -372,32 +372,41 @@ def test_inner_forms_agree():
         np.testing.assert_allclose(ours, other, atol=2e-5 * float(jnp.abs(ours).max()))
 
 
-@pytest.mark.parametrize("options", [False, True])
+@pytest.mark.parametrize("every", [False, True])
 @pytest.mark.parametrize("backend", ["cpu", "gpu", "tpu"])
-def test_lowers_for_every_platform(monkeypatch, backend, options):
+def test_lowers_for_every_platform(monkeypatch, backend, every):
     """All inner forms, values and gradients, with every option or none, by lowering alone."""
     from jax import export
 
     monkeypatch.setattr(jax, "default_backend", lambda: backend)
 
-    more = {}
-    if options:
-        more = {
-            "antialiased": True,
-            "exact_tiles": True,
-            "median_depth": True,
-            "normals": True,
-            "features": jnp.ones((N, 2)),
-            "absolute_offset": jnp.zeros((1, N, 2)),
-        }
+    arrays = {"features": jnp.ones((N, 2)), "absolute_offset": jnp.zeros((1, N, 2))} if every else {}
+    options = splat.RenderOptions(antialiased=every, exact_tiles=every, median_depth=every, normals=every)
 
-    def loss(gaussians, cameras, more):
-        out = splat.render(gaussians, cameras, capacity=CAPACITY, **more)
-        extra = jnp.sum(out.median_depth) + jnp.sum(out.normals) + jnp.sum(out.features) if options else 0.0
+    def loss(gaussians, cameras, arrays):
+        out = splat.render(gaussians, cameras, capacity=CAPACITY, options=options, **arrays)
+        extra = jnp.sum(out.median_depth) + jnp.sum(out.normals) + jnp.sum(out.features) if every else 0.0
         return jnp.sum(out.rgb) + extra
 
-    flags = {name: value for name, value in more.items() if isinstance(value, bool)}
-    arrays = {name: value for name, value in more.items() if name not in flags}
-    step = jax.jit(jax.grad(lambda g, c, arrays: loss(g, c, flags | arrays), argnums=(0, 2)))
+    step = jax.jit(jax.grad(loss, argnums=(0, 2)))
     exported = export.export(step, platforms=("cpu", "cuda", "tpu"))(scene(), CAMERAS, arrays)
     assert exported.platforms == ("cpu", "cuda", "tpu")
+
+
+@pytest.mark.parametrize("change", [{"tile_size": 0}, {"block_size": 0}, {"slab": -1}, {"unroll": -1}])
+def test_sizes_out_of_range_are_named(change):
+    ((name, value),) = change.items()
+    with pytest.raises(ValueError, match=f"{name}={value}; expected"):
+        splat.RenderOptions(**change)
+
+
+def test_options_take_the_defaults_of_the_backend_where_none_is_given(monkeypatch):
+    from splat.options import resolve
+
+    found = {}
+    for backend in ("cpu", "gpu", "tpu"):
+        monkeypatch.setattr(jax, "default_backend", lambda backend=backend: backend)
+        sizes = resolve(splat.RenderOptions(normals=True, unroll=0))
+        assert sizes.normals and sizes.unroll == 0 and sizes.block_size == 32 and resolve(sizes) == sizes
+        found[backend] = sizes.tile_size, sizes.slab, resolve(splat.RenderOptions()).unroll
+    assert found == {"cpu": (8, 96, 1), "gpu": (8, 8192, 8), "tpu": (16, 2048, 0)}

@@ -11,6 +11,7 @@ import pytest
 
 import splat
 from splat.binning import build_bins
+from splat.options import RenderOptions, resolve
 from splat.projection import project
 from splat.tiles import TileGrid, tile_ranges
 
@@ -165,7 +166,8 @@ def test_tile_lists_are_a_subset_in_the_same_order(kind, tile):
     """What gsplat lists and we do not has alpha < 1/255 in every pixel of the tile."""
     params, cameras = scene(kind)
     projected = project(splat.Gaussians(*map(jnp.asarray, params)), cameras)
-    grid = TileGrid(VIEWS, WIDTH, HEIGHT, tile, block=4, slab=8, capacity=8192)
+    options = resolve(RenderOptions(tile_size=tile, block_size=4, slab=8))
+    grid = TileGrid(VIEWS, WIDTH, HEIGHT, 8192, options)
     ours = our_lists(projected, grid)
     means, conics, depths = (torch.tensor(np.asarray(a)) for a in (projected.means, projected.conics, projected.depths))
     radii = project_by_gsplat(list(map(wide, params)), wide(cameras.world_to_camera), wide(cameras.intrinsics))[0]

@@ -35,7 +35,8 @@ def test_golden_images_of_gsplat(shared_data, case, tile):
     fields = [np.concatenate([f, np.full((16 - len(f), *f.shape[1:]), np.nan, f.dtype)]) for f in fields]
     cameras = splat.Cameras(jnp.asarray(w2c)[None], jnp.asarray(k)[None], width, height)
     gaussians = splat.Gaussians(*map(jnp.asarray, fields))
-    out = splat.render(gaussians, cameras, tile_size=tile, capacity=512, active=active)
+    options = splat.RenderOptions(tile_size=tile)
+    out = splat.render(gaussians, cameras, capacity=512, active=active, options=options)
     assert int(out.pairs) <= 512 and int(out.invalid) == 0
     image = np.concatenate([out.rgb[0], out.alpha[0][..., None]], -1)
     np.testing.assert_allclose(image, z["out_img"], atol=2e-6, rtol=0)

@@ -53,7 +53,8 @@ def make_step(draw, capacity):
 
     def loss(parts, active, weights):
         gaussians, cameras, arrays = parts
-        out = draw(gaussians, cameras, active=active, capacity=capacity, median_depth=True, normals=True, **arrays)
+        options = splat.RenderOptions(median_depth=True, normals=True)
+        out = draw(gaussians, cameras, active=active, capacity=capacity, options=options, **arrays)
         planes = [out.alpha[..., None], out.depth[..., None], out.median_depth[..., None]]
         images = jnp.concatenate([out.rgb, *planes, out.normals, out.features], axis=-1)
         return jnp.sum(images * weights), out

@@ -13,6 +13,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
+from im3d_jax.errors import WeightsError
 from im3d_jax.models.clip import CLIPTextConfig, CLIPVisionConfig
 from im3d_jax.parallel import fsdp_sharding, make_mesh
 from im3d_jax.weights import checkpoints
@@ -22,7 +23,6 @@ from im3d_jax.weights.encoders import encoder_table, load_encoder
 from im3d_jax.weights.names.networks import autoencoder_shapes, autoencoder_table, unet_shapes, unet_table
 from im3d_jax.weights.presets import PRESETS
 from im3d_jax.weights.tensor_files import DTYPES, StoredTensor, arranged, list_tensors, read_tensor, write_tensors
-from im3d_jax.errors import WeightsError
 from im3d_jax.weights.trees import flatten
 
 

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
+from im3d_jax.errors import WeightsError
 from im3d_jax.models import clip, t5
 from im3d_jax.weights.encoders import detect_layout, encoder_shapes, encoder_table, load_encoder
-from im3d_jax.errors import WeightsError
 from im3d_jax.weights.trees import flatten
 
 

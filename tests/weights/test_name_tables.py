@@ -6,11 +6,11 @@ import pathlib
 import numpy as np
 import pytest
 
+from im3d_jax.errors import WeightsError
 from im3d_jax.models import is_temporal_parameter
 from im3d_jax.weights.names.networks import autoencoder_shapes, autoencoder_table, count, unet_shapes, unet_table
 from im3d_jax.weights.names.table import CONV, FRAMES, LINEAR, POINTWISE, check_complete, make_table
 from im3d_jax.weights.presets import PRESETS, with_norm_eps
-from im3d_jax.errors import WeightsError
 from im3d_jax.weights.trees import flatten
 
 

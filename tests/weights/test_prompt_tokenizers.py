@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import tokenizers
 
-from im3d_jax.weights.prompt_tokenizers import load_clip_tokenizer, load_t5_tokenizer
 from im3d_jax.errors import WeightsError
+from im3d_jax.weights.prompt_tokenizers import load_clip_tokenizer, load_t5_tokenizer
 
 
 START, END = "<|startoftext|>", "<|endoftext|>"
@@ -129,7 +129,7 @@ def test_t5_as_in_transformers(tmp_path):
         (lambda folder: (folder / "vocab.json").write_text('{"a": %s}' % ("1" * 5000)), "not readable as JSON"),
         (lambda folder: (folder / "vocab.json").write_text('{"a": 1}'), "number its tokens"),
         (lambda folder: (folder / "vocab.json").write_text('{"a": 0}'), "no token <.startoftext.>"),
-        (lambda folder: (folder / "merges.txt").write_text("q z</w>\n"), "merge 'q z</w>' is not of known"),
+        (lambda folder: (folder / "merges.txt").write_text("q z</w>\n"), "merge 'q z</w>' joins unknown"),
         (lambda folder: (folder / "merges.txt").write_bytes(b"\xff\xfe"), "not readable as UTF-8"),
         (lambda folder: (folder / "tokenizer.json").write_text("[]"), "must hold a JSON object"),
         (lambda folder: (folder / "tokenizer.json").write_text('{"model": {"merges": 3}}'), "must list its merges"),
@@ -137,7 +137,7 @@ def test_t5_as_in_transformers(tmp_path):
             lambda folder: (folder / "tokenizer.json").write_text(
                 json.dumps({"model": {"vocab": json.loads((folder / "vocab.json").read_text()), "merges": [5]}})
             ),
-            "merge '5' is not of known",
+            "merge '5' joins unknown",
         ),
         (
             lambda folder: (folder / "tokenizer.json").write_text('{"model": {"type": "Other"}}'),
@@ -158,7 +158,7 @@ def test_refused_clip_files(clip_folder, change, message):
         (lambda data: data["model"].update(type="BPE"), "a Unigram model, found BPE"),
         (lambda data: data["model"].update(vocab=PIECES[3:]), "must list <pad>"),
         (lambda data: data["model"].update(vocab={"a": 1}), "must list <pad>"),
-        (lambda data: data["model"].update(vocab=[["a"]]), "no piece with a score"),
+        (lambda data: data["model"].update(vocab=[["a"]]), "not a piece with a score"),
         (lambda data: data.update(normalizer={"precompiled_charsmap": "?"}), "character map is damaged"),
     ],
 )

@@ -79,7 +79,7 @@ def test_a_folder_with_both_of_sv3ds_files_means_the_one_without_poses(sgm_file,
         (tmp_path / f"{name}.safetensors").write_bytes(sgm_file.read_bytes())
     checkpoint = open_checkpoint(tmp_path, preset=TINY)
     assert checkpoint.path == tmp_path / "sv3d_u.safetensors"
-    assert "sv3d_u.safetensors draws" in checkpoint.remark and "sv3d_p.safetensors" in checkpoint.remark
+    assert "sv3d_u.safetensors is used" in checkpoint.remark and "sv3d_p.safetensors" in checkpoint.remark
     assert not open_checkpoint(checkpoint.path, preset=TINY).remark
     (tmp_path / "other.safetensors").write_bytes(b"")
     assert open_checkpoint(tmp_path, preset=TINY).path == tmp_path / "sv3d_u.safetensors"
@@ -103,7 +103,7 @@ def test_what_a_picture_network_predicts(family, said, predicts, tmp_path):
 
 @pytest.mark.parametrize(
     "family, other, remark",
-    [("sd21", "sd21_base", "is taken for Stable Diffusion 2.1 of 768x768"), ("svd", "svd", "25 are taken")],
+    [("sd21", "sd21_base", "is read as Stable Diffusion 2.1 (768x768)"), ("svd", "svd", "25 are assumed")],
 )
 def test_a_single_file_says_what_it_is_taken_for(family, other, remark, tmp_path):
     write_hollow(tmp_path / "model.safetensors", names_of_full_size(f"sgm_{family}"))

@@ -7,10 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from im3d_jax.errors import WeightsError
 from im3d_jax.models.stable_unet import StableUNet, StableUNetConfig
 from im3d_jax.weights.names.networks import unet_shapes
 from im3d_jax.weights.starting import video_from_pictures
-from im3d_jax.errors import WeightsError
 from im3d_jax.weights.trees import flatten
 
 

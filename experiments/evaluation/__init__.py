@@ -1,0 +1,1 @@
+"""What `experiments.evaluate` measures: objects beside their true turntables, and finished runs."""

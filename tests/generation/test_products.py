@@ -1,0 +1,54 @@
+"""What people look at: figures, sheets and the size of the turntable."""
+
+import io
+
+import av
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from PIL import Image
+
+from im3d_jax.generation.products import Turntable, compare, draw_turntable, preview_views, sheet_of
+from im3d_jax.generation.stages import Workplace
+from splat import Gaussians, orbit_cameras
+from tests.tiny import narrow_lpips
+
+
+PLACE = Workplace(lambda *report: None, lambda line: None)
+
+
+def test_figures():
+    white, clear = np.ones((2, 16, 16, 4), np.float32), np.zeros((2, 16, 16, 4), np.float32)
+    assert compare(white, clear) == {"psnr": 100.0, "ssim": 1.0}, "both are white on white"
+    grey = white.copy()
+    grey[..., :3] = 0.9
+    assert compare(grey, white)["psnr"] == pytest.approx(20.0, abs=1e-3)
+    with_lpips = compare(grey, white, narrow_lpips())
+    assert set(with_lpips) == {"psnr", "ssim", "lpips"} and with_lpips["lpips"] >= 0
+
+
+def size_of(png):
+    return Image.open(io.BytesIO(png)).size
+
+
+def test_sheets_stay_small():
+    small, large = (sheet_of(np.ones((4, side, side, 3), np.float32)) for side in (64, 600))
+    width, height = size_of(small)
+    assert 4 * 64 <= width < 4 * 70 and 64 <= height < 70
+    assert size_of(large)[0] < 4 * 210, "three pixels become one"
+
+
+def test_previews_are_a_video_and_a_sheet():
+    made = preview_views(PLACE, np.ones((5, 16, 16, 4), np.float32)).value
+    assert set(made) == {"views.mp4", "sheet.png"}
+
+
+@pytest.mark.parametrize("enlarged, side", [(False, 24), (True, 48)])
+def test_the_turntable_may_be_twice_as_large_as_the_views(enlarged, side):
+    one = Gaussians(jnp.zeros((1, 3)), jnp.eye(4)[:1], jnp.full((1, 3), -1.0), jnp.ones(1), jnp.ones((1, 1, 3)))
+    cameras = orbit_cameras(0.3, views=4, width=24, height=24)
+    made = draw_turntable(Turntable(frames=3), enlarged)(PLACE, one, cameras).value
+    with av.open(io.BytesIO(made["turntable.mp4"])) as file:
+        frames = [(frame.width, frame.height) for frame in file.decode(video=0)]
+    assert frames == [(side, side)] * 3
+    assert size_of(made["asset_sheet.png"])[0] >= 4 * 24
