@@ -1,0 +1,1 @@
+"""Meshes as training data: reading them, and drawing them from the turntable's cameras."""
