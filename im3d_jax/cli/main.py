@@ -22,6 +22,7 @@ COMMANDS = {
     "batch": "views or assets of every line of a file of prompts",
     "reconstruct": "the second half alone: a run folder or a capture to a 3D asset",
     "convert": "weights of SVD, SV3D and Stable Diffusion between two layouts",
+    "render-dataset": "a folder of meshes to turntables for training",
     "doctor": "devices, memory, versions, weights; --vocabulary lists the words that `tiny` knows",
 }
 
@@ -86,7 +87,7 @@ def _dispatch(arguments: list[str]) -> int:
 
 def _flags_of(name: str):
     """The command's module and a fresh set with its flags, not yet parsed."""
-    command = importlib.import_module(f"im3d_jax.cli.{name}")
+    command = importlib.import_module(f"im3d_jax.cli.{name.replace('-', '_')}")
     values = flags.FlagValues()
     command.register(values)
     return values, command

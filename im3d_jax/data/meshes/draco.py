@@ -36,7 +36,9 @@ def decode(content: bytes, attributes: dict[str, int], limits: Limits) -> tuple[
     try:
         mesh: Any = DracoPy.decode(content)
         triangles = np.asarray(mesh.faces, np.uint32).reshape(-1, 3)
-        found = {name: np.asarray(mesh.get_attribute_by_unique_id(number)["data"]) for name, number in attributes.items()}
+        found = {
+            name: np.asarray(mesh.get_attribute_by_unique_id(number)["data"]) for name, number in attributes.items()
+        }
     except Exception as error:  # DracoPy raises its own kinds, and whatever Cython does
         raise MeshError(f"is damaged: Draco cannot decode it ({str(error) or type(error).__name__})") from None
     return {name: values.reshape(len(values), -1) for name, values in found.items()}, triangles

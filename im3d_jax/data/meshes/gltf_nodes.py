@@ -120,6 +120,8 @@ def transform_normals(matrices: np.ndarray, normals: np.ndarray) -> np.ndarray:
     Uses the adjugate, which exists for flattened objects too.
     """
     m = matrices[..., :3, :3]
-    adjugate = np.stack([np.cross(m[..., 1], m[..., 2]), np.cross(m[..., 2], m[..., 0]), np.cross(m[..., 0], m[..., 1])], -1)
+    adjugate = np.stack(
+        [np.cross(m[..., 1], m[..., 2]), np.cross(m[..., 2], m[..., 0]), np.cross(m[..., 0], m[..., 1])], -1
+    )
     sign = np.where(np.linalg.det(m) < 0.0, -1.0, 1.0)
     return np.einsum("...ij,...j->...i", adjugate, normals) * sign[..., None]

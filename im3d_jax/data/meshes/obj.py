@@ -157,9 +157,7 @@ def _libraries(names: list[str], files: Files, limits: Limits, notes: list[str])
     return materials
 
 
-def _parse_library(
-    text: str, folder: str, files: Files, limits: Limits, notes: list[str]
-) -> dict[str, Material]:
+def _parse_library(text: str, folder: str, files: Files, limits: Limits, notes: list[str]) -> dict[str, Material]:
     entries: dict[str, dict[str, str]] = {}
     entry: dict[str, str] = {}
     for line in text.splitlines():

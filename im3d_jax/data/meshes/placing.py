@@ -19,13 +19,25 @@ UP_AXES = {
 }
 
 
-def place(mesh: Mesh, up: str, yaw: float = 0.0) -> Mesh:
-    """Turns, centres and scales a mesh.
+def turned(mesh: Mesh, yaw: float) -> Mesh:
+    """A mesh of the rig's world turned about +z, counter-clockwise seen from above, by `yaw` radians."""
+    c, s = math.cos(yaw), math.sin(yaw)
+    turn = np.array([[c, s, 0.0], [-s, c, 0.0], [0.0, 0.0, 1.0]], np.float32)  # for row vectors
+    parts = tuple(
+        dataclasses.replace(
+            part, positions=part.positions @ turn, normals=None if part.normals is None else part.normals @ turn
+        )
+        for part in mesh.parts
+    )
+    return dataclasses.replace(mesh, parts=parts)
+
+
+def place(mesh: Mesh, up: str) -> Mesh:
+    """Turns a mesh upright, centres and scales it.
 
     Args:
         mesh: In its file's axes.
         up: "y" (front +z) or "z" (front -y): the file's convention.
-        yaw: Turns the object about +z, counter-clockwise seen from above, radians.
 
     Returns:
         The mesh in the rig's world, inside of the sphere of `RADIUS` about the origin. Vertices without a triangle,
@@ -34,8 +46,7 @@ def place(mesh: Mesh, up: str, yaw: float = 0.0) -> Mesh:
     Raises:
         MeshError: It has no triangles with an area, or fewer than two, or coordinates that are no numbers.
     """
-    c, s = math.cos(yaw), math.sin(yaw)
-    turn = np.array([[c, -s, 0.0], [s, c, 0.0], [0.0, 0.0, 1.0]]) @ UP_AXES[up]
+    turn = UP_AXES[up]
     parts = [_compact(part) for part in mesh.parts if len(part.triangles)]
     points = [part.positions.astype(np.float64) @ turn.T for part in parts]
     if not parts:
@@ -53,13 +64,13 @@ def place(mesh: Mesh, up: str, yaw: float = 0.0) -> Mesh:
         keep = _areas(moved, part.triangles) > 1e-12
         if not keep.any():
             continue
-        normals = None if part.normals is None else np.nan_to_num(part.normals.astype(np.float64)) @ turn.T
+        normals = None if part.normals is None else _unit(part.normals @ turn.T, moved, part.triangles)
         placed.append(
             dataclasses.replace(
                 part,
                 positions=moved.astype(np.float32),
                 triangles=part.triangles[keep],
-                normals=None if normals is None else _unit(normals),
+                normals=normals,
                 uv=None if part.uv is None else _near_zero(part.uv, part),
             )
         )
@@ -115,10 +126,21 @@ def _areas(positions: np.ndarray, triangles: np.ndarray) -> np.ndarray:
     return 0.5 * np.linalg.norm(np.cross(b - a, c - a), axis=-1)
 
 
-def _unit(normals: np.ndarray) -> np.ndarray:
-    """Normals of length one; zero stays zero, which the shader takes for "none"."""
-    lengths = np.linalg.norm(normals, axis=-1, keepdims=True)
-    return (normals / np.where(lengths > 0.0, lengths, 1.0)).astype(np.float32)
+def _unit(normals: np.ndarray, positions: np.ndarray, triangles: np.ndarray) -> np.ndarray:
+    """Normals of length one; those that have no direction become the mean of their triangles'; float32."""
+    normals = np.nan_to_num(normals.astype(np.float64), posinf=0.0, neginf=0.0)
+    lengths = np.linalg.norm(normals, axis=-1)
+    empty = ~((lengths > 1e-12) & (lengths < 1e12))
+    if empty.any():
+        a, b, c = (positions[triangles[:, i]] for i in range(3))
+        crosses = np.cross(b - a, c - a)
+        sums = np.zeros_like(normals)
+        for i in range(3):
+            np.add.at(sums, triangles[:, i], crosses)
+        normals[empty] = sums[empty]
+        lengths = np.linalg.norm(normals, axis=-1)
+    up = np.array([0.0, 0.0, 1.0])  # where even that is nothing
+    return np.where(lengths[:, None] > 0.0, normals / np.maximum(lengths, 1e-300)[:, None], up).astype(np.float32)
 
 
 def _near_zero(uv: np.ndarray, part: Part) -> np.ndarray:

@@ -20,7 +20,6 @@ def read_mesh(
     root: str | os.PathLike | None = None,
     limits: Limits | None = None,
     up: str = "auto",
-    yaw: float = 0.0,
 ) -> Mesh:
     """Reads a mesh and places it: z up, front towards +x, in the sphere of radius 0.95.
 
@@ -29,7 +28,6 @@ def read_mesh(
         root: Folder that the file's references may not leave; the file's own by default.
         limits: What the file may ask for.
         up: "y" or "z" for files whose format does not say it (OBJ, PLY, STL); "auto" takes y, and z for STL.
-        yaw: Turns the object about +z, radians.
 
     Raises:
         MeshError: One line, without the file's name: what is wrong with it.
@@ -41,7 +39,7 @@ def read_mesh(
     limits = Limits() if limits is None else limits
     mesh = _read(Files(path, None if root is None else pathlib.Path(root), limits), suffix, limits)
     declared = suffix in (".glb", ".gltf")
-    return place(mesh, _UP[suffix] if declared or up == "auto" else up, yaw)
+    return place(mesh, _UP[suffix] if declared or up == "auto" else up)
 
 
 def _read(files: Files, suffix: str, limits: Limits) -> Mesh:

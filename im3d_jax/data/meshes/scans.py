@@ -73,7 +73,10 @@ def _part_of(mesh: Any, content: bytes, files: Files, limits: Limits) -> Mesh:
         colours = np.asarray(mesh.visual.vertex_colors)
     elif mesh.visual.kind == "face":
         colours = np.repeat(np.asarray(mesh.visual.face_colors), 3, 0)
-        positions, triangles = positions[triangles.reshape(-1)], np.arange(triangles.size, dtype=np.uint32).reshape(-1, 3)
+        positions, triangles = (
+            positions[triangles.reshape(-1)],
+            np.arange(triangles.size, dtype=np.uint32).reshape(-1, 3),
+        )
     elif mesh.visual.kind == "texture" and mesh.visual.uv is not None:
         named = re.search(rb"comment\s+TextureFile\s+(.+)", content[: 1 << 16])
         if named is not None:

@@ -11,14 +11,15 @@ from PIL import Image, UnidentifiedImageError
 from im3d_jax.data.meshes.model import Limits, MeshError
 
 
-def decode(content: bytes, name: str, limits: Limits, *, alpha: bool, nearest: bool = False) -> np.ndarray:
+def decode(content: bytes, name: str, limits: Limits, *, alpha: bool | None, nearest: bool = False) -> np.ndarray:
     """A picture file as a texture.
 
     Args:
         content: PNG, JPEG, WebP or another format that Pillow reads.
         name: For messages.
         limits: `texture_pixels` is compared with the header, `texture_side` is what the result keeps to.
-        alpha: Whether the picture's alpha counts; otherwise the result is opaque.
+        alpha: Whether the picture's alpha counts; otherwise the result is opaque. None: it does, and its colours are
+            already safe to filter.
         nearest: Whether the texels are to stay squares: scaled down without a filter.
 
     Returns:
@@ -49,12 +50,12 @@ def decode(content: bytes, name: str, limits: Limits, *, alpha: bool, nearest: b
     return fill_holes(pixels) if alpha else pixels
 
 
-def _rgba(picture: Image.Image, alpha: bool) -> Image.Image:
+def _rgba(picture: Image.Image, alpha: bool | None) -> Image.Image:
     if picture.mode in ("I;16", "I;16B", "I;16L", "I"):
         grey = (np.asarray(picture, np.uint32) >> 8).clip(0, 255).astype(np.uint8)
         return Image.fromarray(grey).convert("RGBA")
     rgba = picture.convert("RGBA")
-    if not alpha:
+    if alpha is False:
         rgba.putalpha(255)
     return rgba
 
@@ -66,6 +67,13 @@ def shrink(picture: Image.Image, side: int, *, nearest: bool = False) -> Image.I
         return picture
     width, height = (max(1, round(edge * side / longer)) for edge in picture.size)
     return picture.resize((width, height), Image.Resampling.NEAREST if nearest else Image.Resampling.BOX)
+
+
+def shrink_pixels(pixels: np.ndarray, side: int, *, nearest: bool = False) -> np.ndarray:
+    """`shrink` for [H, W, 4] uint8; colours stay safe to filter."""
+    if max(pixels.shape[:2]) <= side:
+        return pixels
+    return fill_holes(np.asarray(shrink(Image.fromarray(pixels), side, nearest=nearest)))
 
 
 def fill_holes(pixels: np.ndarray) -> np.ndarray:
