@@ -6,8 +6,8 @@ The output:
   straight alpha, (0, 0, 0, 0) where nothing is covered. View i is seen from azimuth i * 360 / views degrees,
   counter-clockwise seen from above; view 0 is the conditioning view.
 - `index.jsonl`: one line per object, sorted by source: `id`, `caption`, `source` (path relative to the meshes),
-  `views`, `size`, `elevation_deg` and `azimuth_deg` (lists), `fov_deg`, `distance`, `sha256` and `png_bytes` of the picture,
-  `notes` of the reader, and the other columns of the table of captions (`table_` before names that are taken).
+  `views`, `size`, `elevation_deg` and `azimuth_deg` (lists), `fov_deg`, `distance`, `sha256` and `png_bytes` of the
+  picture, `notes` of the reader, and the other columns of the table of captions (`table_` before names that are taken).
 - `failed.jsonl`: one line per mesh that was skipped: `id`, `source`, `reason`.
 - `settings.json`: what decides the pictures, see `RenderSettings.record`.
 

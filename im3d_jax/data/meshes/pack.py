@@ -192,11 +192,12 @@ class MeshPack:
         Raises:
             MeshError: It is damaged or too large.
         """
+        entry = self.entries[number]
         try:
-            return self._mesh(self.entries[number])
+            return self._mesh(entry)
         except MeshError:
             raise
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, lzma.LZMAError) as error:
+        except (OSError, ValueError, LookupError, TypeError, AttributeError, lzma.LZMAError) as error:
             raise MeshError(f"is damaged in its pack ({type(error).__name__}: {error})") from None
 
     def _mesh(self, entry: dict[str, Any]) -> Mesh:

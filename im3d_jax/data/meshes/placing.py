@@ -48,13 +48,12 @@ def place(mesh: Mesh, up: str) -> Mesh:
     """
     turn = UP_AXES[up]
     parts = [_compact(part) for part in mesh.parts if len(part.triangles)]
-    points = [part.positions.astype(np.float64) @ turn.T for part in parts]
     if not parts:
         raise MeshError("is empty: it has no triangles")
-    everything = np.concatenate(points)
-    if not np.isfinite(everything).all():
+    if not all(np.isfinite(part.positions).all() for part in parts):
         raise MeshError("has coordinates that are no numbers")
-    centre, radius = bounding_sphere(everything)
+    points = [part.positions.astype(np.float64) @ turn.T for part in parts]
+    centre, radius = bounding_sphere(np.concatenate(points))
     if not _SMALLEST < radius < _LARGEST:
         raise MeshError(f"has a bounding sphere of radius {radius:.3g}; expected {_SMALLEST:g} to {_LARGEST:g}")
     scale = RADIUS / radius
