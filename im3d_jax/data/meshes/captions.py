@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import os
 import pathlib
 import re
@@ -91,21 +89,20 @@ def read_table(path: str | os.PathLike) -> dict[str, dict[str, str]]:
         InputError: The file cannot be read, lacks a column, or names a path twice.
     """
     try:
-        text = pathlib.Path(path).read_text("utf-8-sig")
+        text = pathlib.Path(path).read_bytes().decode("utf-8-sig")
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or "not UTF-8 text"
         raise InputError(f"table {path} cannot be read ({reason})") from None
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter="\t", quoting=csv.QUOTE_NONE)
-    header = next(reader, [])
+    header, *lines = ([cell.strip() for cell in line.split("\t")] for line in text.replace("\r\n", "\n").split("\n"))
     if not {"path", "caption"} <= set(header):
         raise InputError(f"table {path} has the columns {header}; expected at least path and caption, tab-separated")
     rows: dict[str, dict[str, str]] = {}
-    for number, cells in enumerate(reader, 2):
-        if not cells:
+    for number, cells in enumerate(lines, 2):
+        if cells == [""]:
             continue
         row = dict(zip(header, cells, strict=False))
-        name = row.pop("path")
-        if name in rows:
-            raise InputError(f"table {path}, line {number}: {name} comes twice")
+        name = row.pop("path", "")
+        if not name or name in rows:
+            raise InputError(f"table {path}, line {number}: {f'{name} comes twice' if name else 'no path'}")
         rows[name] = {**row, "caption": tidy(row.get("caption", ""))}
     return rows

@@ -38,8 +38,8 @@ class Placement:
 
     def same(self, other: Placement) -> bool:
         """Whether both read at the same place."""
-        matrices = [np.eye(2, 3) if item.matrix is None else item.matrix for item in (self, other)]
-        return self.channel == other.channel and np.array_equal(*matrices)
+        mine, theirs = (np.eye(2, 3) if item.matrix is None else item.matrix for item in (self, other))
+        return self.channel == other.channel and np.array_equal(mine, theirs)
 
 
 class Materials:
@@ -75,7 +75,8 @@ class Materials:
             factor, slot = glossy.get("diffuseFactor", (1, 1, 1, 1)), glossy.get("diffuseTexture")
         factor = _numbers(factor, 4, 1.0)
         if self._srgb_factors:
-            factor = (*(float(value) for value in to_linear(np.array(factor[:3]))), factor[3])
+            r, g, b = to_linear(np.array(factor[:3])).tolist()
+            factor = (r, g, b, factor[3])
         mode = entry.get("alphaMode", "OPAQUE")
         if mode not in _ALPHA:
             raise MeshError(f"is damaged: alphaMode {mode!r}")
@@ -111,7 +112,7 @@ class Materials:
         if key not in self._pixels:
             content, name = self._file.picture(source)
             self._pixels[key] = textures.decode(content, name, self._limits, alpha=alpha, nearest=nearest)
-        wraps = [_WRAPS.get(sampler.get(name, 10497), "repeat") for name in ("wrapS", "wrapT")]
+        wraps: list[Wrap] = [_WRAPS.get(sampler.get(name, 10497), "repeat") for name in ("wrapS", "wrapT")]
         return Texture(self._pixels[key], (wraps[0], wraps[1]), nearest)
 
 

@@ -52,7 +52,9 @@ def pack_part(part: Part, material: int) -> tuple[dict[str, Any], bytes]:
     1/65535 of their range, colours 8 bits of sRGB.
     """
     order, triangles = _in_order(part.triangles, len(part.positions))
-    arrays = [np.round((part.positions[order] + 1.0) * (0.5 * _STEPS)).clip(0, _STEPS).astype(np.uint16)]
+    arrays: list[np.ndarray] = [
+        np.round((part.positions[order] + 1.0) * (0.5 * _STEPS)).clip(0, _STEPS).astype(np.uint16)
+    ]
     uv_range = None
     if part.normals is not None:
         arrays.append(_octahedral(part.normals[order]))

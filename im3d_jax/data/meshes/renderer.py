@@ -236,7 +236,8 @@ def _create_context() -> Any:
     # Where only GLVND's own library is there, it has the same functions.
     for library in ("libGL.so.1", "libOpenGL.so.0"):
         try:
-            return moderngl.create_context(standalone=True, backend="egl", libgl=library, libegl="libEGL.so.1")
+            settings: dict[str, Any] = {"backend": "egl", "libgl": library, "libegl": "libEGL.so.1"}
+            return moderngl.create_context(standalone=True, **settings)
         except Exception as error:  # of several kinds, by what is missing
             reasons.append(str(error))
     raise InputError(_NO_EGL.format(reason=reasons[0]))

@@ -119,15 +119,19 @@ def _worker(
                 "png_bytes": len(content),
                 "notes": list(mesh.notes),
             }
-            pipe.send(("done", entry))
+            answer: tuple[str, Any] = ("done", entry)
         except Fatal as error:
-            pipe.send(("fatal", str(error)))
+            answer = ("fatal", str(error))
         except MeshError as error:
-            pipe.send(("failed", str(error)))
+            answer = ("failed", str(error))
         except MemoryError:
-            pipe.send(("failed", "needs more memory than there is"))
+            answer = ("failed", "needs more memory than there is")
         except Exception as error:  # a mesh that finds a mistake of the program must not end the run
-            pipe.send(("failed", " ".join(f"{type(error).__name__}: {error}".split())[:300]))
+            answer = ("failed", " ".join(f"{type(error).__name__}: {error}".split())[:300])
+        try:
+            pipe.send(answer)
+        except OSError:  # the parent is gone
+            return
 
 
 def _next(pipe: Any) -> Source | None:

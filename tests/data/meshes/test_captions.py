@@ -47,6 +47,8 @@ def test_table(tmp_path):
     table = tmp_path / "table.tsv"
     table.write_text('path\tcaption\tlicence\na/b.glb\tred  mug\tCC0\nc.glb\t\tMIT "x"\n', "utf-8")
     rows = read_table(table)
+    table.write_bytes(b"\xef\xbb\xbf" + table.read_bytes().replace(b"\n", b"\r\n"))
+    assert read_table(table) == rows, "a table from Windows"
     assert rows == {"a/b.glb": {"caption": "red mug", "licence": "CC0"}, "c.glb": {"caption": "", "licence": 'MIT "x"'}}
 
 
@@ -56,6 +58,7 @@ def test_table(tmp_path):
         (b"path\tname\na\tb\n", "path and caption"),
         (b"", "path and caption"),
         (b"path\tcaption\na\tb\na\tc\n", "line 3: a comes twice"),
+        (b"path\tcaption\n\tb\n", "line 2: no path"),
         (b"\xff\xfe\x00", "not UTF-8"),
     ],
 )
