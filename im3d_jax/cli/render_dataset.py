@@ -69,8 +69,10 @@ def run(values: flags.FlagValues) -> None:
     packed = os.path.isfile(values.meshes)
     sources = _sources(values, packed, progress)
     folder = DatasetFolder(values.out, settings, overwrite=values.overwrite)
-    workers = values.workers or len(os.sched_getaffinity(0))
-    done, skipped = render_dataset(sources, values.meshes, folder, settings, progress, packed=packed, workers=workers)
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    done, skipped = render_dataset(
+        sources, values.meshes, folder, settings, progress, packed=packed, workers=values.workers or cores
+    )
     if not done:
         raise InputError(f"none of the {skipped} meshes could be used; {values.out}/failed.jsonl says why")
     progress.line(f"{done} turntables in {values.out}" + (f", {skipped} meshes skipped" if skipped else ""))

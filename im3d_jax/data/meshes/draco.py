@@ -30,7 +30,7 @@ def decode(content: bytes, attributes: dict[str, int], limits: Limits) -> tuple[
     if faces is not None and faces > limits.triangles:
         raise MeshError(f"has {faces} compressed triangles; at most {limits.triangles} are read")
     try:
-        import DracoPy
+        import DracoPy  # pyright: ignore[reportMissingImports]  # of an extra
     except ModuleNotFoundError:
         raise MeshError("is compressed by Draco; install the extra [data], or DracoPy") from None
     try:

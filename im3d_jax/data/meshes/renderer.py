@@ -229,7 +229,7 @@ def mirrored(texture: Texture) -> tuple[np.ndarray, tuple[float, float]]:
 
 def _create_context() -> Any:
     try:
-        import moderngl
+        import moderngl  # pyright: ignore[reportMissingImports]  # of an extra
     except ModuleNotFoundError:
         raise InputError("drawing meshes needs moderngl; install the extra [data], or pip install moderngl") from None
     reasons = []

@@ -32,7 +32,7 @@ def read_scan(files: Files, limits: Limits, kind: str) -> Mesh:
         if count > most:
             raise MeshError(f"has {count} {name}; at most {most} are read")
     try:
-        import trimesh
+        import trimesh  # pyright: ignore[reportMissingImports]  # of an extra
     except ModuleNotFoundError:
         raise MeshError(f"is a {kind.upper()} file; install the extra [data], or trimesh, to read it") from None
     try:
