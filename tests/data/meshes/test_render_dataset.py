@@ -4,7 +4,6 @@ import hashlib
 import json
 import multiprocessing
 import os
-import resource
 import signal
 import subprocess
 import sys
@@ -218,8 +217,10 @@ def test_another_folder_is_not_overwritten(meshes, tmp_path):
     assert (out / "objects" / "a.png").read_bytes() == b"dear"
 
 
-def started(meshes, out, *flags, **more):
+def started(meshes, out, *flags, before="", **more):
+    """The program in a process of its own; `before` is a shell command that goes first."""
     command = [sys.executable, "-m", "im3d_jax", "render-dataset", f"--meshes={meshes}", f"--out={out}", *SMALL, *flags]
+    command = ["bash", "-c", f'{before or "true"}; exec "$@"', "bash", *command]
     return subprocess.Popen(command, stderr=subprocess.PIPE, text=True, **more)
 
 
@@ -233,10 +234,9 @@ def test_no_egl_is_one_line(meshes, tmp_path, renderer):
 
 
 def test_a_full_disk_is_one_line(meshes, tmp_path, renderer):
-    """Files may have 2000 bytes: the first picture does not fit."""
-    limit = lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000))  # noqa: E731
+    """Files may have two blocks of 1024 bytes: the first picture does not fit."""
     out = tmp_path / "out"
-    process = started(meshes, out, "--size=128", preexec_fn=limit)
+    process = started(meshes, out, "--size=128", before="ulimit -f 2")
     _, told = process.communicate(timeout=120)
     assert process.returncode == 2 and "Traceback" not in told
     assert "cannot write" in told.splitlines()[-1] and "make room" in told
