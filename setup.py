@@ -36,7 +36,7 @@ REQUIREMENTS = [
 EXTRAS = {
     "gpu": ["jax[cuda12]>=0.10,<0.13"],
     "tpu": ["jax[tpu]>=0.10,<0.13"],
-    "data": ["trimesh>=4.5", "moderngl>=5.12"],
+    "data": ["trimesh>=4.5", "moderngl>=5.12", "DracoPy>=2.0"],
     "mesh": [
         "trimesh>=4.5",
         "scikit-image>=0.25",

@@ -20,6 +20,7 @@ COMMANDS = {
     "views": "the first half alone: 16 turntable views",
     "batch": "views or assets of every line of a file of prompts",
     "reconstruct": "the second half alone: a run folder or a capture to a 3D asset",
+    "render-dataset": "a folder of meshes to turntables for training",
     "convert": "weights of SVD, SV3D and Stable Diffusion from one layout to another",
     "doctor": "devices, memory, versions, weights; --vocabulary lists the words that a model knows",
 }
@@ -85,7 +86,7 @@ def _dispatch(arguments: list[str]) -> int:
 
 def _flags_of(name: str):
     """The command's module and a fresh set with its flags, not yet parsed."""
-    command = importlib.import_module(f"im3d_jax.cli.{name}")
+    command = importlib.import_module(f"im3d_jax.cli.{name.replace('-', '_')}")
     values = flags.FlagValues()
     command.register(values)
     return values, command
