@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Literal
 
 import flax.linen as nn
 import jax
@@ -77,7 +78,8 @@ class StableUNet(nn.Module):
     """The network of one evaluation, as stored (preconditioning is the caller's).
 
     Attributes:
-        remat: Recompute each block's activations in the backward pass in place of keeping them.
+        remat: Which activations the backward pass recomputes in place of keeping them: ``none``, those inside of each
+            residual block and transformer (``blocks``), or those of both together (``full``).
 
     Call:
         x: [B, T, h, w, in_channels] noised latents, scaled for the network, conditioning latents concatenated.
@@ -97,7 +99,7 @@ class StableUNet(nn.Module):
 
     config: StableUNetConfig
     dtype: DTypeLike = jnp.float32
-    remat: bool = False
+    remat: Literal["none", "blocks", "full"] = "none"
 
     @nn.compact
     def __call__(
@@ -118,36 +120,44 @@ class StableUNet(nn.Module):
         temporal = temporal and c.temporal != "none"
         levels = len(c.channels)
         embedding = self.embed(time, vector)
-        resnet = nn.remat(BlendedResBlock, static_argnums=(3,)) if self.remat else BlendedResBlock
-        plain_resnet = nn.remat(SpatialResBlock, static_argnums=(3,)) if self.remat else SpatialResBlock
-        transformer = nn.remat(Transformer, static_argnums=(4,)) if self.remat else Transformer
+        recomputed = self.remat != "none"
+        resnet = nn.remat(BlendedResBlock, static_argnums=(3,)) if recomputed else BlendedResBlock
+        plain_resnet = nn.remat(SpatialResBlock, static_argnums=(3,)) if recomputed else SpatialResBlock
+        transformer = nn.remat(Transformer, static_argnums=(4,)) if recomputed else Transformer
 
-        def residual(h: jax.Array, name: str, level: int, eps: float) -> jax.Array:
+        # `owner` is this module, or its stand-in inside of a recomputed function.
+        def residual(owner: nn.Module, h: jax.Array, name: str, level: int, eps: float) -> jax.Array:
             features = c.channels[level]
             if c.temporal == "blended":
-                return resnet(features, c.groups, eps, eps, self.dtype, name=name)(h, embedding, temporal)
-            return plain_resnet(features, c.groups, eps, self.dtype, name=name)(h, embedding, temporal)
+                site = resnet(features, c.groups, eps, eps, self.dtype, name=name, parent=owner)
+            else:
+                site = plain_resnet(features, c.groups, eps, self.dtype, name=name, parent=owner)
+            return site(h, embedding, temporal)
 
-        def attend(h: jax.Array, name: str, level: int) -> jax.Array:
+        def attend(owner: nn.Module, h: jax.Array, name: str, level: int) -> jax.Array:
             site = transformer(
                 c.heads[level], c.transformer_depth, c.groups, c.transformer_eps, c.temporal,
-                c.attention_implementation, self.dtype, name=name,
+                c.attention_implementation, self.dtype, name=name, parent=owner,
             )  # fmt: skip
             return site(h, contexts, masks, temporal)
 
         def block(h: jax.Array, prefix: str, level: int, index: int) -> jax.Array:
             # The norms' eps of a level may differ on the two ways; on the way up they are counted from below.
             eps = c.down_eps[level] if prefix.startswith("down") else c.up_eps[levels - 1 - level]
-            h = residual(h, f"{prefix}resnets.{index}", level, eps)
-            return attend(h, f"{prefix}attentions.{index}", level) if c.attention[level] else h
+
+            def both(owner: nn.Module, h: jax.Array) -> jax.Array:
+                h = residual(owner, h, f"{prefix}resnets.{index}", level, eps)
+                return attend(owner, h, f"{prefix}attentions.{index}", level) if c.attention[level] else h
+
+            return (nn.remat(both) if self.remat == "full" else both)(self, h)
 
         def down(h: jax.Array, prefix: str, level: int) -> jax.Array:
             return Conv(c.channels[level], stride=2, dtype=self.dtype, name=prefix + "downsamplers.0.conv")(h)
 
         def middle(h: jax.Array) -> jax.Array:
-            h = residual(h, "mid_block.resnets.0", levels - 1, c.mid_eps)
-            h = attend(h, "mid_block.attentions.0", levels - 1)
-            return residual(h, "mid_block.resnets.1", levels - 1, c.mid_eps)
+            h = residual(self, h, "mid_block.resnets.0", levels - 1, c.mid_eps)
+            h = attend(self, h, "mid_block.attentions.0", levels - 1)
+            return residual(self, h, "mid_block.resnets.1", levels - 1, c.mid_eps)
 
         def up(h: jax.Array, prefix: str, level: int) -> jax.Array:
             return UpsampledConv(c.channels[level], self.dtype, name=prefix + "upsamplers.0.conv")(h)

@@ -87,7 +87,7 @@ def train(
     schedule: Schedule | None = None,
     line: Callable[[str], Any] = print,
     tflop_per_example: float | None = None,
-    compiled: Callable[[Any], Any] | None = None,
+    record: Mapping[str, Any] | None = None,
 ) -> bool:
     """Trains from the newest checkpoint in `workdir`, or from the stage's parameters.
 
@@ -104,7 +104,7 @@ def train(
         schedule: From `optimizers.schedule`; constant without.
         line: Takes a line for the user; process 0 alone calls it.
         tflop_per_example: Arithmetic of a step for one example, for rates.
-        compiled: Called with the lowered step in place of training, to look at it.
+        record: JSON values that ``runs.jsonl`` keeps about this start.
 
     Returns:
         Whether the run has reached its length.
@@ -147,7 +147,7 @@ def train(
             say(f"resuming at step {int(state.step)} of {total}")
         begun = Run(stage, settings, identity, workdir, mesh, say, total, tflop_per_example, piece)
         batches = Batches(stage.source, settings.batch, seed=seed, mesh=mesh, workers=settings.workers, start=position)
-        begun.record_start(int(state.step))
+        begun.record_start(int(state.step), record or {})
         log = stack.enter_context(MetricsLog(workdir, step=int(state.step), tensorboard=settings.tensorboard))
         if settings.tensorboard and not log.tensorboard:
             say("TensorBoard's writer is not installed (pip install tensorboardX): metrics.jsonl holds all figures")
@@ -182,12 +182,12 @@ class Run:
     piece: Piece
     pieces: int = 0
 
-    def record_start(self, step: int) -> None:
+    def record_start(self, step: int, record: Mapping[str, Any]) -> None:
         """Appends what this start does to runs.jsonl."""
         if jax.process_index() == 0:
-            settings = {name: _json(value) for name, value in dataclasses.asdict(self.settings).items()}
+            line = {"step": step, "devices": self.mesh.size, "run": dataclasses.asdict(self.settings), **record}
             with (self.workdir / "runs.jsonl").open("a") as file:
-                file.write(json.dumps({"step": step, "devices": self.mesh.size, **settings}) + "\n")
+                file.write(json.dumps(_json(line)) + "\n")
 
     def go(
         self,
@@ -336,6 +336,8 @@ def _duration(seconds: float) -> str:
 
 def _json(value: Any) -> Any:
     """A value that JSON can hold: what is not finite as text, which `float` and numpy read back."""
+    if isinstance(value, Mapping):
+        return {name: _json(each) for name, each in value.items()}
     return str(value) if isinstance(value, float) and not math.isfinite(value) else value
 
 

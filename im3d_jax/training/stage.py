@@ -40,3 +40,17 @@ class Stage:
     evaluate: Callable[[Tree], dict[str, float]] | None = None
     sheet: Callable[[Tree], Any] | None = None
     export: Callable[[Tree, pathlib.Path], None] = lambda params, folder: None
+
+
+# Fields of stage settings that a run may change when it goes on: speed and memory, not what is learned.
+FREE = ("learning_rate", "dtype", "attention", "remat", "fixed")
+
+
+def deciding(settings: Any, *, without: tuple[str, ...] = ()) -> dict[str, Any]:
+    """The settings that decide what a stage learns: for its identity.
+
+    Args:
+        settings: A dataclass.
+        without: Further fields to leave out: paths, for instance, in whose place the contents count.
+    """
+    return {name: value for name, value in dataclasses.asdict(settings).items() if name not in (*FREE, *without)}

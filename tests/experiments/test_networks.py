@@ -8,7 +8,8 @@ import pytest
 from experiments.benchmarks import networks
 from experiments.benchmarks.random_models import RandomSource, ShownTorus
 from im3d_jax.pipelines.memory import MEMORIES
-from tests.small_checkpoints import SIDE, VIEWS, shortened, tiny
+from im3d_jax.weights.miniature import SIDE, VIEWS, miniature
+from tests.small_checkpoints import shortened
 
 
 class ShortTorus(ShownTorus):
@@ -19,7 +20,7 @@ class ShortTorus(ShownTorus):
 
 
 def test_a_unet():
-    line = networks.unet_case(tiny("sv3d_p"), MEMORIES["16gb"], repeats=1)
+    line = networks.unet_case(miniature("sv3d_p"), MEMORIES["16gb"], repeats=1)
     assert line["rows"] == 1 and line["latent"] == [SIDE // 2, SIDE // 2] and line["frames"] == VIEWS
     # Twice the multiplications: the first and last convolutions alone take 2 million.
     assert line["tflop"] > 3e-6
@@ -27,7 +28,7 @@ def test_a_unet():
 
 
 def test_a_decoder():
-    preset = dataclasses.replace(tiny("sv3d_u"), frames=6)
+    preset = dataclasses.replace(miniature("sv3d_u"), frames=6)
     both, one = (networks.decoder_case(preset, MEMORIES[name], repeats=1) for name in ("80gb", "16gb"))
     assert one["at_once"] == 1 and both["at_once"] == 3 and one["frames"] == 6
     assert one["compile_s"] > 0 and one["program_gib"] > 0
@@ -36,7 +37,7 @@ def test_a_decoder():
 
 
 def test_a_whole_run():
-    model = ShortTorus(RandomSource(tiny("sv3d_u")), MEMORIES["80gb"])
+    model = ShortTorus(RandomSource(miniature("sv3d_u")), MEMORIES["80gb"])
     line = networks.generate_case(model, quality="draft", rounds=1)
     assert line["network_evaluations"] == 2 * 1 + 2 * 5 and line["second_run_s"] > 0 and line["gaussians"] > 0
     assert {"views", "cameras", "fit0", "refine1", "fit1", "asset", "metrics"} <= set(line["stages_s"])
@@ -64,7 +65,7 @@ def test_wrong_flags_are_one_line(flag, words, capsys):
 
 
 def test_random_parameters_fill_every_part():
-    source = RandomSource(tiny("sv3d_u"))
+    source = RandomSource(miniature("sv3d_u"))
     sizes = source.sizes()
     assert set(sizes) == {"unet", "vae", "encoder"} and all(values > tensors > 10 for tensors, values in sizes.values())
     assert json.dumps(source.sha256())

@@ -12,7 +12,7 @@ from im3d_jax.pipelines.clip_elevation import find_head, save_head
 from im3d_jax.pipelines.sources import CheckpointSource
 from im3d_jax.weights.checkpoints import open_checkpoint
 from im3d_jax.weights.encoders import encoder_network, encoder_shapes
-from tests.small_checkpoints import tiny, write_sgm
+from im3d_jax.weights.miniature import miniature, write_miniature
 from tests.tiny import draw_parameters
 
 
@@ -42,8 +42,8 @@ def test_features_that_say_nothing_are_refused():
 
 
 def test_a_head_lies_where_the_model_looks_for_it(tmp_path):
-    file = write_sgm(tmp_path / "sv3d_u.safetensors", tiny("sv3d_u"))
-    source = CheckpointSource(open_checkpoint(file, preset=tiny("sv3d_u")))
+    file = write_miniature(tmp_path / "sv3d_u.safetensors", miniature("sv3d_u"))
+    source = CheckpointSource(open_checkpoint(file, preset=miniature("sv3d_u")))
     assert find_head(source) is None
     features = np.random.default_rng(0).normal(size=(40, 6))
     elevations = 0.2 + 0.1 * features[:, 0]

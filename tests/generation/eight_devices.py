@@ -15,7 +15,8 @@ from im3d_jax.pipelines import Batch, Pipeline, ViewTask
 from im3d_jax.pipelines.base import place
 from im3d_jax.pipelines.bundle import BundleModel, Conditions
 from im3d_jax.weights import load_bundle
-from tests.small_checkpoints import open_small, tiny, write_sgm
+from im3d_jax.weights.miniature import miniature, write_miniature
+from tests.small_checkpoints import open_small
 from tests.tiny import FRAMES, SIDE, write_bundle
 
 
@@ -84,7 +85,7 @@ def main(folder):
     model = BundleModel(load_bundle(write_bundle(pathlib.Path(folder) / "bundle")))
     bundle_rows(model, many)
     lowers_for_tpus(model, mesh)
-    file = write_sgm(pathlib.Path(folder) / "sv3d_p.safetensors", tiny("sv3d_p"))
+    file = write_miniature(pathlib.Path(folder) / "sv3d_p.safetensors", miniature("sv3d_p"))
     orbit_rows(open_small(file, "sv3d_p"), many)
     assert len(place(jnp.zeros((8, 2)), many).sharding.device_set) == 8
     room = make_room(Pipeline(model, model), 5)

@@ -21,8 +21,9 @@ from im3d_jax.pipelines import Batch, Drawn, Pipeline, ViewTask
 from im3d_jax.pipelines.bundle import BundleModel
 from im3d_jax.progress import ProgressPrinter
 from im3d_jax.weights import load_bundle
+from im3d_jax.weights.miniature import miniature, write_miniature
 from tests.fake_model import PICTURE_EVALUATIONS, FakeModel, disc
-from tests.small_checkpoints import open_small, tiny, write_sgm
+from tests.small_checkpoints import open_small
 from tests.tiny import SIDE, write_bundle
 
 
@@ -32,7 +33,9 @@ ONE_DEVICE = tuple(jax.devices()[:1])
 @pytest.fixture(scope="module")
 def orbits(tmp_path_factory):
     """A foreign model in miniature."""
-    return open_small(write_sgm(tmp_path_factory.mktemp("model") / "sv3d_u.safetensors", tiny("sv3d_u")), "sv3d_u")
+    return open_small(
+        write_miniature(tmp_path_factory.mktemp("model") / "sv3d_u.safetensors", miniature("sv3d_u")), "sv3d_u"
+    )
 
 
 @pytest.fixture(scope="module")

@@ -11,13 +11,13 @@ from im3d_jax.pipelines.memory import MEMORIES, frames_at_once
 from im3d_jax.pipelines.residency import ChunkedAutoencoder, Parameters, has_flash_attention, unet_of
 from im3d_jax.pipelines.sources import CheckpointSource
 from im3d_jax.weights.checkpoints import open_checkpoint
+from im3d_jax.weights.miniature import miniature
 from im3d_jax.weights.presets import PRESETS
-from tests.small_checkpoints import tiny
 
 
 @pytest.fixture(scope="module")
 def source(checkpoints):
-    return CheckpointSource(open_checkpoint(checkpoints["sv3d_u"], preset=tiny("sv3d_u")))
+    return CheckpointSource(open_checkpoint(checkpoints["sv3d_u"], preset=miniature("sv3d_u")))
 
 
 def test_frames_at_once_divide():

@@ -23,7 +23,8 @@ from im3d_jax.pipelines.sources import CheckpointSource
 from im3d_jax.weights.checkpoints import open_checkpoint
 from im3d_jax.weights.conversion import convert_checkpoint
 from im3d_jax.weights.encoders import encoder_network
-from tests.small_checkpoints import open_small, tiny
+from im3d_jax.weights.miniature import miniature
+from tests.small_checkpoints import open_small
 
 
 ELEVATION = 0.3
@@ -161,7 +162,7 @@ def test_networks_leave_the_device(checkpoints, image):
         draw(model, image)
         model.release()
         held[name] = len(jax.live_arrays()) - before
-    networks = open_checkpoint(checkpoints["sv3d_u"], preset=tiny("sv3d_u")).networks
+    networks = open_checkpoint(checkpoints["sv3d_u"], preset=miniature("sv3d_u")).networks
     tensors = sum(map(len, networks.values()))
     assert held["16gb"] < 20 and held["80gb"] >= tensors > 200
 
@@ -175,7 +176,7 @@ class NoNumbers(CheckpointSource):
 
 
 def test_weights_that_draw_no_numbers(checkpoints, image):
-    source = NoNumbers(open_checkpoint(checkpoints["sv3d_u"], preset=tiny("sv3d_u")))
+    source = NoNumbers(open_checkpoint(checkpoints["sv3d_u"], preset=miniature("sv3d_u")))
     model = svd.OrbitModel(source, MEMORIES["80gb"])
     with pytest.raises(WeightsError, match=r"sv3d_u \(sgm\) drew NaN or infinite values"):
         draw(model, image)

@@ -5,7 +5,7 @@ import pytest
 from im3d_jax.errors import WeightsError
 from im3d_jax.weights.checkpoints import open_checkpoint
 from im3d_jax.weights.hub import find_model
-from tests.small_checkpoints import tiny
+from im3d_jax.weights.miniature import miniature
 
 
 def test_paths_need_no_hub(tmp_path):
@@ -42,4 +42,4 @@ def test_a_download_that_was_interrupted_goes_on(monkeypatch, tmp_path, checkpoi
         assert find_model("stabilityai/other") == snapshot
         # The last one is nothing that is read.
         assert asked == ([True] if lost == "README.md" else [True, False])
-    assert open_checkpoint(snapshot, preset=tiny("sv3d_u")).preset.name == "sv3d_u"
+    assert open_checkpoint(snapshot, preset=miniature("sv3d_u")).preset.name == "sv3d_u"

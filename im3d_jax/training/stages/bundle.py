@@ -15,6 +15,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
 from im3d_jax.data import turntables
 from im3d_jax.data.toybox import ALIASES, VOCABULARY
@@ -27,7 +28,7 @@ from im3d_jax.pipelines.base import ViewTask
 from im3d_jax.pipelines.bundle import QUALITIES, BundleModel
 from im3d_jax.progress import Progress
 from im3d_jax.training.objectives import Denoising, UniformTimes
-from im3d_jax.training.stage import Stage
+from im3d_jax.training.stage import Stage, deciding
 from im3d_jax.training.stages.bundle_objectives import (
     AutoencoderObjective,
     ElevationObjective,
@@ -121,7 +122,11 @@ class AutoencoderTraining:
     learning_rate: float = 1e-3
     dtype: str = "bfloat16"
 
-    def build(self, seed: int, progress: Progress) -> Stage:
+    def rate(self, name: str) -> float:
+        """See `StageSettings`."""
+        return self.learning_rate
+
+    def build(self, seed: int, mesh: Mesh, progress: Progress) -> Stage:
         """The stage; its data are rendered here."""
         bundle = self.start.open(seed)
         rgba, _, _ = _render(bundle, self.data, "train", progress, turntables.to_bytes)
@@ -137,7 +142,7 @@ class AutoencoderTraining:
 
         return Stage(
             name="autoencoder",
-            identity={**self.start.identity(), "data": dataclasses.asdict(self.data)},
+            identity={**self.start.identity(), **deciding(self, without=("start",))},
             params={"autoencoder": bundle.params["autoencoder"]},
             trained=lambda name: not name.endswith(("latent_mean", "latent_std")),
             objective=AutoencoderObjective(model, self.kl_weight),
@@ -167,14 +172,18 @@ class PictureTraining:
     dtype: str = "bfloat16"
     attention: str = "xla"
 
-    def build(self, seed: int, progress: Progress) -> Stage:
+    def rate(self, name: str) -> float:
+        """See `StageSettings`."""
+        return self.learning_rate
+
+    def build(self, seed: int, mesh: Mesh, progress: Progress) -> Stage:
         """The stage; its data are rendered and encoded here."""
         bundle = self.start.open(seed)
         nets = _networks(bundle, self.dtype, self.attention)
         denoising = Denoising(bundle.config.process, "v", UniformTimes())
         return Stage(
             name="pictures",
-            identity={**self.start.identity(), "data": dataclasses.asdict(self.data)},
+            identity={**self.start.identity(), **deciding(self, without=("start",))},
             params={part: bundle.params[part] for part in ("unet", "text_encoder")},
             trained=lambda name: not is_temporal_parameter(name),
             objective=PictureObjective(nets["unet"], nets["text_encoder"], denoising, self.drop),
@@ -212,10 +221,10 @@ class TurntableTraining:
     attention: str = "xla"
 
     def rate(self, name: str) -> float:
-        """Learning rate of a parameter."""
+        """See `StageSettings`."""
         return self.learning_rate * (1.0 if is_temporal_parameter(name) else self.spatial_rate)
 
-    def build(self, seed: int, progress: Progress) -> Stage:
+    def build(self, seed: int, mesh: Mesh, progress: Progress) -> Stage:
         """The stage; its data are rendered and encoded here."""
         bundle = self.start.open(seed)
         nets = _networks(bundle, self.dtype, self.attention)
@@ -226,7 +235,7 @@ class TurntableTraining:
 
         return Stage(
             name="turntables",
-            identity={**self.start.identity(), "data": dataclasses.asdict(self.data)},
+            identity={**self.start.identity(), **deciding(self, without=("start",))},
             params={part: bundle.params[part] for part in ("unet", "text_encoder")},
             trained=trained,
             objective=TurntableObjective(
@@ -257,7 +266,11 @@ class ElevationTraining:
     data: Rendered = Rendered(50_000, (0, 4, 8, 12), 256)
     learning_rate: float = 1e-3
 
-    def build(self, seed: int, progress: Progress) -> Stage:
+    def rate(self, name: str) -> float:
+        """See `StageSettings`."""
+        return self.learning_rate
+
+    def build(self, seed: int, mesh: Mesh, progress: Progress) -> Stage:
         """The stage; its data are rendered and encoded here."""
         bundle = self.start.open(seed)
         head = networks(bundle.config)["elevation"]
@@ -270,7 +283,7 @@ class ElevationTraining:
 
         return Stage(
             name="elevation",
-            identity={**self.start.identity(), "data": dataclasses.asdict(self.data)},
+            identity={**self.start.identity(), **deciding(self, without=("start",))},
             params={"elevation": bundle.params["elevation"]},
             trained=lambda name: True,
             objective=ElevationObjective(head),

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
+import math
 import pathlib
 from typing import Any, Literal
 
@@ -15,11 +17,12 @@ from jax.sharding import Mesh
 from im3d_jax import parallel
 from im3d_jax.data.encoded import EncodedFolder
 from im3d_jax.diffusion import Karras
-from im3d_jax.errors import InputError
+from im3d_jax.errors import InputError, WeightsError
 from im3d_jax.models import StableUNet, StableUNetConfig, is_temporal_parameter
+from im3d_jax.progress import Progress
 from im3d_jax.training import lora
 from im3d_jax.training.objectives import Denoising, LogNormalSigmas
-from im3d_jax.training.stage import Stage
+from im3d_jax.training.stage import Stage, deciding
 from im3d_jax.training.stages.video_objectives import SvdObjective
 from im3d_jax.training.trees import Rule, Tree, merge
 from im3d_jax.weights import flatten, open_checkpoint, unflatten
@@ -27,13 +30,14 @@ from im3d_jax.weights.checkpoints import Checkpoint, load_network
 from im3d_jax.weights.export import export_checkpoint
 from im3d_jax.weights.hub import find_model
 from im3d_jax.weights.identify import checkpoint_hash
+from im3d_jax.weights.miniature import miniature
 from im3d_jax.weights.names.networks import unet_shapes
 from im3d_jax.weights.presets import PRESETS, Preset
 from im3d_jax.weights.starting import KERNEL_INIT
 
 
 Trained = Literal["temporal", "all", "lora"]
-Remat = Literal["none", "blocks"]
+Remat = Literal["none", "blocks", "full"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,9 +56,11 @@ class SvdTraining:
         sigma_std: Of log sigma.
         learning_rate: Peak of the rate.
         dtype: Of the computation and of held parameters; trained ones are float32.
-        remat: ``blocks`` recomputes each block's activations in the backward pass; ``none`` keeps them.
+        remat: Which activations the backward pass recomputes: ``none``, those inside of each residual block and
+            transformer (``blocks``), or those of both together (``full``).
         attention: ``xla``, ``cudnn`` or ``tpu``; empty chooses by the device.
         fixed: (sample, time, noise) triples on which the loss is compared over the run; 0 for none.
+        miniature: Networks of a few thousand parameters in place of the published ones: a trial of the whole path.
     """
 
     start: str = ""
@@ -70,6 +76,55 @@ class SvdTraining:
     remat: Remat = "blocks"
     attention: str = ""
     fixed: int = 64
+    miniature: bool = False
+
+    def rate(self, name: str) -> float:
+        """See `StageSettings`."""
+        return self.learning_rate
+
+    def build(self, seed: int, mesh: Mesh, progress: Progress) -> Stage:
+        """The stage: weights are read here, each array to where it belongs.
+
+        Args:
+            seed: Of adapters and of random weights.
+            mesh: Of `parallel.make_mesh`.
+            progress: Is told which weights are read.
+
+        Raises:
+            InputError: Weights or data that cannot be used, or that do not belong together.
+        """
+        rule = trained_rule(self.trained)
+        source = EncodedFolder(self.data)
+        checkpoint = None if self.start == "random" else _open(self)
+        preset = _preset(self, checkpoint)
+        _check_data(source, preset)
+        count = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(unet_shapes(preset.unet)))
+        progress.line(f"{preset.name}: UNet of {count / 1e6:.4g} million parameters, {len(source)} turntables")
+        network = StableUNet(_config(preset, self), jnp.dtype(self.dtype), remat=self.remat)
+        params = {"unet": _unet(self, preset, checkpoint, rule, mesh, seed)}
+        combine = merge
+        if self.trained == "lora":
+            params["adapters"] = lora.create_adapters(jax.random.key(seed), params["unet"], self.rank)
+            combine = _with_adapters
+        denoising = Denoising(Karras(), "edm_v", LogNormalSigmas(self.sigma_mean, self.sigma_std))
+        objective = SvdObjective(network, denoising, self.drop)
+        identity = {
+            **deciding(self, without=("start", "data", "family")),
+            "family": preset.name,
+            "start": "random" if checkpoint is None else checkpoint_hash(checkpoint.path),
+            "data": source.identity(),
+        }
+        return Stage(
+            name="svd",
+            identity=identity,
+            params=params,
+            trained=rule,
+            objective=objective,
+            source=source,
+            combine=combine,
+            evaluate=_fixed_loss(objective, source, self.fixed, mesh) if self.fixed else None,
+            export=functools.partial(_export, checkpoint, preset, self.trained),
+        )
 
 
 def trained_rule(trained: Trained) -> Rule:
@@ -84,61 +139,49 @@ def trained_rule(trained: Trained) -> Rule:
         return lambda name: name.startswith("adapters.")
     if trained == "temporal":
         return is_temporal_parameter
-    raise InputError(f"trained={trained}: expected temporal, all or lora")
+    raise InputError(f"stage.trained={trained}: expected temporal, all or lora")
 
 
-def build_svd(settings: SvdTraining, mesh: Mesh, *, seed: int = 0) -> Stage:
-    """The stage of the settings: weights are read here, each array to where it belongs.
+def _open(settings: SvdTraining) -> Checkpoint:
+    if not settings.start:
+        raise InputError("stage.start is empty: give the weights to start from, --set stage.start=DIR, or random")
+    path = find_model(settings.start, "stage.start")
+    if not settings.miniature:
+        return open_checkpoint(path)
+    for family in ("svd", "sv3d_u", "sv3d_p"):
+        with contextlib.suppress(WeightsError):
+            return open_checkpoint(path, preset=miniature(family))
+    raise InputError(f"stage.start={settings.start}: no miniature of svd, sv3d_u or sv3d_p")
 
-    Args:
-        settings: Of the stage.
-        mesh: Of `parallel.make_mesh`.
-        seed: Of adapters and of random weights.
 
-    Raises:
-        InputError: Weights or data that cannot be used, or that do not belong together.
-    """
-    source = EncodedFolder(settings.data)
-    checkpoint = None if settings.start == "random" else open_checkpoint(find_model(settings.start or "", "start"))
-    preset = _preset(settings, checkpoint)
-    rule = trained_rule(settings.trained)
-    network = StableUNet(_config(preset, settings), jnp.dtype(settings.dtype), remat=settings.remat == "blocks")
-    params = {"unet": _unet(settings, preset, checkpoint, rule, mesh, seed)}
-    combine = merge
-    if settings.trained == "lora":
-        params["adapters"] = lora.create_adapters(jax.random.key(seed), params["unet"], settings.rank)
-        combine = _with_adapters
-    denoising = Denoising(Karras(), "edm_v", LogNormalSigmas(settings.sigma_mean, settings.sigma_std))
-    objective = SvdObjective(network, denoising, settings.drop)
-    identity = {
-        "family": preset.name,
-        "start": "random" if checkpoint is None else checkpoint_hash(checkpoint.path),
-        "trained": settings.trained,
-        "rank": settings.rank if settings.trained == "lora" else None,
-        "data": source.identity(),
-    }
-    return Stage(
-        name="svd",
-        identity=identity,
-        params=params,
-        trained=rule,
-        objective=objective,
-        source=source,
-        combine=combine,
-        evaluate=_fixed_loss(objective, source, settings.fixed, mesh) if settings.fixed else None,
-        export=functools.partial(_export, checkpoint, preset, settings.trained),
-    )
+def _check_data(source: EncodedFolder, preset: Preset) -> None:
+    """Refuses data that another network was meant to eat."""
+    example = source[0]
+    wanted = len(preset.vector) if preset.vector else 0
+    for name in ("latents", "condition", "context", "vector"):
+        if name not in example:
+            raise InputError(f"{source.path} has no {name}: it was not encoded for an SVD-like network; encode again")
+    context, vector = example["context"].shape[-1], example["vector"].shape[-1]
+    if (context, vector) != (preset.unet.context_dims[0], wanted):
+        raise InputError(
+            f"{source.path} was encoded for another network: contexts of {context} features and {vector} scalar "
+            f"conditions, {preset.name} takes {preset.unet.context_dims[0]} and {wanted}; encode with "
+            f"--family={preset.name}"
+        )
 
 
 def _preset(settings: SvdTraining, checkpoint: Checkpoint | None) -> Preset:
+    presets = miniature if settings.miniature else PRESETS.__getitem__
+    if settings.family and settings.family not in PRESETS:
+        raise InputError(f"stage.family={settings.family}: expected svd, svd_xt, sv3d_u or sv3d_p")
     if checkpoint is None:
-        return PRESETS[settings.family or "svd"]
+        return presets(settings.family or "svd")
     preset = checkpoint.preset
     if preset.unet.temporal != "blended":
-        raise InputError(f"start={settings.start}: {preset.name} is no video network; give SVD or SV3D")
+        raise InputError(f"stage.start={settings.start}: {preset.name} is no video network; give SVD or SV3D")
     if not settings.family or settings.family == preset.name:
         return preset
-    wanted = PRESETS[settings.family]
+    wanted = presets(settings.family)
     # The files' own eps go on, and so does the autoencoder that encoded the data.
     unet = dataclasses.replace(preset.unet, vector_dims=wanted.unet.vector_dims)
     return dataclasses.replace(wanted, unet=unet, autoencoder=preset.autoencoder, norm_eps=preset.norm_eps)
