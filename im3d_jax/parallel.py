@@ -16,6 +16,7 @@ from jax.sharding import PartitionSpec as P
 
 from im3d_jax.typing import Device
 
+
 # Splitting an array of fewer elements costs more than it saves.
 SMALLEST_SPLIT = 2**16
 

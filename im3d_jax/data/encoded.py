@@ -69,6 +69,30 @@ class EncodedFolder:
         return {**self.settings, "examples": len(self), "index_sha256": file_hash(self.path / INDEX)}
 
 
+class RandomExamples:
+    """An `ExampleSource` of noise in the shapes of encoded turntables, to measure a step without data.
+
+    Args:
+        shapes: {name: shape of one example}.
+        count: How many examples there are.
+    """
+
+    def __init__(self, shapes: Mapping[str, tuple[int, ...]], count: int = 64):
+        self._shapes, self._count = dict(shapes), count
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __getitem__(self, index: int) -> dict[str, np.ndarray]:
+        """Arrays of one example, float16."""
+        rng = np.random.default_rng(index)
+        return {name: rng.standard_normal(shape, np.float32).astype(np.float16) for name, shape in self._shapes.items()}
+
+    def identity(self) -> dict[str, Any]:
+        """What tells this data from others."""
+        return {"random": {name: list(shape) for name, shape in self._shapes.items()}, "examples": self._count}
+
+
 class EncodedWriter:
     """Writes a folder of encoded turntables; examples that are there are kept.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -20,6 +21,7 @@ from im3d_jax.pipelines import ViewTask
 from im3d_jax.pipelines.svd import OrbitModel
 from im3d_jax.progress import Progress
 from im3d_jax.training.stages.video_objectives import scalar_conditions
+from im3d_jax.weights.presets import PRESETS, Preset
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,7 +43,12 @@ class EncodeSettings:
 
 
 def encode_turntables(
-    turntables: TurntableSet, model: OrbitModel, writer_of: Any, settings: EncodeSettings, progress: Progress
+    turntables: TurntableSet,
+    model: OrbitModel,
+    writer_of: Callable[[dict[str, Any]], EncodedWriter],
+    settings: EncodeSettings,
+    progress: Progress,
+    presets: Callable[[str], Preset] = PRESETS.__getitem__,
 ) -> None:
     """Encodes every turntable of a set; those that are there are kept.
 
@@ -51,11 +58,14 @@ def encode_turntables(
         writer_of: Makes an `EncodedWriter` of the settings that decide the result.
         settings: How.
         progress: Who is told.
+        presets: Gives the preset of a family.
 
     Raises:
         InputError: Turntables of another number of frames.
     """
-    preset = model.preset if not settings.family else _family(model, settings.family)
+    preset = model.preset
+    if settings.family:
+        preset = dataclasses.replace(presets(settings.family), autoencoder=preset.autoencoder)
     frames = settings.frames or preset.frames
     if turntables.frames % frames:
         raise InputError(f"turntables of {turntables.frames} frames do not hold every n-th of {frames}; render such")
@@ -67,7 +77,7 @@ def encode_turntables(
         "side": model.image_size,
         "turntables": len(turntables),
     }
-    writer: EncodedWriter = writer_of(decides)
+    writer = writer_of(decides)
     with progress.stage("encode turntables") as report:
         for number in range(len(turntables)):
             turntable = turntables[number]
@@ -77,14 +87,8 @@ def encode_turntables(
     writer.finish()
 
 
-def _family(model: OrbitModel, family: str) -> Any:
-    from im3d_jax.weights.presets import PRESETS
-
-    return dataclasses.replace(PRESETS[family], autoencoder=model.preset.autoencoder)
-
-
 def _encode(
-    turntable: Turntable, model: OrbitModel, preset: Any, frames: int, settings: EncodeSettings, number: int
+    turntable: Turntable, model: OrbitModel, preset: Preset, frames: int, settings: EncodeSettings, number: int
 ) -> dict[str, np.ndarray]:
     every = len(turntable.rgba) // frames
     side = model.image_size

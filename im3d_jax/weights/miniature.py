@@ -40,6 +40,7 @@ def miniature(family: str) -> Preset:
         layers_per_block=(1, 1),
         attention=(True, False),
         heads=(1, 2),
+        transformer_depth=1,
         context_dims=(6,) * len(contexts),
         down_eps=(1e-5,) * 2,
         up_eps=(1e-5,) * 2,

@@ -23,20 +23,26 @@ class ToyboxTurntables:
         size: Side of the pictures, pixels.
         frames: Frames of each.
         supersample: Samples per pixel side.
+        count: How many of the split's objects; None for all.
 
     Raises:
         ValueError: An unknown split.
     """
 
-    def __init__(self, split: str, *, size: int = 256, frames: int = 16, supersample: int = 2):
+    def __init__(
+        self, split: str, *, size: int = 256, frames: int = 16, supersample: int = 2, count: int | None = None
+    ):
         self._toybox = Toybox(split)
+        self._count = len(self._toybox) if count is None else min(count, len(self._toybox))
         self.size, self.frames = size, frames
         self._draw = jax.jit(functools.partial(_draw, size=size, frames=frames, supersample=supersample))
 
     def __len__(self) -> int:
-        return len(self._toybox)
+        return self._count
 
     def __getitem__(self, index: int) -> Turntable:
+        if not 0 <= index < self._count:
+            raise IndexError(f"turntable {index} of {self._count}")
         caption, toy = self._toybox.item(index)
         return Turntable(
             rgba=np.asarray(self._draw(toy)),

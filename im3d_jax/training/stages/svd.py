@@ -18,22 +18,22 @@ from im3d_jax import parallel
 from im3d_jax.data.encoded import EncodedFolder
 from im3d_jax.diffusion import Karras
 from im3d_jax.errors import InputError, WeightsError
-from im3d_jax.models import StableUNet, StableUNetConfig, is_temporal_parameter
+from im3d_jax.models import StableUNet, is_temporal_parameter
 from im3d_jax.progress import Progress
 from im3d_jax.training import lora
 from im3d_jax.training.objectives import Denoising, LogNormalSigmas
 from im3d_jax.training.stage import Stage, deciding
+from im3d_jax.training.stages.starting import start_unet, with_attention
 from im3d_jax.training.stages.video_objectives import SvdObjective
 from im3d_jax.training.trees import Rule, Tree, merge
-from im3d_jax.weights import flatten, open_checkpoint, unflatten
-from im3d_jax.weights.checkpoints import Checkpoint, load_network
+from im3d_jax.weights import open_checkpoint
+from im3d_jax.weights.checkpoints import Checkpoint
 from im3d_jax.weights.export import export_checkpoint
 from im3d_jax.weights.hub import find_model
 from im3d_jax.weights.identify import checkpoint_hash
 from im3d_jax.weights.miniature import miniature
 from im3d_jax.weights.names.networks import unet_shapes
 from im3d_jax.weights.presets import PRESETS, Preset
-from im3d_jax.weights.starting import KERNEL_INIT
 
 
 Trained = Literal["temporal", "all", "lora"]
@@ -49,7 +49,8 @@ class SvdTraining:
         family: Of the network that is trained; the starting weights' own where empty. Another one of the same sizes
             takes over what fits: ``sv3d_p`` from SVD learns explicit cameras.
         data: Folder of encoded turntables.
-        trained: ``temporal`` layers, ``all``, or ``lora``: adapters on the spatial attention, all else held.
+        trained: ``temporal`` layers and the embedding of the conditions, ``all``, or ``lora``: adapters on the spatial
+            attention, all else held.
         rank: Of the adapters.
         drop: Share of the examples without their picture, for guidance.
         sigma_mean: Of log sigma (arXiv 2311.15127, appendix D; 1.0 and 1.6 in public fine-tunings).
@@ -100,8 +101,9 @@ class SvdTraining:
         _check_data(source, preset)
         count = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(unet_shapes(preset.unet)))
         progress.line(f"{preset.name}: UNet of {count / 1e6:.4g} million parameters, {len(source)} turntables")
-        network = StableUNet(_config(preset, self), jnp.dtype(self.dtype), remat=self.remat)
-        params = {"unet": _unet(self, preset, checkpoint, rule, mesh, seed)}
+        config = with_attention(preset.unet, self.attention, self.dtype)
+        network = StableUNet(config, jnp.dtype(self.dtype), remat=self.remat)
+        params = {"unet": start_unet(preset, checkpoint, rule, self.dtype, mesh, seed)}
         combine = merge
         if self.trained == "lora":
             params["adapters"] = lora.create_adapters(jax.random.key(seed), params["unet"], self.rank)
@@ -138,7 +140,8 @@ def trained_rule(trained: Trained) -> Rule:
     if trained == "lora":
         return lambda name: name.startswith("adapters.")
     if trained == "temporal":
-        return is_temporal_parameter
+        # With the embedding of the scalar conditions, which is new where a family gets other ones.
+        return lambda name: is_temporal_parameter(name) or "add_embedding." in name
     raise InputError(f"stage.trained={trained}: expected temporal, all or lora")
 
 
@@ -185,52 +188,6 @@ def _preset(settings: SvdTraining, checkpoint: Checkpoint | None) -> Preset:
     # The files' own eps go on, and so does the autoencoder that encoded the data.
     unet = dataclasses.replace(preset.unet, vector_dims=wanted.unet.vector_dims)
     return dataclasses.replace(wanted, unet=unet, autoencoder=preset.autoencoder, norm_eps=preset.norm_eps)
-
-
-def _config(preset: Preset, settings: SvdTraining) -> StableUNetConfig:
-    attention = settings.attention or {"tpu": "tpu", "gpu": "cudnn"}.get(jax.default_backend(), "xla")
-    if attention == "cudnn" and settings.dtype != "bfloat16":
-        attention = "xla"
-    return dataclasses.replace(preset.unet, attention_implementation=attention)
-
-
-def _unet(
-    settings: SvdTraining, preset: Preset, checkpoint: Checkpoint | None, rule: Rule, mesh: Mesh, seed: int
-) -> Tree:
-    """The UNet's parameters: trained ones in float32, held ones in the dtype of the computation."""
-    shapes = unet_shapes(preset.unet)
-    place = functools.partial(parallel.fsdp_sharding, mesh)
-    kind = lambda name: jnp.float32 if rule(f"unet.{name}") else jnp.dtype(settings.dtype)  # noqa: E731
-    if checkpoint is None:
-        return _random(shapes, kind, place(shapes), seed)
-    if preset.unet == checkpoint.preset.unet:
-        return load_network(checkpoint, "unet", dtype=kind, sharding=place)
-    found = flatten(load_network(checkpoint, "unet", dtype=kind, sharding=place))
-    fresh = flatten(_random(shapes, kind, place(shapes), seed))
-    taken = {
-        name: found[name] if name in found and found[name].shape == leaf.shape else leaf for name, leaf in fresh.items()
-    }
-    return unflatten(taken, shapes)
-
-
-def _random(shapes: Tree, kind: Any, shardings: Tree, seed: int) -> Tree:
-    """Parameters as a new network has them; kernels of spread 1 / sqrt(inputs), temporal layers included."""
-    places = flatten(shardings)
-
-    def draw(number: int, name: str, leaf: jax.ShapeDtypeStruct) -> jax.Array:
-        last = name.rpartition(".")[2]
-
-        def make(key):
-            if last == "scale":
-                return jnp.ones(leaf.shape, kind(name))
-            if last == "mix_factor":
-                return jnp.full(leaf.shape, 0.5, kind(name))
-            return jnp.zeros(leaf.shape, kind(name)) if last == "bias" else KERNEL_INIT(key, leaf.shape, kind(name))
-
-        return jax.jit(make, out_shardings=places[name])(jax.random.fold_in(jax.random.key(seed), number))
-
-    flat = {name: draw(i, name, leaf) for i, (name, leaf) in enumerate(flatten(shapes).items())}
-    return unflatten(flat, shapes)
 
 
 def _with_adapters(trained: Tree, held: Tree) -> Tree:

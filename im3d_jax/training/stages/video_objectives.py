@@ -74,9 +74,9 @@ class SvdObjective:
 class EmuObjective:
     """v-prediction at zero terminal SNR with a first frame and prompts (Emu Video 2311.10709, sections 3.2 and 3.3).
 
-    Batch: {"latents": [B, T, h, w, z] scaled; "contexts": one [B, L, D] for each text encoder; "no_contexts": one
-    [1, L, D] each, of the empty prompt}. The first frame, noised by nothing, is the condition of frame 0, with a mask
-    channel that says whether it is given.
+    Batch: {"latents": [B, T, h, w, z] scaled; "context_0": [B, L, D] of the first text encoder, "context_1" of the
+    second}. Parameters: {"unet": ..., "empty": {"context_0": [L, D], ...}}, contexts of the empty prompt, held. The
+    first frame, noised by nothing, is the condition of frame 0, with a mask channel that says whether it is given.
 
     Attributes:
         network: The UNet with `condition_channels` z + 1.
@@ -94,10 +94,8 @@ class EmuObjective:
         no_prompt, no_image = drop_conditions(lots, self.drop)
         latents = batch["latents"].astype(jnp.float32)
         given = 1.0 - no_image.astype(jnp.float32)
-        contexts = tuple(
-            jnp.where(no_prompt[:, None, None], empty, context)
-            for context, empty in zip(batch["contexts"], batch["no_contexts"], strict=True)
-        )
+        empty = params["empty"]
+        contexts = tuple(jnp.where(no_prompt[:, None, None], empty[name], batch[name]) for name in sorted(empty))
         mask = jnp.broadcast_to(given[:, None, None, None], (*latents[:, 0].shape[:-1], 1))
         condition = jnp.concatenate([latents[:, 0] * given[:, None, None, None], mask], axis=-1)
 

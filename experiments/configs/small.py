@@ -1,0 +1,91 @@
+"""Recipes in miniature: small networks, few examples, two steps."""
+
+from __future__ import annotations
+
+import dataclasses
+import pathlib
+
+from im3d_jax.data.encoded import EncodedWriter
+from im3d_jax.data.toybox.turntable_set import ToyboxTurntables
+from im3d_jax.models import RgbaAutoencoderConfig, TextConfig, TinyUNetConfig
+from im3d_jax.models.elevation import ElevationConfig
+from im3d_jax.pipelines.memory import MEMORIES
+from im3d_jax.pipelines.sources import CheckpointSource
+from im3d_jax.pipelines.svd import OrbitModel
+from im3d_jax.progress import ProgressCalls
+from im3d_jax.training.encode import EncodeSettings, encode_turntables
+from im3d_jax.training.recipe import Recipe
+from im3d_jax.training.stages.bundle import Rendered, Start
+from im3d_jax.training.stages.svd import SvdTraining
+from im3d_jax.weights import BundleConfig, open_checkpoint
+from im3d_jax.weights.miniature import SIDE, VIEWS, miniature, write_miniature
+
+
+FRAMES = (0, 4, 8, 12)
+BUNDLE = BundleConfig(
+    image_size=16,
+    autoencoder=RgbaAutoencoderConfig(
+        latent_channels=2,
+        encoder_channels=(8, 8, 8),
+        decoder_channels=(8, 8, 8),
+        encoder_blocks=(0, 0, 1),
+        decoder_blocks=(0, 0, 1),
+    ),
+    text=TextConfig(width=8, layers=1, head_dim=8, length=6),
+    unet=TinyUNetConfig(
+        latent_channels=2,
+        condition_channels=3,
+        channels=(8, 8),
+        layers_per_block=0,
+        attention=(False, True),
+        temporal_attention=(False, True),
+        first_frame_attention=(False, False),
+        joint_attention=(False, False),
+        frames=len(FRAMES),
+        context_dim=8,
+        time_dim=8,
+        head_dim=8,
+        groups=4,
+    ),
+    elevation=ElevationConfig(patches=(2, 2), width=8, hidden=8),
+)
+
+
+def short_run(recipe: Recipe) -> Recipe:
+    """Two steps of two examples; the mesh takes one group of devices."""
+    run = dataclasses.replace(
+        recipe.run, steps=2, batch=2, micro_batches=1, log_every=1, evaluate_every=0, fit_seconds=None, workers=2
+    )
+    return dataclasses.replace(
+        recipe, run=run, optimizer=dataclasses.replace(recipe.optimizer, warmup=1), mesh=type(recipe.mesh)()
+    )
+
+
+def small_bundle_stage(recipe: Recipe) -> Recipe:
+    """A stage of a bundle on three Toybox objects of 16 x 16 pixels."""
+    stage = recipe.stage
+    data = Rendered(3, FRAMES[: len(stage.data.frames)], min(1, stage.data.held_out))  # type: ignore[attr-defined]
+    changes = {"start": Start(model=BUNDLE), "data": data}
+    if hasattr(stage, "dtype"):
+        changes["dtype"] = "float32"
+    return dataclasses.replace(short_run(recipe), stage=dataclasses.replace(stage, **changes))  # type: ignore[type-var]
+
+
+def small_svd(recipe: Recipe, folder: pathlib.Path, family: str) -> Recipe:
+    """Fine-tuning of a family in miniature, from a file of random weights and Toybox turntables that it encoded."""
+    assert isinstance(recipe.stage, SvdTraining)
+    folder.mkdir(parents=True, exist_ok=True)
+    weights = write_miniature(folder / f"{family}.safetensors", miniature(family))
+    model = OrbitModel(CheckpointSource(open_checkpoint(weights, preset=miniature(family))), MEMORIES["16gb"])
+    encode_turntables(
+        ToyboxTurntables("train", count=3, size=SIDE, frames=VIEWS),
+        model,
+        lambda settings: EncodedWriter(folder / "encoded", settings),
+        EncodeSettings(family=recipe.stage.family),
+        ProgressCalls(None),
+        miniature,
+    )
+    stage = dataclasses.replace(
+        recipe.stage, start=str(weights), data=str(folder / "encoded"), miniature=True, dtype="float32", rank=2, fixed=2
+    )
+    return dataclasses.replace(short_run(recipe), stage=stage)

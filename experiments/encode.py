@@ -1,0 +1,62 @@
+"""Encodes turntables for the training of an SVD-like network: latents and embeddings, by the network's own encoders.
+
+    im3d render-dataset --meshes=MESHES --out=data/turntables --views=14 --size=576
+    python -m experiments.encode --turntables=data/turntables --model=DIR_OF_SVD --out=data/encoded
+
+--turntables takes a folder of `im3d render-dataset`, one of `experiments.build_tfds`, or toybox:COUNT. Turntables with
+a multiple of the network's frames are thinned. Those that --out holds are kept: the same command resumes.
+"""
+
+from __future__ import annotations
+
+from absl import flags
+
+from experiments.programs import Program
+from im3d_jax import environment
+from im3d_jax.data.encoded import EncodedWriter
+from im3d_jax.data.turntable_sets import open_turntables
+from im3d_jax.errors import InputError
+from im3d_jax.pipelines import load
+from im3d_jax.pipelines.memory import MEMORIES
+from im3d_jax.pipelines.svd import OrbitModel
+from im3d_jax.progress import ProgressPrinter
+from im3d_jax.training.encode import EncodeSettings, encode_turntables
+
+
+def define_flags(values: flags.FlagValues) -> None:
+    """Flags of this program."""
+    flags.DEFINE_string("turntables", None, "folder of turntables, or toybox:COUNT", flag_values=values)
+    flags.DEFINE_string("model", None, "SVD or SV3D: a folder, a file or a hub id", flag_values=values)
+    flags.DEFINE_string("out", None, "folder to write", flag_values=values)
+    flags.DEFINE_string("family", "", "whose conditions to write; sv3d_p for explicit cameras", flag_values=values)
+    flags.DEFINE_integer("frames", 0, "frames of a video; 0 for the family's", lower_bound=0, flag_values=values)
+    flags.DEFINE_float("background", 1.0, "grey of the background, 1: white", 0.0, 1.0, flag_values=values)
+    flags.DEFINE_integer("seed", 0, "seed of the noise on conditioning pictures", 0, flag_values=values)
+    flags.DEFINE_enum("memory", None, sorted(MEMORIES), "memory preset of the encoders", flag_values=values)
+
+
+def run(values: flags.FlagValues) -> None:
+    """Encodes.
+
+    Raises:
+        InputError: A wrong flag, turntables or weights that cannot be used.
+    """
+    for name in ("turntables", "model", "out"):
+        if not values[name].value:
+            raise InputError(f"--{name} is missing")
+    environment.start_jax()
+    turntables = open_turntables(values.turntables)
+    model = load(values.model, memory=values.memory).views
+    if not isinstance(model, OrbitModel):
+        raise InputError(f"--model={values.model} draws no views of its own encoders; give SVD or SV3D")
+    settings = EncodeSettings(values.frames, values.family, values.background, values.seed)
+    encode_turntables(
+        turntables, model, lambda decides: EncodedWriter(values.out, decides), settings, ProgressPrinter()
+    )
+
+
+PROGRAM = Program("encode", define_flags, run, "the same command resumes")
+
+
+if __name__ == "__main__":
+    PROGRAM.start()

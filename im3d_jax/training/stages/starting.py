@@ -1,0 +1,85 @@
+"""Parameters with which the training of a UNet starts: of a checkpoint, or random; each array where it belongs."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+from jax.typing import DTypeLike
+
+from im3d_jax import parallel
+from im3d_jax.models import StableUNetConfig
+from im3d_jax.training.trees import Rule, Tree
+from im3d_jax.weights import flatten, unflatten
+from im3d_jax.weights.checkpoints import Checkpoint, load_network
+from im3d_jax.weights.names.networks import unet_shapes
+from im3d_jax.weights.presets import Preset
+from im3d_jax.weights.starting import KERNEL_INIT
+
+
+def with_attention(config: StableUNetConfig, attention: str, dtype: str) -> StableUNetConfig:
+    """A network's sizes with the attention kernel to compute with.
+
+    Args:
+        config: Sizes.
+        attention: ``xla``, ``cudnn`` or ``tpu``; empty for the best of the present device.
+        dtype: Of the computation; cuDNN's kernel wants bfloat16.
+    """
+    chosen = attention or {"tpu": "tpu", "gpu": "cudnn"}.get(jax.default_backend(), "xla")
+    if chosen == "cudnn" and dtype != "bfloat16":
+        chosen = "xla"
+    return dataclasses.replace(config, attention_implementation=chosen)
+
+
+def start_unet(preset: Preset, checkpoint: Checkpoint | None, rule: Rule, dtype: str, mesh: Mesh, seed: int) -> Tree:
+    """The UNet's nested parameters: trained ones in float32, held ones in the dtype of the computation.
+
+    Args:
+        preset: Of the network that is trained.
+        checkpoint: Weights to start from: of the same network, or of one that differs in some layers, which are then
+            new. None draws all.
+        rule: Which parameters are trained, by dotted name from ``unet.`` on.
+        dtype: Of the computation.
+        mesh: Large arrays are split over its `fsdp` axis.
+        seed: Of new parameters.
+    """
+    shapes = unet_shapes(preset.unet)
+    place = functools.partial(parallel.fsdp_sharding, mesh)
+
+    def kind(name: str) -> DTypeLike:
+        return jnp.float32 if rule(f"unet.{name}") else jnp.dtype(dtype)
+
+    if checkpoint is None:
+        return _random(shapes, kind, place(shapes), seed)
+    found = load_network(checkpoint, "unet", dtype=kind, sharding=place)
+    if preset.unet == checkpoint.preset.unet:
+        return found
+    known, fresh = flatten(found), flatten(_random(shapes, kind, place(shapes), seed))
+    taken = {
+        name: known[name] if name in known and known[name].shape == leaf.shape else leaf for name, leaf in fresh.items()
+    }
+    return unflatten(taken, shapes)
+
+
+def _random(shapes: Tree, kind: Callable[[str], DTypeLike], shardings: Tree, seed: int) -> Tree:
+    """Parameters as a new network has them; kernels of spread 1 / sqrt(inputs), temporal layers included."""
+    places = flatten(shardings)
+
+    def draw(number: int, name: str, leaf: jax.ShapeDtypeStruct) -> jax.Array:
+        last = name.rpartition(".")[2]
+
+        def make(key: jax.Array) -> jax.Array:
+            if last == "scale":
+                return jnp.ones(leaf.shape, kind(name))
+            if last == "mix_factor":
+                return jnp.full(leaf.shape, 0.5, kind(name))
+            return jnp.zeros(leaf.shape, kind(name)) if last == "bias" else KERNEL_INIT(key, leaf.shape, kind(name))
+
+        return jax.jit(make, out_shardings=places[name])(jax.random.fold_in(jax.random.key(seed), number))
+
+    flat = {name: draw(i, name, leaf) for i, (name, leaf) in enumerate(flatten(shapes).items())}
+    return unflatten(flat, shapes)
