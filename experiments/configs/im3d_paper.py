@@ -28,4 +28,6 @@ def get_config() -> Recipe:
 
 def get_smoke(folder: pathlib.Path) -> Recipe:
     """The recipe in miniature, on noise; `folder` stays empty."""
-    return dataclasses.replace(short_run(get_config()), stage=EmuTraining(miniature=True, dtype="float32"))
+    return dataclasses.replace(
+        short_run(get_config()), stage=EmuTraining(miniature=True, dtype="float32", remat="none")
+    )

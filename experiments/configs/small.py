@@ -64,7 +64,7 @@ def short_run(recipe: Recipe) -> Recipe:
 def small_bundle_stage(recipe: Recipe) -> Recipe:
     """A stage of a bundle on three Toybox objects of 16 x 16 pixels."""
     stage = recipe.stage
-    data = Rendered(3, FRAMES[: len(stage.data.frames)], min(1, stage.data.held_out))  # type: ignore[attr-defined]
+    data = Rendered(3, FRAMES[: len(stage.data.frames)], 0)  # type: ignore[attr-defined]
     changes = {"start": Start(model=BUNDLE), "data": data}
     if hasattr(stage, "dtype"):
         changes["dtype"] = "float32"
@@ -86,6 +86,13 @@ def small_svd(recipe: Recipe, folder: pathlib.Path, family: str) -> Recipe:
         miniature,
     )
     stage = dataclasses.replace(
-        recipe.stage, start=str(weights), data=str(folder / "encoded"), miniature=True, dtype="float32", rank=2, fixed=2
+        recipe.stage,
+        start=str(weights),
+        data=str(folder / "encoded"),
+        miniature=True,
+        dtype="float32",
+        remat="none",
+        rank=2,
+        fixed=2,
     )
     return dataclasses.replace(short_run(recipe), stage=stage)

@@ -86,7 +86,6 @@ def train(
     seed: int = 0,
     schedule: Schedule | None = None,
     line: Callable[[str], Any] = print,
-    tflop_per_example: float | None = None,
     record: Mapping[str, Any] | None = None,
 ) -> bool:
     """Trains from the newest checkpoint in `workdir`, or from the stage's parameters.
@@ -103,7 +102,6 @@ def train(
         seed: Of the run: noise, and order of the data.
         schedule: From `optimizers.schedule`; constant without.
         line: Takes a line for the user; process 0 alone calls it.
-        tflop_per_example: Arithmetic of a step for one example, for rates.
         record: JSON values that ``runs.jsonl`` keeps about this start.
 
     Returns:
@@ -145,7 +143,7 @@ def train(
             if settings.fit_seconds is not None and record.get("total") is not None:
                 total = record["total"]
             say(f"resuming at step {int(state.step)} of {total}")
-        begun = Run(stage, settings, identity, workdir, mesh, say, total, tflop_per_example, piece)
+        begun = Run(stage, settings, identity, workdir, mesh, say, total, piece)
         batches = Batches(stage.source, settings.batch, seed=seed, mesh=mesh, workers=settings.workers, start=position)
         begun.record_start(int(state.step), record or {})
         log = stack.enter_context(MetricsLog(workdir, step=int(state.step), tensorboard=settings.tensorboard))
@@ -178,7 +176,6 @@ class Run:
     mesh: Mesh
     say: Callable[[str], Any]
     total: int
-    tflop_per_example: float | None
     piece: Piece
     pieces: int = 0
 
@@ -236,7 +233,10 @@ class Run:
                     saved = time.monotonic()
         save()
         checkpoints.wait()
-        self.stage.export(jax.device_get(self._averaged(state, held)), self.workdir)
+        averaged = _gathered(self._averaged(state, held))
+        if jax.process_index() == 0:
+            self.stage.export(averaged, self.workdir)
+        _everywhere(False)  # nobody ends, and takes the coordinator along, while process 0 writes
         done = step >= self.total
         self.say(f"{'finished' if done else 'stopped; the same command resumes'} at step {step} of {self.total}")
         return done
@@ -267,8 +267,8 @@ class Run:
     def _rates(self, seconds_a_step: float, elapsed: float) -> dict[str, float]:
         rate = self.settings.batch / seconds_a_step
         figures = {"seconds": elapsed, "ms_per_step": 1e3 * seconds_a_step, "examples_per_second": rate}
-        if self.tflop_per_example is not None:
-            figures["tflops_per_device"] = rate * self.tflop_per_example / self.mesh.size
+        if self.stage.tflop is not None:
+            figures["tflops_per_device"] = rate * self.stage.tflop / self.mesh.size
             peak = peak_tflops(jax.devices()[0].device_kind)
             if peak is not None:
                 figures["mfu"] = figures["tflops_per_device"] / peak
@@ -399,6 +399,15 @@ def _sigterm() -> Iterator[Callable[[], bool]]:
         yield lambda: came
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+def _gathered(tree: Any) -> Any:
+    """Host arrays of a tree that may be split over processes."""
+    if jax.process_count() == 1:
+        return jax.device_get(tree)
+    from jax.experimental import multihost_utils
+
+    return multihost_utils.process_allgather(tree, tiled=True)
 
 
 def _everywhere(flag: bool) -> bool:

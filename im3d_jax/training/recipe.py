@@ -11,7 +11,7 @@ import optax
 from jax.sharding import Mesh
 
 from im3d_jax import parallel
-from im3d_jax.errors import InputError
+from im3d_jax.errors import InputError, input_errors
 from im3d_jax.progress import Progress
 from im3d_jax.training.loop import RunSettings, train
 from im3d_jax.training.optimizers import make_optimizer, schedule
@@ -77,8 +77,13 @@ class MeshSettings:
     fsdp: int = 1
 
     def make(self) -> Mesh:
-        """The mesh over all devices of all processes."""
-        return parallel.make_mesh(self.data, self.fsdp)
+        """The mesh over all devices of all processes.
+
+        Raises:
+            InputError: Sizes that do not multiply to the number of devices.
+        """
+        with input_errors(ValueError):
+            return parallel.make_mesh(self.data, self.fsdp)
 
 
 @dataclasses.dataclass(frozen=True)

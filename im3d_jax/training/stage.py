@@ -26,6 +26,7 @@ class Stage:
         source: The examples.
         combine: Makes the network's parameters of trained and held ones.
         evaluate: Figures of nested parameters, all of them, for the log; None for none.
+        tflop: Arithmetic of a step for one example, see `flops.step_tflop`; None where it is not known.
         sheet: A picture [H, W, 3] of what nested parameters draw, for the log; None for none.
         export: Writes what the stage is for; called with all nested parameters and the run's folder.
     """
@@ -38,6 +39,7 @@ class Stage:
     source: ExampleSource
     combine: Callable[[Tree, Tree], Tree] = merge
     evaluate: Callable[[Tree], dict[str, float]] | None = None
+    tflop: float | None = None
     sheet: Callable[[Tree], Any] | None = None
     export: Callable[[Tree, pathlib.Path], None] = lambda params, folder: None
 

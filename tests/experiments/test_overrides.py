@@ -1,15 +1,17 @@
 """Typed overrides of nested configs."""
 
 import dataclasses
+import math
 
 import pytest
 
-from experiments.configs import tiny_autoencoder, tiny_elevation, tiny_images, tiny_video
-from experiments.configs.training import TrainConfig
+from experiments.configs import tiny_autoencoder, tiny_video
 from experiments.overrides import apply_overrides
+from im3d_jax.errors import InputError
+from im3d_jax.training.loop import RunSettings
 
 
-CONFIG = TrainConfig()
+CONFIG = tiny_video.get_config()
 
 
 def get(config, name):
@@ -21,29 +23,31 @@ def get(config, name):
 @pytest.mark.parametrize(
     "name, text, value",
     [
-        ("batch", "64", 64),
-        ("learning_rate", "1e-3", 1e-3),
-        ("learning_rate", "1", 1.0),
-        ("stage", "images", "images"),
-        ("dtype", "3", "3"),
-        ("frames", "(0, 4)", (0, 4)),
-        ("model.unet.cyclic", "false", False),
-        ("model.unet.cyclic", "True", True),
-        ("model.unet.channels", "(8,16)", (8, 16)),
-        ("model.log_snr_shift", "-0.5", -0.5),
+        ("run.batch", "64", 64),
+        ("stage.learning_rate", "1e-3", 1e-3),
+        ("stage.learning_rate", "1", 1.0),
+        ("stage.dtype", "3", "3"),
+        ("stage.data.frames", "(0, 4)", (0, 4)),
+        ("stage.start.model.unet.cyclic", "false", False),
+        ("stage.start.model.unet.cyclic", "True", True),
+        ("stage.start.model.unet.channels", "(8,16)", (8, 16)),
+        ("stage.start.model.log_snr_shift", "-0.5", -0.5),
+        ("run.fit_seconds", "60", 60.0),
+        ("run.fit_seconds", "none", None),
+        ("run.max_seconds", "inf", math.inf),
+        ("optimizer.kind", "muon", "muon"),
     ],
 )
 def test_values_take_the_fields_type(name, text, value):
-    made = apply_overrides(CONFIG, [f"{name}={text}"])
-    found = get(made, name)
-    assert found == value and type(found) is type(get(CONFIG, name))
-    assert CONFIG == TrainConfig()
+    before = dataclasses.asdict(CONFIG)
+    found = get(apply_overrides(CONFIG, [f"{name}={text}"]), name)
+    assert found == value and type(found) is type(value)
+    assert dataclasses.asdict(CONFIG) == before
 
 
 def test_several_leave_the_rest_alone():
-    made = apply_overrides(CONFIG, ["batch=1", "model.unet.groups=4", "batch=2"])
-    unet = dataclasses.replace(CONFIG.model.unet, groups=4)
-    assert made == dataclasses.replace(CONFIG, batch=2, model=dataclasses.replace(CONFIG.model, unet=unet))
+    made = apply_overrides(CONFIG, ["batch=1", "run.steps=4", "batch=2"])
+    assert made == dataclasses.replace(CONFIG, run=dataclasses.replace(CONFIG.run, batch=2, steps=4))
     assert apply_overrides(CONFIG, []) == CONFIG
 
 
@@ -51,28 +55,38 @@ def test_several_leave_the_rest_alone():
     "assignment, message",
     [
         ("batch", "expected name=value"),
-        ("bach=3", "TrainConfig has no field bach; did you mean batch?"),
-        ("model.unet.chanels=(8,)", "TinyUNetConfig has no field chanels; did you mean channels?"),
-        ("zzz=3", "known: stage, objects"),
-        ("batch.size=3", "batch is a int, it has no fields"),
-        ("batch=many", "expected a int such as 32"),
-        ("batch=3.5", "got a float"),
-        ("batch=True", "got a bool"),
-        ("model.unet.cyclic=1", "expected a bool such as True"),
-        ("frames=3", "expected a tuple"),
-        ("learning_rate=__import__('os')", "expected a float"),
+        ("bach=3", "Recipe has no field bach; did you mean batch?"),
+        ("stage.start.model.unet.chanels=(8,)", "TinyUNetConfig has no field chanels; did you mean channels?"),
+        ("zzz=3", "known: stage, optimizer, run, mesh"),
+        ("run.batch.size=3", "batch is a int, it has no fields"),
+        ("run.batch=many", "expected an int such as 32"),
+        ("run.batch=3.5", "got float"),
+        ("run.batch=True", "got bool"),
+        ("stage.start.model.unet.cyclic=1", "expected a bool such as True"),
+        ("stage.data.frames=3", "expected a tuple"),
+        ("stage.learning_rate=__import__('os')", "expected a float"),
+        ("optimizer.kind=sgd", "expected adamw or muon"),
+        ("stage=svd", "has fields; set one of them"),
+        ("run.batch=0", "batch=0: expected at least 1"),
         ("=3", "has no field"),
     ],
 )
 def test_refusals_are_one_line(assignment, message):
-    with pytest.raises(ValueError) as error:
+    with pytest.raises(InputError) as error:
         apply_overrides(CONFIG, [assignment])
     assert message in str(error.value) and "\n" not in str(error.value)
 
 
-def test_configs_of_the_stages():
-    modules = {"autoencoder": tiny_autoencoder, "images": tiny_images, "video": tiny_video, "elevation": tiny_elevation}
-    for stage, module in modules.items():
-        config = module.get_config()
-        assert config.stage == stage and config.steps > 0 and 0 < config.ema < 1
-        assert config.model == tiny_video.get_config().model
+def test_a_name_of_two_parts_is_refused():
+    with pytest.raises(InputError, match="write stage.steps"):
+        apply_overrides(_Two(), ["steps=3"])
+
+
+@dataclasses.dataclass(frozen=True)
+class _Two:
+    stage: RunSettings = RunSettings()
+    run: RunSettings = RunSettings()
+
+
+def test_recipes_share_their_networks():
+    assert tiny_autoencoder.get_config().stage.start.model == CONFIG.stage.start.model

@@ -20,6 +20,7 @@ from im3d_jax.diffusion import ScaledLinear
 from im3d_jax.errors import InputError
 from im3d_jax.models import StableUNet, is_temporal_parameter
 from im3d_jax.progress import Progress
+from im3d_jax.training.flops import step_tflop
 from im3d_jax.training.objectives import Denoising, UniformTimes
 from im3d_jax.training.stage import Stage, deciding
 from im3d_jax.training.stages.starting import start_unet, with_attention
@@ -80,6 +81,12 @@ class EmuTraining:
         network = StableUNet(config, jnp.dtype(self.dtype), remat=self.remat)
         count = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(unet_shapes(preset.unet)))
         progress.line(f"{preset.name}: UNet of {count / 1e6:.4g} million parameters, {len(source)} turntables")
+        params: Tree = {
+            "unet": start_unet(preset, checkpoint, is_temporal_parameter, self.dtype, mesh, seed),
+            "empty": {name: jnp.asarray(value, jnp.bfloat16) for name, value in empty.items()},
+        }
+        denoising = Denoising(ScaledLinear(), "v", UniformTimes())
+        counted = EmuObjective(StableUNet(preset.unet, jnp.dtype(self.dtype)), denoising, self.drop)
         return Stage(
             name="emu",
             identity={
@@ -87,13 +94,11 @@ class EmuTraining:
                 "start": "random" if checkpoint is None else checkpoint_hash(checkpoint.path),
                 "data": source.identity(),
             },
-            params={
-                "unet": start_unet(preset, checkpoint, is_temporal_parameter, self.dtype, mesh, seed),
-                "empty": {name: jnp.asarray(value, jnp.bfloat16) for name, value in empty.items()},
-            },
+            params=params,
             trained=is_temporal_parameter,
-            objective=EmuObjective(network, Denoising(ScaledLinear(), "v", UniformTimes()), self.drop),
+            objective=EmuObjective(network, denoising, self.drop),
             source=source,
+            tflop=step_tflop(counted, params, source[0], is_temporal_parameter),
             export=functools.partial(_export, preset),
         )
 

@@ -21,6 +21,7 @@ from im3d_jax.errors import InputError, WeightsError
 from im3d_jax.models import StableUNet, is_temporal_parameter
 from im3d_jax.progress import Progress
 from im3d_jax.training import lora
+from im3d_jax.training.flops import step_tflop
 from im3d_jax.training.objectives import Denoising, LogNormalSigmas
 from im3d_jax.training.stage import Stage, deciding
 from im3d_jax.training.stages.starting import start_unet, with_attention
@@ -110,6 +111,8 @@ class SvdTraining:
             combine = _with_adapters
         denoising = Denoising(Karras(), "edm_v", LogNormalSigmas(self.sigma_mean, self.sigma_std))
         objective = SvdObjective(network, denoising, self.drop)
+        counted = SvdObjective(StableUNet(preset.unet, jnp.dtype(self.dtype)), denoising, self.drop)
+        example = source[0]
         identity = {
             **deciding(self, without=("start", "data", "family")),
             "family": preset.name,
@@ -124,6 +127,7 @@ class SvdTraining:
             objective=objective,
             source=source,
             combine=combine,
+            tflop=step_tflop(counted, {"unet": params["unet"]}, example, rule),
             evaluate=_fixed_loss(objective, source, self.fixed, mesh) if self.fixed else None,
             export=functools.partial(_export, checkpoint, preset, self.trained),
         )
