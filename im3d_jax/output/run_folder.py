@@ -255,7 +255,10 @@ class RunFolder:
                     "--out or replace it with --overwrite"
                 )
         elif run.get("sha256") != self.sha256 and self._read_json(STAGES_FILE):
-            changes = _differences(recorded, self.settings) or ["it was made by another version"]
+            differ = lambda key: recorded.get(key) != self.settings.get(key)  # noqa: E731
+            # Whoever meets another command's folder needs no list of all that this command has besides.
+            before, now = ({"what": one.get("what")} if differ("what") else one for one in (recorded, self.settings))
+            changes = _differences(before, now) or ["it was made by another version"]
             raise RunFolderError(
                 f"{self.path} holds results of other settings ({'; '.join(changes[:3])}); choose another --out or "
                 "replace them with --overwrite"
