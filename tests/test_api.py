@@ -2,6 +2,7 @@
 
 import dataclasses
 import io
+import pathlib
 
 import numpy as np
 import pytest
@@ -101,9 +102,42 @@ def test_a_list_of_requests_is_as_single_requests(made):
         np.testing.assert_allclose(one.views, alone.views, atol=1.01 / 255)
         np.testing.assert_allclose(one.gaussians.means, alone.gaussians.means, atol=1e-4)
         assert one.network_evaluations == alone.network_evaluations
-    for wrong in ({"out": "x"}, {"seed": 3}):
+    for wrong in ({"out": "x"}, {"overwrite": True}, {"seed": 3}):
         with pytest.raises(InputError, match="a list of requests takes neither `out` nor fields"):
             im3d_jax.generate(model.pipeline, requests, **wrong)
+
+
+@pytest.mark.parametrize(
+    "call, message",
+    [
+        (lambda model: im3d_jax.generate(model, ["mug"]), r"requests\[0\]=mug: expected an AssetRequest"),
+        (lambda model: im3d_jax.generate(None, "mug"), "model=None: expected what `load` returns"),
+        (lambda model: im3d_jax.generate(model, "mug", progress=3), "progress=3: expected a function"),
+        (lambda model: im3d_jax.generate(model, "mug", lpips=3), "lpips=3: expected lpips-j"),
+        (lambda model: im3d_jax.generate(model, "mug", lpips=pathlib.Path("none.h5")), "none.h5: no such file"),
+        (lambda model: im3d_jax.load(3), "model=3: expected `tiny`"),
+        (lambda model: im3d_jax.load(pathlib.Path("none")), "model=none: no such folder or file"),
+        (lambda model: im3d_jax.load(dtype="float99"), "dtype=float99: expected float32"),
+        (lambda model: im3d_jax.reconstruct(3), "capture=3: expected a folder"),
+        (lambda model: im3d_jax.reconstruct("run", quality="x"), "quality=x: expected one of"),
+        (lambda model: im3d_jax.reconstruct("run", seed=-1), "seed=-1: expected a whole number"),
+        (lambda model: im3d_jax.reconstruct("run", out="run"), "out=run is the folder to read"),
+        (lambda model: CaptureSettings(steps=0), "steps=0: expected a whole number of at least 1"),
+        (lambda model: CaptureSettings(strategy="x"), "strategy=x: expected one of default, mcmc"),
+        (lambda model: CaptureSettings(sh_degree=5), "sh_degree=5: expected a whole number from 0 to 4"),
+        (lambda model: CaptureSettings(gaussians=0), "gaussians=0: expected a whole number of at least 1"),
+    ],
+)
+def test_wrong_arguments_are_one_line(call, message):
+    with pytest.raises(InputError, match=message) as raised:
+        call(FakeModel().pipeline)
+    assert "\n" not in str(raised.value)
+
+
+def test_a_folder_of_another_command_is_named(tmp_path):
+    im3d_jax.views(FakeModel().pipeline, REQUEST, out=tmp_path)
+    with pytest.raises(InputError, match=r"other settings \(what was 'views', now 'asset'\)"):
+        im3d_jax.generate(FakeModel().pipeline, REQUEST, out=tmp_path)
 
 
 def test_reconstruct_a_capture_and_a_run_folder(made, tmp_path):
@@ -121,6 +155,8 @@ def test_reconstruct_a_capture_and_a_run_folder(made, tmp_path):
     whole = im3d_jax.generate(model.pipeline, REQUEST, rounds=0, out=tmp_path / "run")
     half = im3d_jax.reconstruct(tmp_path / "run", model=model.pipeline, quality="draft")
     np.testing.assert_array_equal(half.gaussians.means, whole.gaussians.means)
+    with pytest.raises(InputError, match="hold_out=4: .* is a run folder"):
+        im3d_jax.reconstruct(tmp_path / "run", model=model.pipeline, hold_out=4)
     with pytest.raises(InputError, match="expected a quality instead of capture settings"):
         im3d_jax.reconstruct(tmp_path / "run", settings=settings, model=model.pipeline)
 

@@ -15,12 +15,12 @@ from im3d_jax.generation.batch import draw_ahead
 from im3d_jax.generation.captures import CaptureSettings, check_capture, settings_json
 from im3d_jax.generation.loop import AssetRefs, ViewRefs, asset_stages, reconstruction_stages, view_stages
 from im3d_jax.generation.plan import PerceptualChoice, Plan, make_plan
-from im3d_jax.generation.request import AssetRequest
+from im3d_jax.generation.request import AssetRequest, check_quality, check_seed
 from im3d_jax.generation.runners import FolderRunner, Loop, MemoryRunner, drive, enough_memory
 from im3d_jax.output.run_folder import RunFolder
 from im3d_jax.pipelines import Pipeline, Quality, fit_settings, load
 from im3d_jax.progress import Event, Progress, ProgressCalls
-from im3d_jax.weights.lpips_weights import LpipsWeights, load_lpips
+from im3d_jax.weights.lpips_weights import LpipsWeights, open_lpips
 
 
 Told = Callable[[Event], Any] | Progress | None
@@ -31,35 +31,35 @@ Runs = FolderRunner | MemoryRunner
 
 @overload
 def generate(
-    model: Pipeline | str,
+    model: Pipeline | str | os.PathLike,
     request: str | AssetRequest | None = None,
     *,
     progress: Told = None,
     out: str | os.PathLike | None = None,
     overwrite: bool = False,
-    lpips: str | LpipsWeights | PerceptualChoice | None = None,
+    lpips: str | os.PathLike | LpipsWeights | PerceptualChoice | None = None,
     **fields: Any,
 ) -> Asset: ...
 
 
 @overload
 def generate(
-    model: Pipeline | str,
+    model: Pipeline | str | os.PathLike,
     request: Sequence[AssetRequest],
     *,
     progress: Told = None,
-    lpips: str | LpipsWeights | PerceptualChoice | None = None,
+    lpips: str | os.PathLike | LpipsWeights | PerceptualChoice | None = None,
 ) -> list[Asset]: ...
 
 
 def generate(
-    model: Pipeline | str,
+    model: Pipeline | str | os.PathLike,
     request: str | AssetRequest | Sequence[AssetRequest] | None = None,
     *,
     progress: Told = None,
     out: str | os.PathLike | None = None,
     overwrite: bool = False,
-    lpips: str | LpipsWeights | PerceptualChoice | None = None,
+    lpips: str | os.PathLike | LpipsWeights | PerceptualChoice | None = None,
     **fields: Any,
 ) -> Asset | list[Asset]:
     """Makes 3D assets.
@@ -83,8 +83,13 @@ def generate(
     """
     pipeline, told, features = _opened(model), _listener(progress), PerceptualChoice.of(lpips)
     if isinstance(request, Sequence) and not isinstance(request, str):
-        if out is not None or fields:
+        if out is not None or overwrite or fields:
             raise InputError("a list of requests takes neither `out` nor fields: set the fields of each AssetRequest")
+        for place, each in enumerate(request):
+            if not isinstance(each, AssetRequest):
+                raise InputError(
+                    f"requests[{place}]={str(each)[:40]}: expected an AssetRequest, as AssetRequest(prompt)"
+                )
         return _generate_all([make_plan(each, pipeline, lpips=features) for each in request], pipeline, told)
     plan = make_plan(_request(request, fields), pipeline, lpips=features)
     runner = _runner_of(plan, out, overwrite, told)
@@ -93,7 +98,7 @@ def generate(
 
 
 def views(
-    model: Pipeline | str,
+    model: Pipeline | str | os.PathLike,
     request: str | AssetRequest | None = None,
     *,
     progress: Told = None,
@@ -119,12 +124,12 @@ def reconstruct(
     capture: str | os.PathLike | Capture,
     *,
     settings: CaptureSettings | None = None,
-    model: Pipeline | str = "tiny",
+    model: Pipeline | str | os.PathLike = "tiny",
     quality: Quality = "standard",
     seed: int = 0,
     downscale: int = 1,
     hold_out: int = 0,
-    lpips: str | LpipsWeights | None = None,
+    lpips: str | os.PathLike | LpipsWeights | None = None,
     progress: Told = None,
     out: str | os.PathLike | None = None,
     overwrite: bool = False,
@@ -146,21 +151,31 @@ def reconstruct(
     Raises:
         InputError: The capture, the model or the folder cannot be used; one line.
     """
+    check_quality(quality)
+    check_seed(seed)
     if not isinstance(capture, Capture):
+        if not isinstance(capture, str | os.PathLike):
+            raise InputError(f"capture={str(capture)[:40]}: expected a folder, or what `load_capture` returns")
+        if out is not None and os.path.realpath(out) == os.path.realpath(capture):
+            raise InputError(f"out={out} is the folder to read; give another, or the results of both would mix")
         capture = load_capture(capture, downscale, hold_out=hold_out)
-    lpips = load_lpips(lpips) if isinstance(lpips, str) else lpips
-    check_capture(capture, lpips=lpips is not None, downscale=downscale, hold_out=hold_out)
+    weights = None if lpips is None else open_lpips(lpips)
+    check_capture(capture, lpips=weights is not None, downscale=downscale, hold_out=hold_out)
     told = _listener(progress)
     decides: dict[str, Any] = {
         "what": "reconstruct",
         "data_sha256": capture.digest(),
         "downscale": downscale,
-        "seed": seed,
+        "seed": int(seed),
     }
     network, side, facts = None, None, {}
     if capture.family is not None:
         if settings is not None:
             raise InputError(f"{capture.source} is a run folder: expected a quality instead of capture settings")
+        if hold_out:
+            raise InputError(
+                f"hold_out={hold_out}: {capture.source} is a run folder, whose views are all fitted; leave it out"
+            )
         drawer = _opened(model).views
         if drawer.family == capture.family:
             chosen = drawer.view_settings(quality)
@@ -181,7 +196,7 @@ def reconstruct(
         seed=seed,
         network=network,
         side=side,
-        lpips=lpips,
+        lpips=weights,
         enlarged=capture.family is None or quality != "draft",
         files=out is not None,
     )
@@ -204,20 +219,26 @@ def _generate_all(plans: Sequence[Plan], pipeline: Pipeline, told: Progress) -> 
     return [assets[place] for place in range(len(plans))]
 
 
-def _opened(model: Pipeline | str) -> Pipeline:
-    return load(model) if isinstance(model, str) else model
+def _opened(model: Pipeline | str | os.PathLike) -> Pipeline:
+    if isinstance(model, str | os.PathLike):
+        return load(model)
+    if not hasattr(model, "views"):
+        raise InputError(f"model={str(model)[:40]}: expected what `load` returns, or the name of a model")
+    return model
 
 
 def _listener(progress: Told) -> Progress:
     if progress is not None and hasattr(progress, "stage"):
         return progress  # type: ignore[return-value]  # told apart from a function by the attribute
+    if progress is not None and not callable(progress):
+        raise InputError(f"progress={progress}: expected a function of one event, such as print")
     return ProgressCalls(progress)  # type: ignore[arg-type]  # a function or None
 
 
 def _request(request: str | AssetRequest | None, fields: Mapping[str, Any]) -> AssetRequest:
-    if isinstance(request, AssetRequest):
-        return dataclasses.replace(request, **fields)
     try:
+        if isinstance(request, AssetRequest):
+            return dataclasses.replace(request, **fields)
         return AssetRequest(**({} if request is None else {"prompt": request}), **fields)
     except TypeError as error:
         known = ", ".join(field.name for field in dataclasses.fields(AssetRequest))

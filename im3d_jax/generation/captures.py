@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 
 from im3d_jax.data.captures import Capture
-from im3d_jax.errors import CaptureError
+from im3d_jax.errors import CaptureError, InputError
 from im3d_jax.reconstruction import FitConfig, capture_config
 
 
+StrategyName = Literal["default", "mcmc"]
 SMALLEST_SIDE = 11  # pixels of a view: the window of SSIM
 SMALLEST_LPIPS_SIDE = 16  # pixels: VGG16 halves four times
 # Rows for gaussians of a capture: for views of up to 200x200 pixels, and at most for larger ones.
@@ -29,14 +30,28 @@ class CaptureSettings:
         random_background: Composite both images on a new colour each step, for pictures with alpha.
         pose_refinement: Let the poses of the cameras move.
         gaussians: Most gaussians; None takes a number by the size of the pictures and the points.
+
+    Raises:
+        InputError: A value outside of its range.
     """
 
     steps: int = 3000
-    strategy: Literal["default", "mcmc"] = "default"
+    strategy: StrategyName = "default"
     sh_degree: int = 3
     random_background: bool = False
     pose_refinement: bool = False
     gaussians: int | None = None
+
+    def __post_init__(self):
+        whole = lambda number: isinstance(number, int) and not isinstance(number, bool)  # noqa: E731
+        if not (whole(self.steps) and self.steps >= 1):
+            raise InputError(f"steps={self.steps}: expected a whole number of at least 1")
+        if self.strategy not in get_args(StrategyName):
+            raise InputError(f"strategy={self.strategy}: expected one of {', '.join(get_args(StrategyName))}")
+        if not (whole(self.sh_degree) and 0 <= self.sh_degree <= 4):
+            raise InputError(f"sh_degree={self.sh_degree}: expected a whole number from 0 to 4")
+        if self.gaussians is not None and not (whole(self.gaussians) and self.gaussians >= 1):
+            raise InputError(f"gaussians={self.gaussians}: expected a whole number of at least 1, or None")
 
     def config(self, capture: Capture) -> FitConfig:
         """The fit of a capture."""

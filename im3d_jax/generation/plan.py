@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from typing import Any, Literal
 
 import numpy as np
@@ -12,7 +13,7 @@ from im3d_jax.generation.request import AssetRequest
 from im3d_jax.images.prepare import prepare_image
 from im3d_jax.models.perceptual import Perceptual
 from im3d_jax.pipelines import Pipeline, ViewTask
-from im3d_jax.weights.lpips_weights import LpipsWeights, load_lpips
+from im3d_jax.weights.lpips_weights import LpipsWeights, open_lpips
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -30,12 +31,16 @@ class PerceptualChoice:
     sha256: str | None = None
 
     @classmethod
-    def of(cls, lpips: str | LpipsWeights | PerceptualChoice | None) -> PerceptualChoice | None:
-        """Features of LPIPS weights, or of what `load_lpips` reads; choices and None stay what they are."""
-        weights = load_lpips(lpips) if isinstance(lpips, str) else lpips
-        if isinstance(weights, LpipsWeights):
-            return cls(weights.network(), "LPIPS (VGG16)", weights.sha256)
-        return weights
+    def of(cls, lpips: str | os.PathLike | LpipsWeights | PerceptualChoice | None) -> PerceptualChoice | None:
+        """Features of LPIPS weights, or of what `load_lpips` reads; choices and None stay what they are.
+
+        Raises:
+            InputError: See `load_lpips`; or another value.
+        """
+        if lpips is None or isinstance(lpips, PerceptualChoice):
+            return lpips
+        weights = open_lpips(lpips)
+        return cls(weights.network(), "LPIPS (VGG16)", weights.sha256)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -35,7 +35,12 @@ from tests.fake_model import FakeModel
         ({"prompt": 3}, "prompt=3: expected text"),
         ({"image": np.ones((8, 8))}, r"image of shape \[8, 8\]: expected \[height, width, 3 or 4\]"),
         ({"image": np.ones((8, 8, 4), np.uint8)}, "image of type uint8: expected floats in"),
-        ({"image": 3}, "image=3: expected a path or a numpy array"),
+        ({"image": np.ones((8, 8, 4)) * 255}, "image with values from 255 to 255: expected floats in"),
+        ({"image": np.full((8, 8, 4), np.nan)}, "image with values from nan to nan: expected floats in"),
+        ({"image": 3}, "image=3: expected a path or an array"),
+        ({"image": ""}, "the path of the image is empty"),
+        ({"prompt": np.ones((64, 64, 4))}, "expected text; give a picture as image="),
+        ({"prompt": "a", "elevation_deg": True}, "elevation_deg=True: expected degrees"),
     ],
 )
 def test_bad_values_are_one_line(fields, message):
@@ -55,6 +60,8 @@ def test_fields_of_a_call_that_are_none_are_named():
         InputError, match="unexpected keyword argument 'quallity'; the fields of a request are prompt, im"
     ):
         im3d_jax.views(FakeModel().pipeline, "mug", quallity="draft")
+    with pytest.raises(InputError, match="unexpected keyword argument 'quallity'; the fields of a request are"):
+        im3d_jax.views(FakeModel().pipeline, AssetRequest("mug"), quallity="draft")
     with pytest.raises(InputError, match="quality=x: expected one of"):
         im3d_jax.views(FakeModel().pipeline, AssetRequest("mug"), quality="x")
 
@@ -100,3 +107,8 @@ def test_arrays_count_by_values_and_shape():
     assert AssetRequest(image=np.asfortranarray(picture)).to_json()["image"] == digest
     assert AssetRequest(image=picture.reshape(20, 16, 4)).to_json()["image"] != digest
     assert AssetRequest(image=picture * 0.5).to_json()["image"] != digest
+    # Doubles are hashed and used as floats.
+    fine = picture.astype(np.float64) + 1e-12
+    request = AssetRequest(image=fine)
+    assert request.to_json()["image"] == digest
+    np.testing.assert_array_equal(request.read_image(), picture)
