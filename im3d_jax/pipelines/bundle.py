@@ -148,7 +148,6 @@ class BundleModel:
 
     family = "bundle"
     remark: str = ""
-    needs_picture = False
     memory: str | None = None
     directions: tuple[Direction, ...] = ("ccw",)
 

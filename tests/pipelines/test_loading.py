@@ -11,6 +11,7 @@ from im3d_jax.pipelines.stable_diffusion import StableDiffusion
 def test_a_bundle_draws_both(bundle):
     views, pictures = open_model(bundle)
     assert isinstance(views, bundles.BundleModel) and views is pictures and load(bundle).name == views.name
+    assert repr(load("tiny")) == "Pipeline(views=tiny, pictures=tiny)"
 
 
 @pytest.mark.usefixtures("small")
