@@ -10,6 +10,7 @@ import pytest
 import im3d_jax
 from im3d_jax import AssetRequest, CaptureSettings, InputError
 from im3d_jax.cli.main import main
+from im3d_jax.errors import ImageError
 from im3d_jax.generation.plan import PerceptualChoice
 from im3d_jax.images.files import read_images
 from im3d_jax.images.metrics import psnr
@@ -52,8 +53,13 @@ def test_what_an_asset_holds(made, tmp_path):
     for suffix in ("ply", "spz", "splat", "glb"):
         asset.save(tmp_path / f"asset.{suffix}")
         assert len(load(tmp_path / f"asset.{suffix}")) == len(asset.gaussians)
-    with pytest.raises(ValueError, match="obj"):
+    with pytest.raises(InputError, match=r"'.obj' is no format of gaussians; expected .ply"):
         asset.save(tmp_path / "asset.obj")
+    with pytest.raises(InputError, match=r"cannot write .*none/asset.ply \(No such file or directory\)"):
+        asset.save(tmp_path / "none/asset.ply")
+    for wrong in (None, asset.cameras[:0]):
+        with pytest.raises(InputError, match="expected one or more cameras"):
+            asset.render(wrong)
 
 
 def test_progress_is_readable_lines_with_an_estimate(made):
@@ -80,6 +86,9 @@ def test_views(tmp_path):
     assert np.degrees(drawn.elevation) == pytest.approx(20)
     eyes = np.linalg.inv(np.asarray(drawn.cameras.world_to_camera))[:, :3, 3]
     np.testing.assert_allclose(np.arcsin(eyes[:, 2] / np.linalg.norm(eyes, axis=1)), drawn.elevation, atol=1e-4)
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(InputError, match=r"cannot write .*file \(File exists\)"):
+        drawn.save(tmp_path / "file")
     drawn.save(tmp_path / "new")
     names = sorted(path.name for path in (tmp_path / "new").iterdir())
     assert names == [f"{index:02d}.png" for index in range(16)]
@@ -93,15 +102,19 @@ def test_views(tmp_path):
 
 
 def test_a_list_of_requests_is_as_single_requests(made):
-    requests = [REQUEST, dataclasses.replace(REQUEST, seed=1), dataclasses.replace(REQUEST, prompt="mug")]
+    requests = [REQUEST, dataclasses.replace(REQUEST, seed=1), dataclasses.replace(REQUEST, prompt="mug xyzzy")]
     model = FakeModel(rows=2)
-    together = im3d_jax.generate(model.pipeline, requests)
+    lines = []
+    together = im3d_jax.generate(model.pipeline, requests, progress=lambda event: lines.append(str(event)))
+    assert lines[0] == "requests[2]: ignored: xyzzy"
     assert model.batches == [2, 1] and len(together) == 3
     single = im3d_jax.generate(FakeModel().pipeline, requests[1])
     for one, alone in ((together[0], made[0]), (together[1], single)):
         np.testing.assert_allclose(one.views, alone.views, atol=1.01 / 255)
         np.testing.assert_allclose(one.gaussians.means, alone.gaussians.means, atol=1e-4)
         assert one.network_evaluations == alone.network_evaluations
+    with pytest.raises(ImageError, match=r"requests\[1\]: image none.png: the file is missing"):
+        im3d_jax.generate(model.pipeline, [REQUEST, AssetRequest(image="none.png")])
     for wrong in ({"out": "x"}, {"overwrite": True}, {"seed": 3}):
         with pytest.raises(InputError, match="a list of requests takes neither `out` nor fields"):
             im3d_jax.generate(model.pipeline, requests, **wrong)

@@ -85,12 +85,7 @@ def generate(
     if isinstance(request, Sequence) and not isinstance(request, str):
         if out is not None or overwrite or fields:
             raise InputError("a list of requests takes neither `out` nor fields: set the fields of each AssetRequest")
-        for place, each in enumerate(request):
-            if not isinstance(each, AssetRequest):
-                raise InputError(
-                    f"requests[{place}]={str(each)[:40]}: expected an AssetRequest, as AssetRequest(prompt)"
-                )
-        return _generate_all([make_plan(each, pipeline, lpips=features) for each in request], pipeline, told)
+        return _generate_all(_plans(request, pipeline, features), pipeline, told)
     plan = make_plan(_request(request, fields), pipeline, lpips=features)
     runner = _runner_of(plan, out, overwrite, told)
     with enough_memory(pipeline.views.memory):
@@ -204,9 +199,26 @@ def reconstruct(
         return _asset(drive(stages, runner), runner, capture)
 
 
+def _plans(requests: Sequence[Any], pipeline: Pipeline, lpips: PerceptualChoice | None) -> list[Plan]:
+    """Of a list of requests; errors say which one is wrong."""
+    plans = []
+    for place, request in enumerate(requests):
+        if not isinstance(request, AssetRequest):
+            shown = str(request)[:40]
+            raise InputError(f"requests[{place}]={shown}: expected an AssetRequest, as AssetRequest(prompt)")
+        try:
+            plans.append(make_plan(request, pipeline, lpips=lpips))
+        except InputError as error:
+            raise type(error)(f"requests[{place}]: {error}") from error
+    return plans
+
+
 def _generate_all(plans: Sequence[Plan], pipeline: Pipeline, told: Progress) -> list[Asset]:
     """The views of all plans in batches, then one fit after the other."""
     runners = [MemoryRunner(told) for _ in plans]
+    for place, plan in enumerate(plans):
+        for line in plan.remarks():
+            told.line(f"requests[{place}]: {line}")
     loops = [Loop(asset_stages(plan, files=False), runner) for plan, runner in zip(plans, runners, strict=True)]
     assets: dict[int, Asset] = {}
     with enough_memory(pipeline.views.memory):

@@ -98,6 +98,9 @@ class Plan:
         if self.pictures is not None and self.pipeline.pictures is not None:
             settings["picture_model"] = self.pipeline.pictures.picture_identity()
             settings["pictures"] = dataclasses.asdict(self.pictures)
+            if self.pipeline.prepares_pictures:
+                # The same weights loaded twice draw the same picture, which is then cut out and scaled.
+                settings["prepares_pictures"] = True
         if self.perceptual is not None and self.perceptual.sha256 is not None:
             settings["lpips_sha256"] = self.perceptual.sha256
         return settings

@@ -45,7 +45,7 @@ def read_lines(path: str | pathlib.Path, *, seed: int = 0, **fields: Any) -> lis
     """
     path = pathlib.Path(path)
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
     except OSError as error:
         raise InputError(f"--prompts={path}: cannot be read ({error.strerror}); give a file of JSON lines") from None
     except UnicodeDecodeError:
