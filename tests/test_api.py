@@ -174,11 +174,15 @@ def test_reconstruct_a_capture_and_a_run_folder(made, tmp_path):
         im3d_jax.reconstruct(tmp_path / "run", settings=settings, model=model.pipeline)
 
 
-def test_features_that_a_caller_gives(made):
+def test_features_that_a_caller_gives(made, tmp_path):
     """Other features than the model's own: another asset."""
     chosen = PerceptualChoice(Perceptual(two_levels, (np.ones(4, np.float32), np.zeros(4, np.float32))), "mine")
     other = im3d_jax.generate(FakeModel().pipeline, REQUEST, lpips=chosen)
     assert np.abs(np.asarray(other.gaussians.means)[:50] - np.asarray(made[0].gaussians.means)[:50]).max() > 1e-6
+    # A folder could not tell them from others.
+    with pytest.raises(InputError, match="the features 'mine' have no sha256"):
+        im3d_jax.generate(FakeModel().pipeline, REQUEST, lpips=chosen, out=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_fit_helps(made):

@@ -76,6 +76,10 @@ def test_lpips_decides_by_its_content():
     plan = make_plan(AssetRequest("a mug"), FakeModel().pipeline, lpips=chosen)
     assert plan.settings()["lpips_sha256"] == "ab" * 32 and plan.facts()["perceptual_features"] == "LPIPS (VGG16)"
     assert "lpips_sha256" not in settings_of(FakeModel().pipeline)
+    nameless = dataclasses.replace(chosen, sha256=None)
+    with pytest.raises(InputError, match=r"the features 'LPIPS \(VGG16\)' have no sha256.*leave out= away"):
+        settings_of(FakeModel().pipeline, lpips=nameless)
+    assert "lpips_sha256" not in settings_of(FakeModel().pipeline, lpips=nameless, what="views"), "nothing is fitted"
 
 
 def test_a_folder_of_another_version_is_refused_by_the_setting_that_differs(tmp_path):
