@@ -54,6 +54,12 @@ class Capture:
     colours: np.ndarray | None = None
     family: str | None = None
 
+    def __repr__(self) -> str:
+        views, height, width, _ = self.images.shape
+        held_out = "" if self.test is None else f", {len(self.test.images)} held out"
+        points = "" if self.points is None else f", {len(self.points)} points"
+        return f"Capture({str(self.source)!r}, {views} views of {width}x{height}{held_out}{points})"
+
     @property
     def generated(self) -> bool:
         """Whether this is the orbit of a run folder."""
