@@ -138,7 +138,10 @@ def test_a_list_of_requests_is_as_single_requests(made):
         (lambda model: CaptureSettings(steps=0), "steps=0: expected a whole number of at least 1"),
         (lambda model: CaptureSettings(strategy="x"), "strategy=x: expected one of default, mcmc"),
         (lambda model: CaptureSettings(sh_degree=5), "sh_degree=5: expected a whole number from 0 to 4"),
-        (lambda model: CaptureSettings(gaussians=0), "gaussians=0: expected a whole number of at least 1"),
+        (lambda model: CaptureSettings(gaussians=99), "gaussians=99: expected a whole number from 100 to 10000000"),
+        (lambda model: im3d_jax.reconstruct("run", downscale=1.5), "downscale=1.5: expected a whole number of at le"),
+        (lambda model: im3d_jax.reconstruct("run", hold_out=-1), "hold_out=-1: expected a whole number of at least 0"),
+        (lambda model: im3d_jax.load_capture("run", hold_out=True), "hold_out=True: expected a whole number"),
     ],
 )
 def test_wrong_arguments_are_one_line(call, message):

@@ -12,6 +12,7 @@ import pathlib
 from absl import flags
 
 from im3d_jax import environment
+from im3d_jax.choices import FEWEST_GAUSSIANS, MOST_GAUSSIANS
 from im3d_jax.cli import flags as commands
 from im3d_jax.errors import InputError
 from im3d_jax.progress import ProgressPrinter
@@ -46,7 +47,7 @@ def register(values: flags.FlagValues) -> None:
     flags.DEFINE_bool("pose_refinement", False, "captures: refine the camera poses", flag_values=values)
     flags.DEFINE_integer(
         "gaussians", None, "captures: largest number of gaussians; by default set by the size of the views",
-        lower_bound=100, upper_bound=10_000_000, flag_values=values,
+        lower_bound=FEWEST_GAUSSIANS, upper_bound=MOST_GAUSSIANS, flag_values=values,
     )  # fmt: skip
     flags.DEFINE_integer(
         "hold_out", 0, "captures without transforms_test.json: hold out every N-th view; 0 for none",

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, overload
 
 from im3d_jax import environment
-from im3d_jax.data.captures import Capture, load_capture
+from im3d_jax.data.captures import Capture, check_reading, load_capture
 from im3d_jax.errors import InputError
 from im3d_jax.generation.asset import Asset, Views
 from im3d_jax.generation.batch import draw_ahead
@@ -148,6 +148,7 @@ def reconstruct(
     """
     check_quality(quality)
     check_seed(seed)
+    downscale, hold_out = check_reading(downscale, hold_out)
     if not isinstance(capture, Capture):
         if not isinstance(capture, str | os.PathLike):
             raise InputError(f"capture={str(capture)[:40]}: expected a folder, or what `load_capture` returns")

@@ -7,6 +7,7 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
+from im3d_jax.choices import FEWEST_GAUSSIANS, MOST_GAUSSIANS, check_whole
 from im3d_jax.data.captures import Capture
 from im3d_jax.errors import CaptureError, InputError
 from im3d_jax.reconstruction import FitConfig, capture_config
@@ -29,7 +30,7 @@ class CaptureSettings:
         sh_degree: Of the spherical harmonics, 0 to 4.
         random_background: Composite both images on a new colour each step, for pictures with alpha.
         pose_refinement: Let the poses of the cameras move.
-        gaussians: Most gaussians; None takes a number by the size of the pictures and the points.
+        gaussians: Most gaussians, 100 to 10,000,000; None takes a number by the size of the pictures and the points.
 
     Raises:
         InputError: A value outside of its range.
@@ -43,15 +44,17 @@ class CaptureSettings:
     gaussians: int | None = None
 
     def __post_init__(self):
-        whole = lambda number: isinstance(number, int) and not isinstance(number, bool)  # noqa: E731
-        if not (whole(self.steps) and self.steps >= 1):
-            raise InputError(f"steps={self.steps}: expected a whole number of at least 1")
+        # As ints of Python: run.json holds them.
+        numbers = {
+            "steps": check_whole("steps", self.steps, 1),
+            "sh_degree": check_whole("sh_degree", self.sh_degree, 0, 4),
+        }
+        if self.gaussians is not None:
+            numbers["gaussians"] = check_whole("gaussians", self.gaussians, FEWEST_GAUSSIANS, MOST_GAUSSIANS)
+        for name, number in numbers.items():
+            object.__setattr__(self, name, number)
         if self.strategy not in get_args(StrategyName):
             raise InputError(f"strategy={self.strategy}: expected one of {', '.join(get_args(StrategyName))}")
-        if not (whole(self.sh_degree) and 0 <= self.sh_degree <= 4):
-            raise InputError(f"sh_degree={self.sh_degree}: expected a whole number from 0 to 4")
-        if self.gaussians is not None and not (whole(self.gaussians) and self.gaussians >= 1):
-            raise InputError(f"gaussians={self.gaussians}: expected a whole number of at least 1, or None")
 
     def config(self, capture: Capture) -> FitConfig:
         """The fit of a capture."""

@@ -12,7 +12,7 @@ from typing import Any, get_args
 import numpy as np
 
 from im3d_jax import seeds
-from im3d_jax.choices import Direction, Quality
+from im3d_jax.choices import Direction, Quality, check_whole, is_whole
 from im3d_jax.digests import file_hash
 from im3d_jax.errors import InputError
 from im3d_jax.images.files import read_image
@@ -55,7 +55,7 @@ class AssetRequest:
             raise InputError("neither a prompt nor an image is given; give one of them or both")
         check_seed(self.seed)
         check_quality(self.quality)
-        if not (_is_whole(self.rounds) and 0 <= self.rounds <= MOST_ROUNDS):
+        if not (is_whole(self.rounds) and 0 <= self.rounds <= MOST_ROUNDS):
             raise InputError(f"rounds={self.rounds}: expected 0 to {MOST_ROUNDS}")
         degrees = self.elevation_deg
         real = isinstance(degrees, numbers.Real) and not isinstance(degrees, bool)
@@ -139,8 +139,7 @@ def check_seed(seed: Any) -> None:
     Raises:
         InputError: Not a whole number from 0 to 2^32 - 1.
     """
-    if not (_is_whole(seed) and 0 <= seed <= seeds.LARGEST):
-        raise InputError(f"seed={seed}: expected a whole number from 0 to {seeds.LARGEST}")
+    check_whole("seed", seed, 0, seeds.LARGEST)
 
 
 def check_quality(quality: Any) -> None:
@@ -151,7 +150,3 @@ def check_quality(quality: Any) -> None:
     """
     if quality not in get_args(Quality):
         raise InputError(f"quality={quality}: expected one of {', '.join(get_args(Quality))}")
-
-
-def _is_whole(number: Any) -> bool:
-    return isinstance(number, numbers.Integral) and not isinstance(number, bool)
