@@ -144,16 +144,32 @@ def out_of(values: flags.FlagValues, example: str = "runs/mug") -> str:
     return values.out
 
 
+def refuse_out_in_results(values: flags.FlagValues, flag: str, source: str) -> None:
+    """Keeps a run from writing among the results of the run that it reads.
+
+    Raises:
+        InputError: --out is one of the files or folders that a run in `source` writes, or lies in one.
+    """
+    if values.out and _among_results(values.out, source):
+        raise InputError(
+            f"--out={values.out} is among the results in {flag}={source}; give a folder outside of it, for instance "
+            "--out=runs/mug"
+        )
+
+
 def refuse_source_in_results(values: flags.FlagValues, flag: str, source: str) -> None:
     """Keeps a run from writing over, or with --overwrite removing, what it was asked to read.
 
     Raises:
         InputError: `source` is one of the files or folders that a run in --out writes, or lies in one.
     """
-    if not values.out:
-        return
-    source_path, out = pathlib.Path(os.path.realpath(source)), pathlib.Path(os.path.realpath(values.out))
-    if any(source_path.is_relative_to(out / name) for name in RESULTS):
+    if values.out and _among_results(source, values.out):
         raise InputError(
             f"{flag}={source} is among the results in --out, which this run may replace; copy it elsewhere first"
         )
+
+
+def _among_results(path: str, folder: str) -> bool:
+    """Whether a path is a result of a run in the folder, or lies in one."""
+    inner, outer = pathlib.Path(os.path.realpath(path)), pathlib.Path(os.path.realpath(folder))
+    return any(inner.is_relative_to(outer / name) for name in RESULTS)

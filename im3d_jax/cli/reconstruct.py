@@ -67,6 +67,7 @@ def run(values: flags.FlagValues) -> None:
     if values.out and os.path.realpath(values.out) == os.path.realpath(values.data):
         raise InputError("--out and --data are the same folder; give another --out, or their results would mix")
     commands.refuse_source_in_results(values, "--data", values.data)
+    commands.refuse_out_in_results(values, "--data", values.data)
     from im3d_jax.data.captures import find_camera_file, load_capture
     from im3d_jax.generation.captures import CaptureSettings, check_capture
 
