@@ -124,6 +124,8 @@ def test_a_list_of_requests_is_as_single_requests(made):
     "call, message",
     [
         (lambda model: im3d_jax.generate(model, ["mug"]), r"requests\[0\]=mug: expected an AssetRequest"),
+        (lambda model: im3d_jax.generate(model, (one for one in [REQUEST])), "expected a list, got a generator; write"),
+        (lambda model: im3d_jax.views(model, [REQUEST]), "`views` takes one request"),
         (lambda model: im3d_jax.generate(None, "mug"), "model=None: expected what `load` returns"),
         (lambda model: im3d_jax.generate(model, "mug", progress=3), "progress=3: expected a function"),
         (lambda model: im3d_jax.generate(model, "mug", lpips=3), "lpips=3: expected lpips-j"),

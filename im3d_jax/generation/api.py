@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, overload
 
 from im3d_jax import environment
 from im3d_jax.data.captures import Capture, check_reading, load_capture
-from im3d_jax.errors import InputError
+from im3d_jax.errors import InputError, unknown_field
 from im3d_jax.generation.asset import Asset, Views
 from im3d_jax.generation.batch import draw_ahead
 from im3d_jax.generation.captures import CaptureSettings, check_capture, settings_json
@@ -107,6 +107,8 @@ def views(
         InputError: See `generate`.
     """
     pipeline, told = _opened(model), _listener(progress)
+    if isinstance(request, Sequence) and not isinstance(request, str):
+        raise InputError(f"a {type(request).__name__} of requests: `views` takes one request; call it for each of them")
     plan = make_plan(_request(request, fields), pipeline, what="views")
     runner = _runner_of(plan, out, overwrite, told)
     with enough_memory(pipeline.views.memory):
@@ -249,13 +251,20 @@ def _listener(progress: Told) -> Progress:
 
 
 def _request(request: str | AssetRequest | None, fields: Mapping[str, Any]) -> AssetRequest:
-    try:
-        if isinstance(request, AssetRequest):
-            return dataclasses.replace(request, **fields)
-        return AssetRequest(**({} if request is None else {"prompt": request}), **fields)
-    except TypeError as error:
-        known = ", ".join(field.name for field in dataclasses.fields(AssetRequest))
-        raise InputError(f"{error}; the fields of a request are {known}") from error
+    known = [field.name for field in dataclasses.fields(AssetRequest)]
+    for name in fields:
+        if name not in known:
+            raise InputError(unknown_field(name, known))
+    if isinstance(request, AssetRequest):
+        return dataclasses.replace(request, **fields)
+    # Arrays are pictures, which `AssetRequest` tells.
+    if isinstance(request, Iterable) and not isinstance(request, str) and not hasattr(request, "__array__"):
+        raise InputError(f"requests: expected a list, got a {type(request).__name__}; write list(...)")
+    if request is None:
+        return AssetRequest(**fields)
+    if "prompt" in fields:
+        raise InputError("the prompt is given twice: as the second argument and as prompt=; remove one of them")
+    return AssetRequest(request, **fields)
 
 
 def _runner_of(plan: Plan, out: str | os.PathLike | None, overwrite: bool, told: Progress) -> Runs:

@@ -56,12 +56,13 @@ def test_good_values():
 
 
 def test_fields_of_a_call_that_are_none_are_named():
-    with pytest.raises(
-        InputError, match="unexpected keyword argument 'quallity'; the fields of a request are prompt, im"
-    ):
-        im3d_jax.views(FakeModel().pipeline, "mug", quallity="draft")
-    with pytest.raises(InputError, match="unexpected keyword argument 'quallity'; the fields of a request are"):
-        im3d_jax.views(FakeModel().pipeline, AssetRequest("mug"), quallity="draft")
+    for request in ("mug", AssetRequest("mug"), None):
+        with pytest.raises(InputError, match=r"^unknown field 'quallity'; did you mean 'quality'\?$"):
+            im3d_jax.views(FakeModel().pipeline, request, quallity="draft")
+    with pytest.raises(InputError, match="^unknown field 'x'; known are prompt, image, seed, quality"):
+        im3d_jax.views(FakeModel().pipeline, "mug", x=1)
+    with pytest.raises(InputError, match="the prompt is given twice"):
+        im3d_jax.views(FakeModel().pipeline, "mug", prompt="mug")
     with pytest.raises(InputError, match="quality=x: expected one of"):
         im3d_jax.views(FakeModel().pipeline, AssetRequest("mug"), quality="x")
 
