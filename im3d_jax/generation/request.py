@@ -7,6 +7,7 @@ import hashlib
 import math
 import numbers
 import os
+from collections.abc import Mapping
 from typing import Any, get_args
 
 import numpy as np
@@ -14,7 +15,7 @@ import numpy as np
 from im3d_jax import seeds
 from im3d_jax.choices import Direction, Quality, check_whole, is_whole
 from im3d_jax.digests import file_hash
-from im3d_jax.errors import InputError
+from im3d_jax.errors import InputError, unknown_field
 from im3d_jax.images.files import read_image
 
 
@@ -61,6 +62,9 @@ class AssetRequest:
         real = isinstance(degrees, numbers.Real) and not isinstance(degrees, bool)
         if degrees is not None and not (real and -89.0 <= degrees <= 89.0):
             raise InputError(f"elevation_deg={degrees}: expected degrees between -89 and 89")
+        if degrees == 0:
+            # -0.0 is equal, but would be other JSON.
+            object.__setattr__(self, "elevation_deg", 0.0)
         if self.orbit_direction not in get_args(Direction):
             raise InputError(
                 f"orbit_direction={self.orbit_direction}: expected one of {', '.join(get_args(Direction))}"
@@ -123,6 +127,39 @@ class AssetRequest:
         # Equal values of other types would be other JSON.
         same = {"seed": int(self.seed), "rounds": int(self.rounds)}
         return {**fields, **same, "elevation_deg": None if degrees is None else float(degrees), "image": self._hash()}
+
+    @classmethod
+    def from_json(cls, fields: Mapping[str, Any], image: str | os.PathLike | np.ndarray | None = None) -> AssetRequest:
+        """The request of what `to_json` returned, for instance of ``settings.request`` in run.json.
+
+        Args:
+            fields: Values by the names of the fields; those that are missing have their defaults.
+            image: The picture, where `fields` has the hash of one: a path, or [H, W, 3 or 4] float32 in [0, 1].
+
+        Raises:
+            InputError: No mapping, an unknown field, a value outside of its range, a picture that is missing or has
+                another hash, or one where `fields` has none.
+            ImageError: The picture cannot be read.
+        """
+        if not isinstance(fields, Mapping):
+            raise InputError(f"fields={str(fields)[:40]}: expected a mapping, as `to_json` returns")
+        known = [field.name for field in dataclasses.fields(cls)]
+        for name in fields:
+            if name not in known:
+                raise InputError(unknown_field(str(name), known))
+        wanted = fields.get("image")
+        if wanted is None and image is not None:
+            raise InputError("a picture is given, but the fields have no hash of one; leave image= away")
+        if wanted is not None and image is None:
+            raise InputError(f"the fields name a picture by its hash {str(wanted)[:12]}…; give the picture as image=")
+        request = cls(**{**fields, "image": image})
+        found = request._hash()
+        if found != wanted:
+            raise InputError(
+                f"image with the hash {str(found)[:12]}…: expected {str(wanted)[:12]}…; give the picture that the "
+                "request was made with"
+            )
+        return request
 
     def _hash(self) -> str | None:
         if self.image is None:
