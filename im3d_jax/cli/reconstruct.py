@@ -15,6 +15,7 @@ from im3d_jax import environment
 from im3d_jax.choices import FEWEST_GAUSSIANS, MOST_GAUSSIANS
 from im3d_jax.cli import flags as commands
 from im3d_jax.errors import InputError
+from im3d_jax.generation import flags as shared
 from im3d_jax.progress import ProgressPrinter
 
 
@@ -57,7 +58,7 @@ def register(values: flags.FlagValues) -> None:
         "lpips_weights", None, "captures: adds LPIPS to metrics.json: files with VGG16 and the LPIPS heads, or lpips-j",
         flag_values=values,
     )  # fmt: skip
-    commands.define_run(values)
+    shared.define_run(values)
 
 
 def run(values: flags.FlagValues) -> None:
@@ -75,7 +76,7 @@ def run(values: flags.FlagValues) -> None:
     capture = load_capture(values.data, values.downscale, hold_out=values.hold_out)
     with_lpips = values.lpips_weights is not None
     check_capture(capture, lpips=with_lpips, downscale=values.downscale, hold_out=values.hold_out)
-    out = commands.out_of(values)
+    out = shared.out_of(values)
     environment.start_jax()
     from im3d_jax.generation import api
 
@@ -91,7 +92,7 @@ def run(values: flags.FlagValues) -> None:
     api.reconstruct(
         capture,
         settings=None if capture.generated else settings,
-        model=commands.model_of(values) if capture.generated else "tiny",
+        model=shared.model_of(values) if capture.generated else "tiny",
         quality=values.quality,
         seed=values.seed,
         downscale=values.downscale,
