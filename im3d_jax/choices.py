@@ -1,11 +1,41 @@
-"""What users choose by name; without JAX, so that wrong choices are told before it is imported."""
+"""What users choose by name or number; without JAX, so that wrong choices are told before it is imported."""
 
 from __future__ import annotations
 
-from typing import Literal
+import numbers
+from typing import Any, Literal
+
+from im3d_jax.errors import InputError
 
 
 Quality = Literal["draft", "standard", "best"]
 """What each stands for is in one table of each model."""
 Direction = Literal["auto", "ccw", "cw"]
 """How views turn, seen from above; ``auto`` finds it."""
+FEWEST_GAUSSIANS, MOST_GAUSSIANS = 100, 10_000_000
+"""Of a fitted capture."""
+
+
+def is_whole(number: Any) -> bool:
+    """Whether a value is a whole number, of Python or numpy; truth values are none."""
+    return isinstance(number, numbers.Integral) and not isinstance(number, bool)
+
+
+def check_whole(
+    name: str, number: Any, least: int, most: int | None = None, *, error: type[InputError] = InputError
+) -> int:
+    """A whole number within its limits, as an int of Python.
+
+    Args:
+        name: For the message.
+        number: What came.
+        least, most: The limits, both included; None for no upper one.
+        error: What is raised.
+
+    Raises:
+        InputError: Or `error`: not a whole number, or outside of the limits.
+    """
+    if is_whole(number) and number >= least and (most is None or number <= most):
+        return int(number)
+    limits = f"of at least {least}" if most is None else f"from {least} to {most}"
+    raise error(f"{name}={str(number)[:40]}: expected a whole number {limits}")

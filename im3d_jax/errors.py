@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+import difflib
+from collections.abc import Collection, Iterator
 
 
 # Exit codes of all programs; the second is the shell's for Ctrl-C.
@@ -50,3 +51,10 @@ def input_errors(*kinds: type[Exception]) -> Iterator[None]:
 
 class Stopped(KeyboardInterrupt):
     """Ctrl-C in work that does not resume where it stopped; `str` of it says what is left."""
+
+
+def unknown_field(name: str, known: Collection[str]) -> str:
+    """What to say of a field that is none: its name, and the one that was meant or all that are known."""
+    close = difflib.get_close_matches(name, known, 1)
+    hint = f"did you mean {close[0]!r}?" if close else f"known are {', '.join(known)}"
+    return f"unknown field {name[:40]!r}; {hint}"

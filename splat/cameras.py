@@ -129,7 +129,12 @@ def orbit_cameras(
 
     Returns:
         `Cameras` with V = `views`.
+
+    Raises:
+        ValueError: `views` is below 1.
     """
+    if views < 1:
+        raise ValueError(f"views={views}: expected at least 1 camera, as in views=16")
     azimuth = azimuth_offset + jnp.arange(views, dtype=jnp.float32) * (2.0 * math.pi / views)
     elevation = jnp.broadcast_to(jnp.asarray(elevation, jnp.float32), (views,))
     eye = distance * jnp.stack(

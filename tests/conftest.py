@@ -81,10 +81,10 @@ def small(monkeypatch):
 @pytest.fixture
 def drawn_by(monkeypatch):
     """Lets commands draw with a pipeline of the test instead of the one that their flags name."""
-    from im3d_jax.cli import flags as commands
+    from im3d_jax.generation import flags as shared
 
     def use(pipeline):
-        monkeypatch.setattr(commands, "model_of", lambda values: pipeline)
+        monkeypatch.setattr(shared, "model_of", lambda values: pipeline)
         return pipeline
 
     return use

@@ -73,7 +73,7 @@ class FakeModel:
 
     name, remark, family = "fake", "", "bundle"
     image_size, num_views, target_fraction = SIDE, VIEWS, 0.6
-    needs_picture, directions, memory = False, ("ccw",), None
+    directions, memory = ("ccw",), None
 
     def __init__(self, rows: int = 0):
         self.rows, self.calls, self.batches = rows, [], []

@@ -2,6 +2,7 @@
 
 import dataclasses
 import io
+import pathlib
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ import pytest
 import im3d_jax
 from im3d_jax import AssetRequest, CaptureSettings, InputError
 from im3d_jax.cli.main import main
+from im3d_jax.errors import ImageError
 from im3d_jax.generation.plan import PerceptualChoice
 from im3d_jax.images.files import read_images
 from im3d_jax.images.metrics import psnr
@@ -51,8 +53,13 @@ def test_what_an_asset_holds(made, tmp_path):
     for suffix in ("ply", "spz", "splat", "glb"):
         asset.save(tmp_path / f"asset.{suffix}")
         assert len(load(tmp_path / f"asset.{suffix}")) == len(asset.gaussians)
-    with pytest.raises(ValueError, match="obj"):
+    with pytest.raises(InputError, match=r"'.obj' is no format of gaussians; expected .ply"):
         asset.save(tmp_path / "asset.obj")
+    with pytest.raises(InputError, match=r"cannot write .*none/asset.ply \(No such file or directory\)"):
+        asset.save(tmp_path / "none/asset.ply")
+    for wrong in (None, asset.cameras[:0]):
+        with pytest.raises(InputError, match="expected one or more cameras"):
+            asset.render(wrong)
 
 
 def test_progress_is_readable_lines_with_an_estimate(made):
@@ -79,6 +86,9 @@ def test_views(tmp_path):
     assert np.degrees(drawn.elevation) == pytest.approx(20)
     eyes = np.linalg.inv(np.asarray(drawn.cameras.world_to_camera))[:, :3, 3]
     np.testing.assert_allclose(np.arcsin(eyes[:, 2] / np.linalg.norm(eyes, axis=1)), drawn.elevation, atol=1e-4)
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(InputError, match=r"cannot write .*file \(File exists\)"):
+        drawn.save(tmp_path / "file")
     drawn.save(tmp_path / "new")
     names = sorted(path.name for path in (tmp_path / "new").iterdir())
     assert names == [f"{index:02d}.png" for index in range(16)]
@@ -92,18 +102,60 @@ def test_views(tmp_path):
 
 
 def test_a_list_of_requests_is_as_single_requests(made):
-    requests = [REQUEST, dataclasses.replace(REQUEST, seed=1), dataclasses.replace(REQUEST, prompt="mug")]
+    requests = [REQUEST, dataclasses.replace(REQUEST, seed=1), dataclasses.replace(REQUEST, prompt="mug xyzzy")]
     model = FakeModel(rows=2)
-    together = im3d_jax.generate(model.pipeline, requests)
+    lines = []
+    together = im3d_jax.generate(model.pipeline, requests, progress=lambda event: lines.append(str(event)))
+    assert lines[0] == "requests[2]: ignored: xyzzy"
     assert model.batches == [2, 1] and len(together) == 3
     single = im3d_jax.generate(FakeModel().pipeline, requests[1])
     for one, alone in ((together[0], made[0]), (together[1], single)):
         np.testing.assert_allclose(one.views, alone.views, atol=1.01 / 255)
         np.testing.assert_allclose(one.gaussians.means, alone.gaussians.means, atol=1e-4)
         assert one.network_evaluations == alone.network_evaluations
-    for wrong in ({"out": "x"}, {"seed": 3}):
+    with pytest.raises(ImageError, match=r"requests\[1\]: image none.png: the file is missing"):
+        im3d_jax.generate(model.pipeline, [REQUEST, AssetRequest(image="none.png")])
+    for wrong in ({"out": "x"}, {"overwrite": True}, {"seed": 3}):
         with pytest.raises(InputError, match="a list of requests takes neither `out` nor fields"):
             im3d_jax.generate(model.pipeline, requests, **wrong)
+
+
+@pytest.mark.parametrize(
+    "call, message",
+    [
+        (lambda model: im3d_jax.generate(model, ["mug"]), r"requests\[0\]=mug: expected an AssetRequest"),
+        (lambda model: im3d_jax.generate(model, (one for one in [REQUEST])), "expected a list, got a generator; write"),
+        (lambda model: im3d_jax.views(model, [REQUEST]), "`views` takes one request"),
+        (lambda model: im3d_jax.generate(None, "mug"), "model=None: expected what `load` returns"),
+        (lambda model: im3d_jax.generate(model, "mug", progress=3), "progress=3: expected a function"),
+        (lambda model: im3d_jax.generate(model, "mug", lpips=3), "lpips=3: expected lpips-j"),
+        (lambda model: im3d_jax.generate(model, "mug", lpips=pathlib.Path("none.h5")), "none.h5: no such file"),
+        (lambda model: im3d_jax.load(3), "model=3: expected `tiny`"),
+        (lambda model: im3d_jax.load(pathlib.Path("none")), "model=none: no such folder or file"),
+        (lambda model: im3d_jax.load(dtype="float99"), "dtype=float99: expected float32"),
+        (lambda model: im3d_jax.reconstruct(3), "capture=3: expected a folder"),
+        (lambda model: im3d_jax.reconstruct("run", quality="x"), "quality=x: expected one of"),
+        (lambda model: im3d_jax.reconstruct("run", seed=-1), "seed=-1: expected a whole number"),
+        (lambda model: im3d_jax.reconstruct("run", out="run"), "out=run is the folder to read"),
+        (lambda model: CaptureSettings(steps=0), "steps=0: expected a whole number of at least 1"),
+        (lambda model: CaptureSettings(strategy="x"), "strategy=x: expected one of default, mcmc"),
+        (lambda model: CaptureSettings(sh_degree=5), "sh_degree=5: expected a whole number from 0 to 4"),
+        (lambda model: CaptureSettings(gaussians=99), "gaussians=99: expected a whole number from 100 to 10000000"),
+        (lambda model: im3d_jax.reconstruct("run", downscale=1.5), "downscale=1.5: expected a whole number of at le"),
+        (lambda model: im3d_jax.reconstruct("run", hold_out=-1), "hold_out=-1: expected a whole number of at least 0"),
+        (lambda model: im3d_jax.load_capture("run", hold_out=True), "hold_out=True: expected a whole number"),
+    ],
+)
+def test_wrong_arguments_are_one_line(call, message):
+    with pytest.raises(InputError, match=message) as raised:
+        call(FakeModel().pipeline)
+    assert "\n" not in str(raised.value)
+
+
+def test_a_folder_of_another_command_is_named(tmp_path):
+    im3d_jax.views(FakeModel().pipeline, REQUEST, out=tmp_path)
+    with pytest.raises(InputError, match=r"other settings \(what was 'views', now 'asset'\)"):
+        im3d_jax.generate(FakeModel().pipeline, REQUEST, out=tmp_path)
 
 
 def test_reconstruct_a_capture_and_a_run_folder(made, tmp_path):
@@ -121,15 +173,21 @@ def test_reconstruct_a_capture_and_a_run_folder(made, tmp_path):
     whole = im3d_jax.generate(model.pipeline, REQUEST, rounds=0, out=tmp_path / "run")
     half = im3d_jax.reconstruct(tmp_path / "run", model=model.pipeline, quality="draft")
     np.testing.assert_array_equal(half.gaussians.means, whole.gaussians.means)
+    with pytest.raises(InputError, match="hold_out=4: .* is a run folder"):
+        im3d_jax.reconstruct(tmp_path / "run", model=model.pipeline, hold_out=4)
     with pytest.raises(InputError, match="expected a quality instead of capture settings"):
         im3d_jax.reconstruct(tmp_path / "run", settings=settings, model=model.pipeline)
 
 
-def test_features_that_a_caller_gives(made):
+def test_features_that_a_caller_gives(made, tmp_path):
     """Other features than the model's own: another asset."""
     chosen = PerceptualChoice(Perceptual(two_levels, (np.ones(4, np.float32), np.zeros(4, np.float32))), "mine")
     other = im3d_jax.generate(FakeModel().pipeline, REQUEST, lpips=chosen)
     assert np.abs(np.asarray(other.gaussians.means)[:50] - np.asarray(made[0].gaussians.means)[:50]).max() > 1e-6
+    # A folder could not tell them from others.
+    with pytest.raises(InputError, match="the features 'mine' have no sha256"):
+        im3d_jax.generate(FakeModel().pipeline, REQUEST, lpips=chosen, out=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_fit_helps(made):

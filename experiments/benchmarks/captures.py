@@ -36,6 +36,7 @@ from absl import flags
 from experiments.benchmarks.timing import Lines, machine, require_cuda, require_one_of
 from experiments.programs import Program
 from im3d_jax import environment
+from im3d_jax.choices import FEWEST_GAUSSIANS, MOST_GAUSSIANS
 from im3d_jax.data.captures import Capture, load_capture
 from im3d_jax.errors import InputError
 from im3d_jax.generation.captures import CaptureSettings
@@ -64,7 +65,12 @@ def define_flags(values: flags.FlagValues) -> None:
     flags.DEFINE_integer("steps", 7000, "length of a fit", lower_bound=1, flag_values=values)
     flags.DEFINE_integer("sh_degree", 3, "of the spherical harmonics", lower_bound=0, upper_bound=4, flag_values=values)
     flags.DEFINE_integer(
-        "gaussians", None, "most gaussians of ours; by the capture's pixels without", lower_bound=4, flag_values=values
+        "gaussians",
+        None,
+        "most gaussians of ours; by the capture's pixels without",
+        lower_bound=FEWEST_GAUSSIANS,
+        upper_bound=MOST_GAUSSIANS,
+        flag_values=values,
     )
     flags.DEFINE_bool("use_masks", True, "off: all runs get the views on white, without alpha", flag_values=values)
     flags.DEFINE_bool("random_background", False, "ours: a new colour behind the object each step", flag_values=values)

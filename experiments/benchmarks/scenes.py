@@ -8,6 +8,7 @@ import pathlib
 import jax.numpy as jnp
 import numpy as np
 
+from im3d_jax.errors import InputError
 from splat import SH_C0, Cameras, Gaussians, look_at, pinhole_intrinsics
 
 
@@ -52,10 +53,10 @@ def garden(path: str | pathlib.Path, views: int = 1, seed: int = 0) -> tuple[Gau
     """Points of a real scene (gsplat's test asset, |x| <= 2: 111,785) with random shapes, and its first cameras.
 
     Raises:
-        FileNotFoundError: If the points are not at `path`.
+        InputError: The points are not at `path`.
     """
     if not pathlib.Path(path).is_file():
-        raise FileNotFoundError(f"no points at {path}: give --garden=…/garden_points.npz")
+        raise InputError(f"--garden={path}: no such file; expected the garden scene's points (npz)")
     points = np.load(path)
     rng = np.random.default_rng(seed)
     means, colours = points["means3d"], points["colors"] / 255.0

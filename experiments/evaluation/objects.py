@@ -178,7 +178,7 @@ def measure_all(
     """
     for number, index in enumerate(indices, 1):
         if results.has(index):
-            progress.line(f"object {index}: finished before")
+            progress.line(f"object {index}: already finished")
             continue
         started = time.monotonic()
         caption, toy = toybox.item(index)

@@ -11,8 +11,8 @@ import platform
 from absl import flags
 
 from im3d_jax import environment
-from im3d_jax.cli import flags as commands
 from im3d_jax.errors import InputError
+from im3d_jax.generation import flags as shared
 from im3d_jax.version import __version__
 
 
@@ -27,7 +27,7 @@ def register(values: flags.FlagValues) -> None:
     flags.DEFINE_bool(
         "vocabulary", False, "list the words that the model was trained on and their synonyms", flag_values=values
     )
-    commands.define_model(values)
+    shared.define_model(values)
 
 
 def run(values: flags.FlagValues) -> None:

@@ -12,8 +12,10 @@ import pathlib
 from absl import flags
 
 from im3d_jax import environment
+from im3d_jax.choices import FEWEST_GAUSSIANS, MOST_GAUSSIANS
 from im3d_jax.cli import flags as commands
 from im3d_jax.errors import InputError
+from im3d_jax.generation import flags as shared
 from im3d_jax.progress import ProgressPrinter
 
 
@@ -46,7 +48,7 @@ def register(values: flags.FlagValues) -> None:
     flags.DEFINE_bool("pose_refinement", False, "captures: refine the camera poses", flag_values=values)
     flags.DEFINE_integer(
         "gaussians", None, "captures: largest number of gaussians; by default set by the size of the views",
-        lower_bound=100, upper_bound=10_000_000, flag_values=values,
+        lower_bound=FEWEST_GAUSSIANS, upper_bound=MOST_GAUSSIANS, flag_values=values,
     )  # fmt: skip
     flags.DEFINE_integer(
         "hold_out", 0, "captures without transforms_test.json: hold out every N-th view; 0 for none",
@@ -56,7 +58,7 @@ def register(values: flags.FlagValues) -> None:
         "lpips_weights", None, "captures: adds LPIPS to metrics.json: files with VGG16 and the LPIPS heads, or lpips-j",
         flag_values=values,
     )  # fmt: skip
-    commands.define_run(values)
+    shared.define_run(values)
 
 
 def run(values: flags.FlagValues) -> None:
@@ -66,6 +68,7 @@ def run(values: flags.FlagValues) -> None:
     if values.out and os.path.realpath(values.out) == os.path.realpath(values.data):
         raise InputError("--out and --data are the same folder; give another --out, or their results would mix")
     commands.refuse_source_in_results(values, "--data", values.data)
+    commands.refuse_out_in_results(values, "--data", values.data)
     from im3d_jax.data.captures import find_camera_file, load_capture
     from im3d_jax.generation.captures import CaptureSettings, check_capture
 
@@ -73,7 +76,7 @@ def run(values: flags.FlagValues) -> None:
     capture = load_capture(values.data, values.downscale, hold_out=values.hold_out)
     with_lpips = values.lpips_weights is not None
     check_capture(capture, lpips=with_lpips, downscale=values.downscale, hold_out=values.hold_out)
-    out = commands.out_of(values)
+    out = shared.out_of(values)
     environment.start_jax()
     from im3d_jax.generation import api
 
@@ -89,7 +92,7 @@ def run(values: flags.FlagValues) -> None:
     api.reconstruct(
         capture,
         settings=None if capture.generated else settings,
-        model=commands.model_of(values) if capture.generated else "tiny",
+        model=shared.model_of(values) if capture.generated else "tiny",
         quality=values.quality,
         seed=values.seed,
         downscale=values.downscale,

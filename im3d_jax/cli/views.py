@@ -10,23 +10,24 @@ from absl import flags
 
 from im3d_jax import environment
 from im3d_jax.cli import flags as commands
+from im3d_jax.generation import flags as shared
 from im3d_jax.progress import ProgressPrinter
 
 
 def register(values: flags.FlagValues) -> None:
     """Defines the command's flags."""
     commands.define_source(values)
-    commands.define_drawing(values)
-    commands.define_run(values)
+    shared.define_drawing(values)
+    shared.define_run(values)
 
 
 def run(values: flags.FlagValues) -> None:
     """Checks the flags, then draws. Raises `InputError` for a wrong input."""
-    request, out = commands.request_of(values), commands.out_of(values)
+    request, out = commands.request_of(values), shared.out_of(values)
     environment.start_jax()
     from im3d_jax.generation import api
 
-    model, progress = commands.model_of(values), ProgressPrinter()
+    model, progress = shared.model_of(values), ProgressPrinter()
     api.views(model, request, progress=progress, out=out, overwrite=values.overwrite)
     folder = pathlib.Path(out)
     progress.line(f"views: {folder / 'views'}, contact sheet: {folder / 'sheet.png'}")

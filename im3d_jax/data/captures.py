@@ -15,6 +15,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
+from im3d_jax.choices import check_whole
 from im3d_jax.data import colmap
 from im3d_jax.data.camera_files import declared_size, decode_cameras, elevation_of, read_fields
 from im3d_jax.errors import CaptureError
@@ -54,6 +55,12 @@ class Capture:
     colours: np.ndarray | None = None
     family: str | None = None
 
+    def __repr__(self) -> str:
+        views, height, width, _ = self.images.shape
+        held_out = "" if self.test is None else f", {len(self.test.images)} held out"
+        points = "" if self.points is None else f", {len(self.points)} points"
+        return f"Capture({str(self.source)!r}, {views} views of {width}x{height}{held_out}{points})"
+
     @property
     def generated(self) -> bool:
         """Whether this is the orbit of a run folder."""
@@ -91,6 +98,18 @@ def find_camera_file(folder: str | os.PathLike) -> pathlib.Path:
     return model
 
 
+def check_reading(downscale: Any, hold_out: Any) -> tuple[int, int]:
+    """How a capture is read, as ints of Python: `downscale` and `hold_out` of `load_capture`.
+
+    Raises:
+        CaptureError: not whole numbers, `downscale` below 1, or `hold_out` below 0.
+    """
+    return (
+        check_whole("downscale", downscale, 1, error=CaptureError),
+        check_whole("hold_out", hold_out, 0, error=CaptureError),
+    )
+
+
 def load_capture(
     folder: str | os.PathLike, downscale: int = 1, file_paths: list[str] | None = None, hold_out: int = 0
 ) -> Capture:
@@ -104,11 +123,11 @@ def load_capture(
             included; 0 for none.
 
     Raises:
-        CaptureError: missing or wrong fields, singular poses, images of several sizes.
+        CaptureError: `downscale` or `hold_out` out of range, missing or wrong fields, singular poses, images of
+            several sizes.
         ImageError: an image is missing or damaged.
     """
-    if downscale < 1:
-        raise CaptureError(f"downscale={downscale}: expected a whole number of at least 1")
+    downscale, hold_out = check_reading(downscale, hold_out)
     source = find_camera_file(folder)
     if source.is_dir():
         capture = _load_colmap(pathlib.Path(folder), source, downscale)

@@ -4,23 +4,23 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, overload
 
 from im3d_jax import environment
-from im3d_jax.data.captures import Capture, load_capture
-from im3d_jax.errors import InputError
+from im3d_jax.data.captures import Capture, check_reading, load_capture
+from im3d_jax.errors import InputError, unknown_field
 from im3d_jax.generation.asset import Asset, Views
 from im3d_jax.generation.batch import draw_ahead
 from im3d_jax.generation.captures import CaptureSettings, check_capture, settings_json
 from im3d_jax.generation.loop import AssetRefs, ViewRefs, asset_stages, reconstruction_stages, view_stages
 from im3d_jax.generation.plan import PerceptualChoice, Plan, make_plan
-from im3d_jax.generation.request import AssetRequest
+from im3d_jax.generation.request import AssetRequest, check_quality, check_seed
 from im3d_jax.generation.runners import FolderRunner, Loop, MemoryRunner, drive, enough_memory
 from im3d_jax.output.run_folder import RunFolder
 from im3d_jax.pipelines import Pipeline, Quality, fit_settings, load
 from im3d_jax.progress import Event, Progress, ProgressCalls
-from im3d_jax.weights.lpips_weights import LpipsWeights, load_lpips
+from im3d_jax.weights.lpips_weights import LpipsWeights, open_lpips
 
 
 Told = Callable[[Event], Any] | Progress | None
@@ -31,35 +31,35 @@ Runs = FolderRunner | MemoryRunner
 
 @overload
 def generate(
-    model: Pipeline | str,
+    model: Pipeline | str | os.PathLike,
     request: str | AssetRequest | None = None,
     *,
     progress: Told = None,
     out: str | os.PathLike | None = None,
     overwrite: bool = False,
-    lpips: str | LpipsWeights | PerceptualChoice | None = None,
+    lpips: str | os.PathLike | LpipsWeights | PerceptualChoice | None = None,
     **fields: Any,
 ) -> Asset: ...
 
 
 @overload
 def generate(
-    model: Pipeline | str,
+    model: Pipeline | str | os.PathLike,
     request: Sequence[AssetRequest],
     *,
     progress: Told = None,
-    lpips: str | LpipsWeights | PerceptualChoice | None = None,
+    lpips: str | os.PathLike | LpipsWeights | PerceptualChoice | None = None,
 ) -> list[Asset]: ...
 
 
 def generate(
-    model: Pipeline | str,
+    model: Pipeline | str | os.PathLike,
     request: str | AssetRequest | Sequence[AssetRequest] | None = None,
     *,
     progress: Told = None,
     out: str | os.PathLike | None = None,
     overwrite: bool = False,
-    lpips: str | LpipsWeights | PerceptualChoice | None = None,
+    lpips: str | os.PathLike | LpipsWeights | PerceptualChoice | None = None,
     **fields: Any,
 ) -> Asset | list[Asset]:
     """Makes 3D assets.
@@ -83,9 +83,9 @@ def generate(
     """
     pipeline, told, features = _opened(model), _listener(progress), PerceptualChoice.of(lpips)
     if isinstance(request, Sequence) and not isinstance(request, str):
-        if out is not None or fields:
+        if out is not None or overwrite or fields:
             raise InputError("a list of requests takes neither `out` nor fields: set the fields of each AssetRequest")
-        return _generate_all([make_plan(each, pipeline, lpips=features) for each in request], pipeline, told)
+        return _generate_all(_plans(request, pipeline, features), pipeline, told)
     plan = make_plan(_request(request, fields), pipeline, lpips=features)
     runner = _runner_of(plan, out, overwrite, told)
     with enough_memory(pipeline.views.memory):
@@ -93,7 +93,7 @@ def generate(
 
 
 def views(
-    model: Pipeline | str,
+    model: Pipeline | str | os.PathLike,
     request: str | AssetRequest | None = None,
     *,
     progress: Told = None,
@@ -107,6 +107,8 @@ def views(
         InputError: See `generate`.
     """
     pipeline, told = _opened(model), _listener(progress)
+    if isinstance(request, Sequence) and not isinstance(request, str):
+        raise InputError(f"a {type(request).__name__} of requests: `views` takes one request; call it for each of them")
     plan = make_plan(_request(request, fields), pipeline, what="views")
     runner = _runner_of(plan, out, overwrite, told)
     with enough_memory(pipeline.views.memory):
@@ -119,12 +121,12 @@ def reconstruct(
     capture: str | os.PathLike | Capture,
     *,
     settings: CaptureSettings | None = None,
-    model: Pipeline | str = "tiny",
+    model: Pipeline | str | os.PathLike = "tiny",
     quality: Quality = "standard",
     seed: int = 0,
     downscale: int = 1,
     hold_out: int = 0,
-    lpips: str | LpipsWeights | None = None,
+    lpips: str | os.PathLike | LpipsWeights | None = None,
     progress: Told = None,
     out: str | os.PathLike | None = None,
     overwrite: bool = False,
@@ -146,21 +148,32 @@ def reconstruct(
     Raises:
         InputError: The capture, the model or the folder cannot be used; one line.
     """
+    check_quality(quality)
+    check_seed(seed)
+    downscale, hold_out = check_reading(downscale, hold_out)
     if not isinstance(capture, Capture):
+        if not isinstance(capture, str | os.PathLike):
+            raise InputError(f"capture={str(capture)[:40]}: expected a folder, or what `load_capture` returns")
+        if out is not None and os.path.realpath(out) == os.path.realpath(capture):
+            raise InputError(f"out={out} is the folder to read; give another, or the results of both would mix")
         capture = load_capture(capture, downscale, hold_out=hold_out)
-    lpips = load_lpips(lpips) if isinstance(lpips, str) else lpips
-    check_capture(capture, lpips=lpips is not None, downscale=downscale, hold_out=hold_out)
+    weights = None if lpips is None else open_lpips(lpips)
+    check_capture(capture, lpips=weights is not None, downscale=downscale, hold_out=hold_out)
     told = _listener(progress)
     decides: dict[str, Any] = {
         "what": "reconstruct",
         "data_sha256": capture.digest(),
         "downscale": downscale,
-        "seed": seed,
+        "seed": int(seed),
     }
     network, side, facts = None, None, {}
     if capture.family is not None:
         if settings is not None:
             raise InputError(f"{capture.source} is a run folder: expected a quality instead of capture settings")
+        if hold_out:
+            raise InputError(
+                f"hold_out={hold_out}: {capture.source} is a run folder, whose views are all fitted; leave it out"
+            )
         drawer = _opened(model).views
         if drawer.family == capture.family:
             chosen = drawer.view_settings(quality)
@@ -181,7 +194,7 @@ def reconstruct(
         seed=seed,
         network=network,
         side=side,
-        lpips=lpips,
+        lpips=weights,
         enlarged=capture.family is None or quality != "draft",
         files=out is not None,
     )
@@ -189,9 +202,26 @@ def reconstruct(
         return _asset(drive(stages, runner), runner, capture)
 
 
+def _plans(requests: Sequence[Any], pipeline: Pipeline, lpips: PerceptualChoice | None) -> list[Plan]:
+    """Of a list of requests; errors say which one is wrong."""
+    plans = []
+    for place, request in enumerate(requests):
+        if not isinstance(request, AssetRequest):
+            shown = str(request)[:40]
+            raise InputError(f"requests[{place}]={shown}: expected an AssetRequest, as AssetRequest(prompt)")
+        try:
+            plans.append(make_plan(request, pipeline, lpips=lpips))
+        except InputError as error:
+            raise type(error)(f"requests[{place}]: {error}") from error
+    return plans
+
+
 def _generate_all(plans: Sequence[Plan], pipeline: Pipeline, told: Progress) -> list[Asset]:
     """The views of all plans in batches, then one fit after the other."""
     runners = [MemoryRunner(told) for _ in plans]
+    for place, plan in enumerate(plans):
+        for line in plan.remarks():
+            told.line(f"requests[{place}]: {line}")
     loops = [Loop(asset_stages(plan, files=False), runner) for plan, runner in zip(plans, runners, strict=True)]
     assets: dict[int, Asset] = {}
     with enough_memory(pipeline.views.memory):
@@ -204,24 +234,37 @@ def _generate_all(plans: Sequence[Plan], pipeline: Pipeline, told: Progress) -> 
     return [assets[place] for place in range(len(plans))]
 
 
-def _opened(model: Pipeline | str) -> Pipeline:
-    return load(model) if isinstance(model, str) else model
+def _opened(model: Pipeline | str | os.PathLike) -> Pipeline:
+    if isinstance(model, str | os.PathLike):
+        return load(model)
+    if not hasattr(model, "views"):
+        raise InputError(f"model={str(model)[:40]}: expected what `load` returns, or the name of a model")
+    return model
 
 
 def _listener(progress: Told) -> Progress:
     if progress is not None and hasattr(progress, "stage"):
         return progress  # type: ignore[return-value]  # told apart from a function by the attribute
+    if progress is not None and not callable(progress):
+        raise InputError(f"progress={progress}: expected a function of one event, such as print")
     return ProgressCalls(progress)  # type: ignore[arg-type]  # a function or None
 
 
 def _request(request: str | AssetRequest | None, fields: Mapping[str, Any]) -> AssetRequest:
+    known = [field.name for field in dataclasses.fields(AssetRequest)]
+    for name in fields:
+        if name not in known:
+            raise InputError(unknown_field(name, known))
     if isinstance(request, AssetRequest):
         return dataclasses.replace(request, **fields)
-    try:
-        return AssetRequest(**({} if request is None else {"prompt": request}), **fields)
-    except TypeError as error:
-        known = ", ".join(field.name for field in dataclasses.fields(AssetRequest))
-        raise InputError(f"{error}; the fields of a request are {known}") from error
+    # Arrays are pictures, which `AssetRequest` tells.
+    if isinstance(request, Iterable) and not isinstance(request, str) and not hasattr(request, "__array__"):
+        raise InputError(f"requests: expected a list, got a {type(request).__name__}; write list(...)")
+    if request is None:
+        return AssetRequest(**fields)
+    if "prompt" in fields:
+        raise InputError("the prompt is given twice: as the second argument and as prompt=; remove one of them")
+    return AssetRequest(request, **fields)
 
 
 def _runner_of(plan: Plan, out: str | os.PathLike | None, overwrite: bool, told: Progress) -> Runs:

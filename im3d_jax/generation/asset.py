@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
 import os
+from collections.abc import Iterator
 
 import jax
 import numpy as np
 
+from im3d_jax.errors import InputError, input_errors
 from im3d_jax.images.files import encode_png
 from im3d_jax.output.renders import render_views
 from splat import Cameras, Gaussians, save
@@ -35,11 +38,16 @@ class Views:
         return f"Views({views} of {width}x{height}, elevation {math.degrees(self.elevation):.1f} degrees)"
 
     def save(self, folder: str | os.PathLike) -> None:
-        """Writes the pictures as ``00.png`` and so on into a folder, which is made."""
-        os.makedirs(folder, exist_ok=True)
-        for index, image in enumerate(self.images):
-            with open(os.path.join(folder, f"{index:02d}.png"), "wb") as file:
-                file.write(encode_png(image))
+        """Writes the pictures as ``00.png`` and so on into a folder, which is made.
+
+        Raises:
+            InputError: The folder cannot be written.
+        """
+        with _writing(folder):
+            os.makedirs(folder, exist_ok=True)
+            for index, image in enumerate(self.images):
+                with open(os.path.join(folder, f"{index:02d}.png"), "wb") as file:
+                    file.write(encode_png(image))
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -70,9 +78,10 @@ class Asset:
         """Writes the gaussians; the suffix chooses the format: ``.ply``, ``.spz``, ``.splat``, ``.glb``.
 
         Raises:
-            ValueError: Another suffix, or gaussians that hold a NaN or an infinity.
+            InputError: Another suffix, gaussians that hold a NaN or an infinity, or a path that cannot be written.
         """
-        save(path, self.gaussians)
+        with input_errors(ValueError), _writing(path):
+            save(path, self.gaussians)
 
     def render(self, cameras: Cameras) -> np.ndarray:
         """Renders the asset.
@@ -82,5 +91,21 @@ class Asset:
 
         Returns:
             [V, H, W, 4] float32 in [0, 1], straight alpha.
+
+        Raises:
+            InputError: No cameras.
         """
+        if not isinstance(cameras, Cameras) or not len(cameras):
+            raise InputError("expected one or more cameras as splat.Cameras, for instance those of splat.orbit_cameras")
         return render_views(jax.device_put(self.gaussians), cameras)
+
+
+@contextlib.contextmanager
+def _writing(path: str | os.PathLike) -> Iterator[None]:
+    """Tells in one line that a path cannot be written; the system's own error may name a temporary file."""
+    try:
+        yield
+    except OSError as error:
+        raise InputError(
+            f"cannot write {path} ({error.strerror}); give a path in a folder that can be written"
+        ) from error

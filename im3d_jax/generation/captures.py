@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 
+from im3d_jax.choices import FEWEST_GAUSSIANS, MOST_GAUSSIANS, check_whole
 from im3d_jax.data.captures import Capture
-from im3d_jax.errors import CaptureError
+from im3d_jax.errors import CaptureError, InputError
 from im3d_jax.reconstruction import FitConfig, capture_config
 
 
+StrategyName = Literal["default", "mcmc"]
 SMALLEST_SIDE = 11  # pixels of a view: the window of SSIM
 SMALLEST_LPIPS_SIDE = 16  # pixels: VGG16 halves four times
 # Rows for gaussians of a capture: for views of up to 200x200 pixels, and at most for larger ones.
@@ -28,15 +30,31 @@ class CaptureSettings:
         sh_degree: Of the spherical harmonics, 0 to 4.
         random_background: Composite both images on a new colour each step, for pictures with alpha.
         pose_refinement: Let the poses of the cameras move.
-        gaussians: Most gaussians; None takes a number by the size of the pictures and the points.
+        gaussians: Most gaussians, 100 to 10,000,000; None takes a number by the size of the pictures and the points.
+
+    Raises:
+        InputError: A value outside of its range.
     """
 
     steps: int = 3000
-    strategy: Literal["default", "mcmc"] = "default"
+    strategy: StrategyName = "default"
     sh_degree: int = 3
     random_background: bool = False
     pose_refinement: bool = False
     gaussians: int | None = None
+
+    def __post_init__(self):
+        # As ints of Python: run.json holds them.
+        numbers = {
+            "steps": check_whole("steps", self.steps, 1),
+            "sh_degree": check_whole("sh_degree", self.sh_degree, 0, 4),
+        }
+        if self.gaussians is not None:
+            numbers["gaussians"] = check_whole("gaussians", self.gaussians, FEWEST_GAUSSIANS, MOST_GAUSSIANS)
+        for name, number in numbers.items():
+            object.__setattr__(self, name, number)
+        if self.strategy not in get_args(StrategyName):
+            raise InputError(f"strategy={self.strategy}: expected one of {', '.join(get_args(StrategyName))}")
 
     def config(self, capture: Capture) -> FitConfig:
         """The fit of a capture."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from typing import Any, Literal
 
 import numpy as np
@@ -12,7 +13,7 @@ from im3d_jax.generation.request import AssetRequest
 from im3d_jax.images.prepare import prepare_image
 from im3d_jax.models.perceptual import Perceptual
 from im3d_jax.pipelines import Pipeline, ViewTask
-from im3d_jax.weights.lpips_weights import LpipsWeights, load_lpips
+from im3d_jax.weights.lpips_weights import LpipsWeights, open_lpips
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -22,7 +23,8 @@ class PerceptualChoice:
     Attributes:
         network: The features.
         name: For run.json.
-        sha256: Of their file, where the user gave one.
+        sha256: Of their weights. A run folder needs it of features that are not the model's own: the folder could be
+            continued with other features otherwise.
     """
 
     network: Perceptual
@@ -30,12 +32,16 @@ class PerceptualChoice:
     sha256: str | None = None
 
     @classmethod
-    def of(cls, lpips: str | LpipsWeights | PerceptualChoice | None) -> PerceptualChoice | None:
-        """Features of LPIPS weights, or of what `load_lpips` reads; choices and None stay what they are."""
-        weights = load_lpips(lpips) if isinstance(lpips, str) else lpips
-        if isinstance(weights, LpipsWeights):
-            return cls(weights.network(), "LPIPS (VGG16)", weights.sha256)
-        return weights
+    def of(cls, lpips: str | os.PathLike | LpipsWeights | PerceptualChoice | None) -> PerceptualChoice | None:
+        """Features of LPIPS weights, or of what `load_lpips` reads; choices and None stay what they are.
+
+        Raises:
+            InputError: See `load_lpips`; or another value.
+        """
+        if lpips is None or isinstance(lpips, PerceptualChoice):
+            return lpips
+        weights = open_lpips(lpips)
+        return cls(weights.network(), "LPIPS (VGG16)", weights.sha256)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -50,6 +56,7 @@ class Plan:
         pictures: Settings of the picture model, where a picture is drawn.
         given: Whether the request has a picture; it is drawn otherwise.
         perceptual: Features that the fit compares.
+        own_features: Whether they are the model's own.
     """
 
     request: AssetRequest
@@ -59,6 +66,7 @@ class Plan:
     pictures: Any
     given: bool
     perceptual: PerceptualChoice | None
+    own_features: bool = True
 
     def given_picture(self) -> np.ndarray:
         """The given picture [H, W, 4], prepared for the view model.
@@ -79,7 +87,11 @@ class Plan:
         return ViewTask(picture, self.request.prompt, self.request.seed, self.request.elevation)
 
     def settings(self) -> dict[str, Any]:
-        """JSON values of everything that decides the result: no paths, memory presets or devices."""
+        """JSON values of everything that decides the result: no paths, memory presets or devices.
+
+        Raises:
+            InputError: The caller's features have no `sha256`.
+        """
         known = self.request.elevation_deg is not None
         settings: dict[str, Any] = {
             "what": self.what,
@@ -93,7 +105,15 @@ class Plan:
         if self.pictures is not None and self.pipeline.pictures is not None:
             settings["picture_model"] = self.pipeline.pictures.picture_identity()
             settings["pictures"] = dataclasses.asdict(self.pictures)
-        if self.perceptual is not None and self.perceptual.sha256 is not None:
+            if self.pipeline.prepares_pictures:
+                # The same weights loaded twice draw the same picture, which is then cut out and scaled.
+                settings["prepares_pictures"] = True
+        if self.perceptual is not None and not self.own_features:
+            if not self.perceptual.sha256:
+                raise InputError(
+                    f"lpips: the features {self.perceptual.name!r} have no sha256, by which a run folder knows them; "
+                    "give PerceptualChoice(network, name, sha256), or leave out= away"
+                )
             settings["lpips_sha256"] = self.perceptual.sha256
         return settings
 
@@ -151,7 +171,9 @@ def make_plan(
     perceptual = None
     if what == "asset":
         perceptual = PerceptualChoice(*model.perceptual()) if lpips is None else lpips
-    plan = Plan(request, what, pipeline, model.view_settings(request.quality), pictures, given, perceptual)
+    plan = Plan(
+        request, what, pipeline, model.view_settings(request.quality), pictures, given, perceptual, lpips is None
+    )
     if given:
         plan.given_picture()
     return plan

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import json
 import os
 import pathlib
 from typing import Any
 
 from im3d_jax import seeds
-from im3d_jax.errors import InputError
+from im3d_jax.errors import InputError, unknown_field
 from im3d_jax.generation.request import AssetRequest
 
 
@@ -45,7 +44,7 @@ def read_lines(path: str | pathlib.Path, *, seed: int = 0, **fields: Any) -> lis
     """
     path = pathlib.Path(path)
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
     except OSError as error:
         raise InputError(f"--prompts={path}: cannot be read ({error.strerror}); give a file of JSON lines") from None
     except UnicodeDecodeError:
@@ -80,9 +79,7 @@ def _line(path: pathlib.Path, number: int, text: str, seed: int, fields: dict[st
         raise InputError(f"{where} holds {text.strip()[:40]}; expected an object such as {_EXAMPLE}")
     for field in data:
         if field not in _KINDS:
-            close = difflib.get_close_matches(field, _KINDS, 1)
-            hint = f"did you mean {close[0]!r}?" if close else f"known are {', '.join(_KINDS)}"
-            raise InputError(f"{where}: unknown field {field!r}; {hint}")
+            raise InputError(f"{where}: {unknown_field(field, _KINDS)}")
     given: dict[str, Any] = {field: value for field, value in data.items() if value is not None}
     for field, value in given.items():
         kind, expected = _KINDS[field]

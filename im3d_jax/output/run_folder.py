@@ -25,6 +25,8 @@ RESULTS = (
     "state", "asset.ply", "asset_sheet.png", "turntable.mp4", "metrics.json",
 )  # fmt: skip
 
+LONGEST_SHOWN = 60  # characters of a setting in a message
+
 
 def to_json(value: Any) -> bytes:
     """JSON text that is the same for equal values; NaN is refused."""
@@ -255,7 +257,10 @@ class RunFolder:
                     "--out or replace it with --overwrite"
                 )
         elif run.get("sha256") != self.sha256 and self._read_json(STAGES_FILE):
-            changes = _differences(recorded, self.settings) or ["it was made by another version"]
+            differ = lambda key: recorded.get(key) != self.settings.get(key)  # noqa: E731
+            # Whoever meets another command's folder needs no list of all that this command has besides.
+            before, now = ({"what": one.get("what")} if differ("what") else one for one in (recorded, self.settings))
+            changes = _differences(before, now) or ["it was made by another version"]
             raise RunFolderError(
                 f"{self.path} holds results of other settings ({'; '.join(changes[:3])}); choose another --out or "
                 "replace them with --overwrite"
@@ -265,10 +270,22 @@ class RunFolder:
 def _differences(before: Any, now: Any, name: str = "") -> list[str]:
     """One text for each setting in which two values differ, inside of nested ones too."""
     if not (isinstance(before, dict) and isinstance(now, dict)):
-        return [] if before == now else [f"{name} was {before!r}, now {now!r}"]
+        return [] if before == now else [_difference(name, repr(before), repr(now))]
     prefix = f"{name}." if name else ""
     keys = sorted(before.keys() | now.keys())
     return [text for key in keys for text in _differences(before.get(key), now.get(key), prefix + key)]
+
+
+def _difference(name: str, before: str, now: str) -> str:
+    """A line for two values of a setting; of long ones, the part around the first difference."""
+    same = len(os.path.commonprefix([before, now]))
+    begin = 0 if max(len(before), len(now)) <= LONGEST_SHOWN else max(0, same - LONGEST_SHOWN // 3)
+    shown = []
+    for text in (before, now):
+        rest = text[begin:]
+        end = "…" if len(rest) > LONGEST_SHOWN else ""
+        shown.append(("…" if begin else "") + rest[:LONGEST_SHOWN] + end)
+    return f"{name} was {shown[0]}, now {shown[1]}"
 
 
 def _is_record(value: Any) -> bool:

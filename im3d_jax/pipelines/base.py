@@ -189,8 +189,6 @@ class ViewModel(Reader, Protocol):
     num_views: int
     target_fraction: float
     """Longer side of a prepared object's box over the picture's side."""
-    needs_picture: bool
-    """Whether a prompt alone is not enough."""
     directions: tuple[Direction, ...]
     """Ways in which orbits may turn, seen from above."""
     memory: str | None
@@ -281,6 +279,9 @@ class Pipeline:
 
     views: ViewModel
     pictures: PictureModel | None = None
+
+    def __repr__(self) -> str:
+        return f"Pipeline(views={self.views.name}, pictures={self.pictures and self.pictures.name})"
 
     @property
     def prepares_pictures(self) -> bool:

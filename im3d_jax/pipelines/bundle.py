@@ -32,6 +32,7 @@ from im3d_jax.diffusion import (
     stack_conditions,
     time_grid,
 )
+from im3d_jax.errors import WeightsError
 from im3d_jax.images.alpha import composite_on_white, straight_from_white
 from im3d_jax.models import TinyUNet
 from im3d_jax.models.calls import apply
@@ -147,7 +148,6 @@ class BundleModel:
 
     family = "bundle"
     remark: str = ""
-    needs_picture = False
     memory: str | None = None
     directions: tuple[Direction, ...] = ("ccw",)
 
@@ -160,6 +160,10 @@ class BundleModel:
         self.target_fraction = bundle.config.target_fraction
         self.params = jax.tree.map(jnp.asarray, bundle.params)
         self._placed: dict[Mesh, dict] = {}
+        try:
+            self._dtype = jnp.dtype(dtype)
+        except TypeError:
+            raise WeightsError(f"dtype={dtype}: expected float32, bfloat16 or float16") from None
         nets = networks(bundle.config, dtype)
         unet, autoencoder, elevation = nets["unet"], nets["autoencoder"], nets["elevation"]
 
@@ -226,7 +230,10 @@ class BundleModel:
 
     @functools.cached_property
     def _identity(self) -> dict[str, Any]:
-        return {"name": "tiny" if self.name == "tiny" else "bundle", "sha256": bundle_hash(self.bundle.folder)}
+        name = "tiny" if self.name == "tiny" else "bundle"
+        # Activations of another type than the usual one are other results.
+        other = {} if self._dtype == jnp.float32 else {"dtype": str(self._dtype)}
+        return {"name": name, "sha256": bundle_hash(self.bundle.folder), **other}
 
     def rows_per_device(self) -> int:
         """See `ViewModel`."""

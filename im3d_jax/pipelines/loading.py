@@ -18,9 +18,9 @@ from im3d_jax.weights.identify import holds_checkpoint
 
 
 def load(
-    model: str = "tiny",
+    model: str | os.PathLike = "tiny",
     *,
-    image_model: str | None = None,
+    image_model: str | os.PathLike | None = None,
     memory: str | None = None,
     dtype: DTypeLike = jnp.float32,
 ) -> Pipeline:
@@ -38,6 +38,7 @@ def load(
     Raises:
         WeightsError: One line: nothing there, damaged, of another kind, or too large for the device.
     """
+    model = _path(model, "--model")
     views, pictures = open_model(model, memory=memory, dtype=dtype)
     if views is None:
         raise WeightsError(
@@ -45,6 +46,7 @@ def load(
             "Diffusion as --image_model"
         )
     if image_model is not None:
+        image_model = _path(image_model, "--image_model")
         _, pictures = open_model(image_model, flag="--image_model")
         if pictures is None:
             raise WeightsError(
@@ -52,6 +54,12 @@ def load(
                 "or tiny"
             )
     return Pipeline(views, pictures)
+
+
+def _path(model: str | os.PathLike, flag: str) -> str:
+    if not isinstance(model, str | os.PathLike):
+        raise WeightsError(f"{flag}={str(model)[:40]}: expected `tiny`, a folder, a file or a hub id of weights")
+    return os.fspath(model)
 
 
 def open_model(

@@ -143,7 +143,6 @@ class OrbitModel:
     """
 
     family = "svd"
-    needs_picture = True
     directions: tuple[Direction, ...] = ("ccw", "cw")
     target_fraction = TARGET_FRACTION
 

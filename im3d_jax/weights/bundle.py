@@ -189,7 +189,8 @@ def load_bundle(model: str = "tiny") -> Bundle:
     # Not pathlib's test, which fails on names that are too long.
     if not os.path.isdir(folder):
         raise WeightsError(
-            f"--model={model}: no such folder; give 'tiny' or a folder with config.json and safetensors files"
+            f"--model={model}: no such folder or file; give 'tiny', a folder with config.json and safetensors files, "
+            "or weights of SV3D or SVD (a folder, a file, or a hub id organisation/name)"
         )
     text = {}
     for name in ("config.json", "tokenizer.json"):

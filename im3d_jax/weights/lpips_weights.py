@@ -73,6 +73,19 @@ def load_lpips(weights: str, flag: str = "--lpips_weights") -> LpipsWeights:
             raise InputError(f"{flag}={weights} is damaged ({error}); download it again") from None
 
 
+def open_lpips(weights: str | os.PathLike | LpipsWeights) -> LpipsWeights:
+    """What `load_lpips` reads, or its value, as Python callers give it.
+
+    Raises:
+        InputError: See `load_lpips`; or a value of another type.
+    """
+    if isinstance(weights, LpipsWeights):
+        return weights
+    if not isinstance(weights, str | os.PathLike):
+        raise InputError(f"lpips={str(weights)[:40]}: expected {NAME}, files of LPIPS, or the value of load_lpips")
+    return load_lpips(os.fspath(weights))
+
+
 def _fetch(name: str, flag: str) -> pathlib.Path:
     """A file of lpips-j's repository: from the hub's cache, or downloaded."""
     import huggingface_hub

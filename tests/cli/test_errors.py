@@ -86,6 +86,10 @@ def test_sources_among_the_results_are_kept(refused, tmp_path):
         assert "among the results" in refused("generate", f"--image={image}", *more)
         assert "among the results" in refused("reconstruct", f"--data={tmp_path / 'run/views'}", *more)
     assert image.exists() and (tmp_path / "run/views/cameras.json").exists()
+    for inside in ("state", "views/mine"):
+        data, out = f"--data={tmp_path / 'run'}", f"--out={tmp_path / 'run' / inside}"
+        assert "is among the results in --data=" in refused("reconstruct", data, out, out=False)
+    assert not (tmp_path / "run/state").exists()
 
 
 def test_models(refused, tmp_path):

@@ -59,11 +59,11 @@ def test_shards_share_the_fits_seed_by_seed():
 
 
 def test_flags_reach_the_fit(data):
-    values = parse(f"--data={data}", "--random_background", "--mask_weight=0.5", "--steps=70", "--gaussians=99")
+    values = parse(f"--data={data}", "--random_background", "--mask_weight=0.5", "--steps=70", "--gaussians=199")
     capture, true = captures.open_capture(values, False), load_capture(data).images
     config = captures.config_of(values, capture, "ours")
     assert config.background == "random" and config.mask_weight == 0.5 and config.strategy.name == "default"
-    assert config.steps == 70 and config.capacity == 99 and (capture.images == true).all()
+    assert config.steps == 70 and config.capacity == 199 and (capture.images == true).all()
     values = parse(f"--data={data}", "--nouse_masks")
     capture = captures.open_capture(values, False)
     config = captures.config_of(values, capture, "mcmc")

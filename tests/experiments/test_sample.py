@@ -14,7 +14,7 @@ from tests.tiny import FRAMES, write_bundle
 
 def test_the_flags_are_those_of_im3d_batch():
     ours, theirs = flags.FlagValues(), flags.FlagValues()
-    sample.define_flags(ours)
+    sample.PROGRAM.define_flags(ours)
     batch.register(theirs)
     assert set(ours) == set(theirs)
     for name in ours:

@@ -50,6 +50,12 @@ def test_more_gaussians_for_larger_pictures_and_more_points(capture):
     assert CaptureSettings(gaussians=700).config(capture).capacity == 700
 
 
+def test_a_capture_is_shown_in_one_line(capture):
+    assert repr(capture) == "Capture('a.json', 4 views of 20x16)"
+    whole = dataclasses.replace(capture, test=capture, points=np.zeros((5, 3), np.float32))
+    assert repr(whole) == "Capture('a.json', 4 views of 20x16, 4 held out, 5 points)"
+
+
 def test_views_that_no_fit_can_use(capture):
     check_capture(capture)
     small = dataclasses.replace(capture, cameras=dataclasses.replace(capture.cameras, height=10))

@@ -2,10 +2,12 @@
 
 import dataclasses
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from im3d_jax.data.toybox import VOCABULARY
+from im3d_jax.digests import json_hash
 from im3d_jax.errors import ImageError, InputError, RunFolderError
 from im3d_jax.generation.plan import PerceptualChoice, make_plan
 from im3d_jax.generation.request import AssetRequest
@@ -14,7 +16,7 @@ from im3d_jax.output.run_folder import RunFolder
 from im3d_jax.pipelines import Pipeline, load
 from im3d_jax.pipelines.bundle import QUALITIES, BundleModel
 from im3d_jax.weights import load_bundle
-from tests.fake_model import FIT, FakeModel, two_levels
+from tests.fake_model import FIT, FakeModel, disc, two_levels
 
 
 @pytest.fixture(scope="module")
@@ -71,11 +73,30 @@ def test_nothing_but_content_decides(tiny, bundle):
     assert plan.settings() == settings_of(FakeModel().pipeline) and plan.facts()["memory"] == "16gb"
 
 
+def test_the_type_of_activations_decides(bundle):
+    usual, half = (settings_of(load(bundle, dtype=dtype)) for dtype in (jnp.float32, jnp.bfloat16))
+    assert "dtype" not in usual["model"] and half["model"]["dtype"] != "float32"
+    assert json_hash(usual) != json_hash(half) == json_hash(settings_of(load(bundle, dtype=jnp.bfloat16)))
+
+
+def test_the_picture_model_decides(bundle, tiny):
+    alone, drawn = settings_of(load(bundle)), settings_of(load(bundle, image_model="tiny"))
+    assert drawn["picture_model"] == tiny.pictures.picture_identity() != alone["picture_model"]
+    assert drawn["model"] == alone["model"] and json_hash(drawn) != json_hash(alone)
+    # A given picture leaves the picture model out.
+    given = AssetRequest(image=disc(0, 5, 40))
+    assert settings_of(load(bundle, image_model="tiny"), given) == settings_of(load(bundle), given)
+
+
 def test_lpips_decides_by_its_content():
     chosen = PerceptualChoice(Perceptual(two_levels), "LPIPS (VGG16)", "ab" * 32)
     plan = make_plan(AssetRequest("a mug"), FakeModel().pipeline, lpips=chosen)
     assert plan.settings()["lpips_sha256"] == "ab" * 32 and plan.facts()["perceptual_features"] == "LPIPS (VGG16)"
     assert "lpips_sha256" not in settings_of(FakeModel().pipeline)
+    nameless = dataclasses.replace(chosen, sha256=None)
+    with pytest.raises(InputError, match=r"the features 'LPIPS \(VGG16\)' have no sha256.*leave out= away"):
+        settings_of(FakeModel().pipeline, lpips=nameless)
+    assert "lpips_sha256" not in settings_of(FakeModel().pipeline, lpips=nameless, what="views"), "nothing is fitted"
 
 
 def test_a_folder_of_another_version_is_refused_by_the_setting_that_differs(tmp_path):

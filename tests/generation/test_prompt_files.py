@@ -28,6 +28,12 @@ def test_lines_of_a_file(tmp_path):
     assert fields(second.request) == fields(AssetRequest(image=str(tmp_path / "disc.png"), seed=7, **shared))
 
 
+def test_a_file_may_begin_with_a_byte_order_mark(tmp_path):
+    file = tmp_path / "prompts.jsonl"
+    file.write_bytes(b'\xef\xbb\xbf{"prompt": "mug"}\r\n{"prompt": "box"}\r\n')
+    assert [line.request.prompt for line in read_lines(file)] == ["mug", "box"]
+
+
 @pytest.mark.parametrize(
     "text, message",
     [

@@ -3,6 +3,7 @@
 import json
 import math
 import shutil
+from dataclasses import fields
 
 import numpy as np
 import pytest
@@ -10,11 +11,12 @@ from PIL import Image
 
 import im3d_jax
 from im3d_jax import AssetRequest, InputError
+from im3d_jax.digests import json_hash
 from tests.fake_model import FakeModel
 
 
 @pytest.mark.parametrize(
-    "fields, message",
+    "given, message",
     [
         ({}, "neither a prompt nor an image is given"),
         ({"prompt": ""}, "the prompt is empty"),
@@ -35,12 +37,17 @@ from tests.fake_model import FakeModel
         ({"prompt": 3}, "prompt=3: expected text"),
         ({"image": np.ones((8, 8))}, r"image of shape \[8, 8\]: expected \[height, width, 3 or 4\]"),
         ({"image": np.ones((8, 8, 4), np.uint8)}, "image of type uint8: expected floats in"),
-        ({"image": 3}, "image=3: expected a path or a numpy array"),
+        ({"image": np.ones((8, 8, 4)) * 255}, "image with values from 255 to 255: expected floats in"),
+        ({"image": np.full((8, 8, 4), np.nan)}, "image with values from nan to nan: expected floats in"),
+        ({"image": 3}, "image=3: expected a path or an array"),
+        ({"image": ""}, "the path of the image is empty"),
+        ({"prompt": np.ones((64, 64, 4))}, "expected text; give a picture as image="),
+        ({"prompt": "a", "elevation_deg": True}, "elevation_deg=True: expected degrees"),
     ],
 )
-def test_bad_values_are_one_line(fields, message):
+def test_bad_values_are_one_line(given, message):
     with pytest.raises(InputError, match=message) as raised:
-        AssetRequest(**fields)
+        AssetRequest(**given)
     assert "\n" not in str(raised.value)
 
 
@@ -51,10 +58,13 @@ def test_good_values():
 
 
 def test_fields_of_a_call_that_are_none_are_named():
-    with pytest.raises(
-        InputError, match="unexpected keyword argument 'quallity'; the fields of a request are prompt, im"
-    ):
-        im3d_jax.views(FakeModel().pipeline, "mug", quallity="draft")
+    for request in ("mug", AssetRequest("mug"), None):
+        with pytest.raises(InputError, match=r"^unknown field 'quallity'; did you mean 'quality'\?$"):
+            im3d_jax.views(FakeModel().pipeline, request, quallity="draft")
+    with pytest.raises(InputError, match="^unknown field 'x'; known are prompt, image, seed, quality"):
+        im3d_jax.views(FakeModel().pipeline, "mug", x=1)
+    with pytest.raises(InputError, match="the prompt is given twice"):
+        im3d_jax.views(FakeModel().pipeline, "mug", prompt="mug")
     with pytest.raises(InputError, match="quality=x: expected one of"):
         im3d_jax.views(FakeModel().pipeline, AssetRequest("mug"), quality="x")
 
@@ -77,9 +87,9 @@ def test_the_picture_counts_by_its_content(box, tmp_path):
 
 
 def test_json_holds_no_paths_and_all_else(box):
-    fields = AssetRequest("a mug", box, 3, "draft", 1, 10.0, "cw").to_json()
-    assert str(box) not in json.dumps(fields) and "memory" not in fields
-    assert fields | {"image": ""} == {
+    shown = AssetRequest("a mug", box, 3, "draft", 1, 10.0, "cw").to_json()
+    assert str(box) not in json.dumps(shown) and "memory" not in shown
+    assert shown | {"image": ""} == {
         "prompt": "a mug",
         "image": "",
         "seed": 3,
@@ -91,6 +101,34 @@ def test_json_holds_no_paths_and_all_else(box):
     # Equal numbers of other types are one request.
     one, other = AssetRequest("a", seed=3, elevation_deg=10), AssetRequest("a", seed=np.int64(3), elevation_deg=10.0)
     assert json.dumps(one.to_json()) == json.dumps(other.to_json())
+    one, other = AssetRequest("a", elevation_deg=0), AssetRequest("a", elevation_deg=-0.0)
+    assert json.dumps(one.to_json()) == json.dumps(other.to_json())
+
+
+def test_json_and_back(box):
+    picture = np.full((8, 8, 4), 0.5, np.float32)
+    requests = [AssetRequest("a mug", seed=3, rounds=0), AssetRequest("a mug", box, 3, "draft", 1, -7.5, "cw")]
+    for request in (*requests, AssetRequest(image=picture)):
+        read = json.loads(json.dumps(request.to_json()))
+        again = AssetRequest.from_json(read, request.image)
+        assert json_hash(again.to_json()) == json_hash(request.to_json()) == json_hash(read)
+        assert all(getattr(again, field.name) is not None or read[field.name] is None for field in fields(again))
+    assert AssetRequest.from_json({"prompt": "a"}).to_json() == AssetRequest("a").to_json()
+
+
+def test_json_that_is_no_request(box):
+    whole = AssetRequest("a mug", box).to_json()
+    for read, image, message in (
+        (whole | {"qualty": "draft"}, box, "unknown field 'qualty'; did you mean 'quality'"),
+        (whole, None, "name a picture by its hash .*; give the picture as image="),
+        (whole, np.zeros((8, 8, 4), np.float32), "image with the hash .*: expected"),
+        (AssetRequest("a mug").to_json(), box, "have no hash of one; leave image= away"),
+        (whole | {"seed": -1}, box, "seed=-1: expected"),
+        ([], None, "expected a mapping"),
+    ):
+        with pytest.raises(InputError, match=message) as raised:
+            AssetRequest.from_json(read, image)
+        assert "\n" not in str(raised.value)
 
 
 def test_arrays_count_by_values_and_shape():
@@ -100,3 +138,8 @@ def test_arrays_count_by_values_and_shape():
     assert AssetRequest(image=np.asfortranarray(picture)).to_json()["image"] == digest
     assert AssetRequest(image=picture.reshape(20, 16, 4)).to_json()["image"] != digest
     assert AssetRequest(image=picture * 0.5).to_json()["image"] != digest
+    # Doubles are hashed and used as floats.
+    fine = picture.astype(np.float64) + 1e-12
+    request = AssetRequest(image=fine)
+    assert request.to_json()["image"] == digest
+    np.testing.assert_array_equal(request.read_image(), picture)

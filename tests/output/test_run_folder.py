@@ -96,6 +96,15 @@ def test_other_settings_are_refused_and_overwritten_on_demand(tmp_path):
     assert (tmp_path / "mine.txt").read_text() == "keep", "only a run's own results may go"
 
 
+def test_long_settings_are_shown_in_part(tmp_path):
+    long = "a red mug " * 40
+    two_stages(RunFolder(tmp_path, {"text": long}), [])
+    for other, words in ((long + "!", "red mug !'"), ("b" * 400, "'bbbb"), (None, "now None")):
+        with pytest.raises(RunFolderError) as raised:
+            RunFolder(tmp_path, {"text": other})
+        assert words in str(raised.value) and len(str(raised.value).replace(str(tmp_path), "")) < 240
+
+
 def test_foreign_results_are_refused(tmp_path):
     (tmp_path / "asset.ply").write_text("precious")
     with pytest.raises(RunFolderError, match="is not a run folder"):

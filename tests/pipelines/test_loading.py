@@ -11,6 +11,7 @@ from im3d_jax.pipelines.stable_diffusion import StableDiffusion
 def test_a_bundle_draws_both(bundle):
     views, pictures = open_model(bundle)
     assert isinstance(views, bundles.BundleModel) and views is pictures and load(bundle).name == views.name
+    assert repr(load("tiny")) == "Pipeline(views=tiny, pictures=tiny)"
 
 
 @pytest.mark.usefixtures("small")
@@ -29,7 +30,7 @@ def test_families_by_their_files(checkpoints):
 def test_refusals_name_what_was_given(checkpoints, bundle, tmp_path):
     video, pictures = str(checkpoints["folder"]), str(checkpoints["sd"])
     for arguments, message in (
-        ((pictures,), "draws no orbits: give weights of svd, svd_xt, sv3d_u, sv3d_p as --model"),
+        ((pictures,), "draws no orbits: --model expects a bundle or weights of svd, svd_xt, sv3d_u, sv3d_p"),
         (
             (video, video),
             "draws no pictures from prompts: --image_model expects Stable Diffusion 1.5 or 2.1, or tiny",

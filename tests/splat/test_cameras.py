@@ -34,6 +34,12 @@ def test_orbit_stands_where_the_rig_says():
     assert (len(cameras), cameras.width, cameras.height) == (16, 128, 128)
 
 
+def test_an_orbit_has_cameras():
+    for views in (0, -1):
+        with pytest.raises(ValueError, match=f"views={views}: expected at least 1 camera"):
+            splat.orbit_cameras(0.3, views=views)
+
+
 def test_image_axes_of_the_first_camera():
     """Camera 0 stands on +x: world +z is up in the image, world +y to the right, the origin in the middle."""
     cameras = splat.orbit_cameras(0.0, views=1, width=100, height=60)

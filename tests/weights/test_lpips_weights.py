@@ -47,7 +47,7 @@ def test_without_network_the_file_and_its_place_are_named():
     with pytest.raises(InputError) as raised:
         find_lpips("lpips-j")
     line = str(raised.value)
-    expected = f"--lpips_weights=lpips-j: {FILES[0]} of huggingface.co/{REPOSITORY} is neither in the hub's cache"
+    expected = f"--lpips_weights=lpips-j: {FILES[0]} of huggingface.co/{REPOSITORY} is not in the hub's cache"
     assert "\n" not in line and line.startswith(expected)
     assert os.environ["HF_HUB_CACHE"] in line
     assert "give both as --lpips_weights=vgg16_weights.h5,lpips_lin.h5" in line
