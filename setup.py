@@ -43,6 +43,7 @@ EXTRAS = {
         "fast-simplification>=0.1.9",
         "xatlas>=0.0.9",
     ],
+    "beam": ["apache-beam>=2.60"],
     "view": ["viser>=1.0"],
     "colmap": ["pycolmap>=3.11"],
     "hub": ["huggingface_hub>=0.30"],

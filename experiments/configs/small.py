@@ -78,7 +78,7 @@ def small_svd(recipe: Recipe, folder: pathlib.Path, family: str) -> Recipe:
     weights = write_miniature(folder / f"{family}.safetensors", miniature(family))
     model = OrbitModel(CheckpointSource(open_checkpoint(weights, preset=miniature(family))), MEMORIES["16gb"])
     encode_turntables(
-        ToyboxTurntables("train", count=3, size=SIDE, frames=VIEWS),
+        ToyboxTurntables("train", objects=3, size=SIDE, frames=VIEWS),
         model,
         lambda settings: EncodedWriter(folder / "encoded", settings),
         EncodeSettings(family=recipe.stage.family),

@@ -17,7 +17,7 @@ from im3d_jax.errors import InputError
 FOLDER = pathlib.Path(experiments.__file__).parent
 PROGRAMS = [
     "sample", "evaluate", "gallery", "toybox", "train_clip_elevation", "benchmarks.rasterizer", "benchmarks.fit_steps",
-    "benchmarks.networks", "benchmarks.captures", "benchmarks.readers",
+    "benchmarks.networks", "benchmarks.captures", "benchmarks.readers", "benchmarks.loader", "build_tfds",
 ]  # fmt: skip
 
 

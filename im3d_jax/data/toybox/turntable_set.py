@@ -23,26 +23,28 @@ class ToyboxTurntables:
         size: Side of the pictures, pixels.
         frames: Frames of each.
         supersample: Samples per pixel side.
-        count: How many of the split's objects; None for all.
+        objects: Only the first ones of the split; None takes all.
 
     Raises:
-        ValueError: An unknown split.
+        ValueError: An unknown split, or more objects than it has.
     """
 
     def __init__(
-        self, split: str, *, size: int = 256, frames: int = 16, supersample: int = 2, count: int | None = None
+        self, split: str, *, size: int = 256, frames: int = 16, supersample: int = 2, objects: int | None = None
     ):
         self._toybox = Toybox(split)
-        self._count = len(self._toybox) if count is None else min(count, len(self._toybox))
+        self._length = len(self._toybox) if objects is None else objects
+        if self._length > len(self._toybox):
+            raise ValueError(f"split {split!r} has {len(self._toybox)} objects, not {objects}")
         self.size, self.frames = size, frames
         self._draw = jax.jit(functools.partial(_draw, size=size, frames=frames, supersample=supersample))
 
     def __len__(self) -> int:
-        return self._count
+        return self._length
 
     def __getitem__(self, index: int) -> Turntable:
-        if not 0 <= index < self._count:
-            raise IndexError(f"turntable {index} of {self._count}")
+        if not 0 <= index < self._length:
+            raise IndexError(f"object {index} of {self._length}")
         caption, toy = self._toybox.item(index)
         return Turntable(
             rgba=np.asarray(self._draw(toy)),
