@@ -44,6 +44,7 @@ EXTRAS = {
         "xatlas>=0.0.9",
     ],
     "beam": ["apache-beam>=2.60"],
+    "tensorboard": ["tensorboardX>=2.6"],
     "view": ["viser>=1.0"],
     "colmap": ["pycolmap>=3.11"],
     "hub": ["huggingface_hub>=0.30"],

@@ -31,6 +31,7 @@ from experiments.overrides import apply_overrides
 from experiments.programs import Program, command_line
 from im3d_jax import distributed, environment
 from im3d_jax.errors import InputError
+from im3d_jax.generation.flags import define_processes
 from im3d_jax.progress import Progress, ProgressPrinter
 from im3d_jax.training.recipe import Recipe
 from im3d_jax.weights import load_bundle, save_bundle
@@ -49,9 +50,7 @@ def define_flags(values: flags.FlagValues) -> None:
     flags.DEFINE_float("max_seconds", None, "stop after so long; the same command resumes", flag_values=values)
     flags.DEFINE_float("fit_seconds", None, "as many steps as fit into so long, for `run.steps`", flag_values=values)
     flags.DEFINE_string("profile", None, "FIRST:COUNT, a profile of COUNT steps from step FIRST on", flag_values=values)
-    flags.DEFINE_string("coordinator", None, "HOST:PORT of process 0", flag_values=values)
-    flags.DEFINE_integer("processes", None, "number of processes", lower_bound=1, flag_values=values)
-    flags.DEFINE_integer("process", None, "number of this process", lower_bound=0, flag_values=values)
+    define_processes(values)
 
 
 def names() -> list[str]:

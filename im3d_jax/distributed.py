@@ -59,6 +59,8 @@ def start(
     line(f"{who} waits up to {timeout} s for the others at {where}")
     if all(given) and coordinator is not None and process != 0:
         _refuse_loopback(coordinator)
+    # Between processes on CPUs; other platforms have collectives of their own.
+    jax.config.update("jax_cpu_collectives_implementation", "gloo")
     try:
         jax.distributed.initialize(coordinator, processes, process, initialization_timeout=timeout)
     except (RuntimeError, ValueError) as error:

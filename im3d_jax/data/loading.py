@@ -121,7 +121,8 @@ class _Places:
         return batch * self._batch + self._process * self._local + row
 
 
-def _with_draw(example: Example, place: int) -> dict[str, np.ndarray]:
+def _with_draw(example: Example | None, place: int) -> dict[str, Any]:
+    assert example is not None  # nothing filters
     return {**example, DRAW: np.int32(place % 2**31)}
 
 

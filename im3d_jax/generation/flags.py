@@ -106,12 +106,20 @@ def out_of(values: flags.FlagValues, example: str = "runs/mug") -> str:
     return values.out
 
 
+def define_processes(values: flags.FlagValues) -> None:
+    """Flags of programs that several processes run as one; see `im3d_jax.distributed`."""
+    flags.DEFINE_string("coordinator", None, "several processes as one: HOST:PORT of process 0", flag_values=values)
+    flags.DEFINE_integer("processes", None, "how many processes there are", lower_bound=1, flag_values=values)
+    flags.DEFINE_integer("process", None, "number of this process", lower_bound=0, flag_values=values)
+
+
 def define_batch(values: flags.FlagValues) -> None:
     """All flags of `make_lines`."""
     flags.DEFINE_string("prompts", None, "file of JSON lines with prompt, image, seed", flag_values=values)
     flags.DEFINE_integer("batch", None, "objects drawn at once, over all devices", lower_bound=1, flag_values=values)
     flags.DEFINE_bool("assets", False, "fit an asset to the views of each line", flag_values=values)
     flags.DEFINE_string("shard", "0/1", "i/n: only lines i, i + n, i + 2 n, ...", flag_values=values)
+    define_processes(values)
     define_fit(values)
     define_drawing(values)
     define_run(values)
@@ -142,9 +150,15 @@ def make_lines(values: flags.FlagValues, command: str) -> None:
         elevation_deg=values.elevation_deg,
         orbit_direction=values.orbit_direction,
     )
+    from im3d_jax import distributed
+    from im3d_jax.progress import ProgressPrinter
+
+    progress = ProgressPrinter()
+    together = distributed.start(values.coordinator, values.processes, values.process, line=progress.line)
+    if together and parts > 1:
+        raise InputError("--shard is for processes that know nothing of each other; leave it out with --coordinator")
     environment.start_jax()
     from im3d_jax.generation.many import ManySettings, make_all
-    from im3d_jax.progress import ProgressPrinter
 
     settings = ManySettings(
         out,
@@ -156,4 +170,4 @@ def make_lines(values: flags.FlagValues, command: str) -> None:
     )
     model = model_of(values)
     lpips = lpips_of(values) if values.assets else None
-    make_all(lines[part::parts], model, settings, ProgressPrinter(), lpips=lpips)
+    make_all(lines[part::parts], model, settings, progress, lpips=lpips)

@@ -11,13 +11,16 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
+import jax
+import numpy as np
+
 from im3d_jax import environment
 from im3d_jax.errors import InputError, RunFolderError
 from im3d_jax.generation.batch import OWN_ERRORS, Outcome, draw_ahead, make_room
 from im3d_jax.generation.loop import asset_stages, view_stages
 from im3d_jax.generation.plan import PerceptualChoice, Plan, make_plan
 from im3d_jax.generation.prompt_files import Line
-from im3d_jax.generation.runners import FolderRunner, Loop, enough_memory
+from im3d_jax.generation.runners import FolderRunner, Loop, MemoryRunner, enough_memory
 from im3d_jax.output.run_folder import RUN_FILE, STAGES_FILE, RunFolder, to_json
 from im3d_jax.pipelines import Pipeline
 from im3d_jax.progress import Progress, ProgressPrinter
@@ -129,6 +132,9 @@ def make_all(
 ) -> dict[str, Any]:
     """Makes what is not finished yet and returns the summary.
 
+    Where several processes run as one program (`distributed.start`), all draw all lines together, and each keeps its
+    own share of them: line i belongs to process i modulo their number. `settings.out` is then a folder that all see.
+
     Args:
         lines: From `prompt_files.read_lines`.
         pipeline: Draws.
@@ -141,26 +147,37 @@ def make_all(
         InputError: A line that cannot be used, before anything is drawn; a folder that cannot be written; too little
             device memory; or, when all others are finished, lines that failed.
     """
+    me, processes = jax.process_index(), jax.process_count()
     works = [_open(line, pipeline, settings, lpips) for line in lines]
     last = "metrics" if settings.what == "asset" else "preview"
-    pending = [work for work in works if last not in work.done]
-    finished = [work.folder for work in works if last in work.done]
+    ready = _agreed([last in work.done for work in works])
+    pending = [work for work, done in zip(works, ready, strict=True) if not done]
+    own = works[me::processes]
+    finished = [work.folder for work in own if work not in pending]
     if finished:
-        progress.line(f"{len(finished)} of {len(works)} lines: already finished")
-    path = pathlib.Path(settings.out) / settings.summary
+        progress.line(f"{len(finished)} of {len(own)} lines: already finished")
+    summary_name = settings.summary if processes == 1 else f"summary_{me}_of_{processes}.json"
+    path = pathlib.Path(settings.out) / summary_name
     path.parent.mkdir(parents=True, exist_ok=True)
     facts = {**settings.facts, "model": pipeline.name, "assets": settings.what == "asset"}
     if not pending:
-        held = Summary(path, facts, finished, len(works), clock).write() if works else {}
+        held = Summary(path, facts, finished, len(own), clock).write() if own else {}
         progress.line("nothing is left to draw")
         return held
-    room = make_room(pipeline, _largest_kind(pending), rows=settings.rows)
+    room = make_room(pipeline, _largest_kind(pending), rows=settings.rows, devices=jax.devices())
     facts |= {"device": room.devices[0].device_kind, "devices": len(room.devices), "batch": room.rows}
-    summary = Summary(path, facts, finished, len(works), clock)
+    summary = Summary(path, facts, finished, len(own), clock)
     quiet = ProgressPrinter(io.StringIO())
     loops = {}
     for work in pending:
         stages = asset_stages(work.plan) if settings.what == "asset" else view_stages(work.plan)
+        if work not in own:
+            loops[Loop(stages, MemoryRunner())] = work
+            continue
+        if processes > 1:
+            # The processes must draw the same: what only this one has begun is drawn again, to the same bytes.
+            work = _open(work.line, pipeline, dataclasses.replace(settings, overwrite=True), lpips)
+            own[own.index(next(each for each in own if each.line is work.line))] = work
         work.folder.start(environment.versions(), work.plan.facts())
         loops[Loop(stages, FolderRunner(work.folder, quiet))] = work
     fewer = room.rows if room.rows > len(room.devices) else None
@@ -171,6 +188,8 @@ def make_all(
             drawn = any(error is None and "views" not in loops[loop].done for loop, error in batch)
             for outcome in batch:
                 work = loops[outcome[0]]
+                if work not in own:
+                    continue  # of another process
                 failed = _finish(outcome, work, progress)
                 if failed is None:
                     summary.add(work.folder)
@@ -180,17 +199,27 @@ def make_all(
                 held = summary.write()
                 rate = f"{held['assets_a_minute'] or 0:.1f} a minute"
                 report(held["finished"], held["lines"], rate)
-            progress.line(f"batch {count}: {held['finished']} of {held['lines']}, {rate}")
+            if held:
+                progress.line(f"batch {count}: {held['finished']} of {held['lines']}, {rate}")
             if not compiled:
                 summary.end_first_batch()
                 compiled = drawn
     progress.line(f"summary: {path}")
     if summary.failed:
         raise InputError(
-            f"{len(summary.failed)} of {len(works)} lines failed, for the reasons above and in {path}; the others are "
+            f"{len(summary.failed)} of {len(own)} lines failed, for the reasons above and in {path}; the others are "
             "finished; rerun the same command to try the failed ones again"
         )
     return held
+
+
+def _agreed(flags: Sequence[bool]) -> list[bool]:
+    """Which lines are finished, as process 0 sees it: all processes must draw the same ones."""
+    if jax.process_count() == 1:
+        return list(flags)
+    from jax.experimental import multihost_utils
+
+    return [bool(flag) for flag in multihost_utils.broadcast_one_to_all(np.asarray(flags))]
 
 
 def _open(line: Line, pipeline: Pipeline, settings: ManySettings, lpips: PerceptualChoice | None) -> Work:

@@ -307,6 +307,15 @@ def place(tree: Any, batch: Batch) -> Any:
     return jax.device_put(tree, batch_sharding(batch.mesh))
 
 
+def fetch(rows: jax.Array) -> np.ndarray:
+    """An array of `place`'s layout on the host; where its rows lie on several processes, all of them get all rows."""
+    if rows.is_fully_addressable:
+        return np.asarray(rows)
+    from jax.experimental import multihost_utils
+
+    return np.asarray(multihost_utils.process_allgather(rows, tiled=True))
+
+
 def lost_end(text: str, longest: int = 200) -> str:
     """The line on the end of a prompt that a model does not read."""
     quoted = textwrap.shorten(text, longest, placeholder=" ...")

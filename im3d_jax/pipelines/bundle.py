@@ -37,7 +37,19 @@ from im3d_jax.images.alpha import composite_on_white, straight_from_white
 from im3d_jax.models import TinyUNet
 from im3d_jax.models.calls import apply
 from im3d_jax.models.perceptual import Perceptual
-from im3d_jax.pipelines.base import ONE, Batch, Direction, Drawing, Drawn, Orbit, Quality, ViewTask, lost_end, place
+from im3d_jax.pipelines.base import (
+    ONE,
+    Batch,
+    Direction,
+    Drawing,
+    Drawn,
+    Orbit,
+    Quality,
+    ViewTask,
+    fetch,
+    lost_end,
+    place,
+)
 from im3d_jax.pipelines.features import encoder_features
 from im3d_jax.pipelines.noise import row_noise
 from im3d_jax.progress import Report
@@ -254,7 +266,7 @@ class BundleModel:
         x = self._noise(batch.fill(row_seeds), seeds.PICTURE, 1, batch)
         latents, count = self._sample(params, x, settings, given, False, True, report, "image")
         pictures = self._decode(params["autoencoder"], latents[:, 0])
-        return lambda: [Drawn(picture, count) for picture in np.asarray(pictures)[: len(prompts)]]
+        return lambda: [Drawn(picture, count) for picture in fetch(pictures)[: len(prompts)]]
 
     def draw_views(
         self,
@@ -369,7 +381,7 @@ class BundleModel:
         views = self._decode(params["autoencoder"], latents.reshape(-1, *latents.shape[2:]))
 
         def finish() -> list[Drawn]:
-            drawn = np.array(views).reshape(len(rows), self.num_views, *views.shape[1:])
+            drawn = np.array(fetch(views)).reshape(len(rows), self.num_views, *views.shape[1:])
             for row, task in zip(drawn, tasks, strict=False):
                 if task.picture is not None:
                     row[0] = task.picture

@@ -32,7 +32,7 @@ from im3d_jax.models.calls import apply
 from im3d_jax.models.clip import CLIPText, CLIPTextConfig
 from im3d_jax.parallel import replicated
 from im3d_jax.pipelines import memory as device_memory
-from im3d_jax.pipelines.base import ONE, Batch, Drawing, Drawn, Quality, lost_end, place
+from im3d_jax.pipelines.base import ONE, Batch, Drawing, Drawn, Quality, fetch, lost_end, place
 from im3d_jax.pipelines.noise import row_noise
 from im3d_jax.pipelines.residency import ChunkedAutoencoder, Parameters, unet_of, working_dtype
 from im3d_jax.pipelines.sources import CheckpointSource, Source, describe_source
@@ -144,7 +144,7 @@ class StableDiffusion:
         count = network_evaluations(guidance, len(grid) - 1)
 
         def finish() -> list[Drawn]:
-            colours = np.asarray(videos)[: len(prompts), 0]
+            colours = fetch(videos)[: len(prompts), 0]
             pictures = np.concatenate([colours, np.ones_like(colours[..., :1])], axis=-1)
             return [Drawn(picture, count) for picture in pictures]
 

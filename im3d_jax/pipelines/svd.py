@@ -46,7 +46,7 @@ from im3d_jax.models.clip import CLIPVision
 from im3d_jax.models.clip_images import condition_pixels
 from im3d_jax.models.perceptual import Perceptual
 from im3d_jax.pipelines import memory as device_memory
-from im3d_jax.pipelines.base import ONE, Batch, Direction, Drawing, Drawn, Orbit, Quality, ViewTask, place
+from im3d_jax.pipelines.base import ONE, Batch, Direction, Drawing, Drawn, Orbit, Quality, ViewTask, fetch, place
 from im3d_jax.pipelines.clip_elevation import Head, find_head, pooled_features
 from im3d_jax.pipelines.features import encoder_features
 from im3d_jax.pipelines.memory import Memory
@@ -393,7 +393,7 @@ class OrbitModel:
         count = network_evaluations(Guidance(image=2.0), len(grid) - 1)
 
         def finish() -> list[Drawn | InputError]:
-            pictures = conditions.from_network_order(np.asarray(videos), self.preset.given_view)
+            pictures = conditions.from_network_order(fetch(videos), self.preset.given_view)
             rows = zip(np.asarray(pictures), tasks, strict=False)
             return [self._cut_out(row, task, count, note) for row, task in rows]
 

@@ -39,7 +39,7 @@ class MetricsLog:
         self._file = path.open("a")
         if tensorboard:
             try:
-                from tensorboardX import SummaryWriter
+                from tensorboardX import SummaryWriter  # type: ignore[import-not-found]  # of an extra
             except ImportError:
                 return
             self._writer = SummaryWriter(str(pathlib.Path(folder) / "tensorboard"), purge_step=step + 1)

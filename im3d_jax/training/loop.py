@@ -148,7 +148,7 @@ def train(
         begun.record_start(int(state.step), record or {})
         log = stack.enter_context(MetricsLog(workdir, step=int(state.step), tensorboard=settings.tensorboard))
         if settings.tensorboard and not log.tensorboard:
-            say("TensorBoard's writer is not installed (pip install tensorboardX): metrics.jsonl holds all figures")
+            say("TensorBoard needs pip install 'im3d-jax[tensorboard]'; metrics.jsonl holds all figures meanwhile")
         return begun.go(state, held, step_of, batches, checkpoints, log, stop)
 
 

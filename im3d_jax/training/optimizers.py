@@ -7,7 +7,6 @@ transformation: outside, gradients and updates are nested as the parameters are.
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -94,7 +93,7 @@ def _named(tree: Any, value: Callable[[str, Any], Any]) -> Any:
 
 
 def _by_name(
-    transformations: dict[bool, optax.GradientTransformation], rule: Callable[[str, Any], bool]
+    transformations: dict[Any, optax.GradientTransformation], rule: Callable[[str, Any], bool]
 ) -> optax.GradientTransformation:
     return optax.partition(transformations, lambda params: _named(params, rule))
 
@@ -109,7 +108,7 @@ def _times_rate(rate: Callable[[str], float]) -> optax.GradientTransformation:
 
 def _muon() -> optax.GradientTransformation:
     """Muon over stacks of matrices, between nested trees."""
-    inner = scale_by_muon(weight_dimension_numbers=functools.partial(_matrices, MuonDimensionNumbers((1,), (2,))))
+    inner = scale_by_muon(weight_dimension_numbers=_matrices)
 
     def plan(tree: Any) -> tuple[Stacks, dict[str, jax.Array]]:
         flat = {name: leaf for name, leaf in flatten(tree).items() if not isinstance(leaf, optax.MaskedNode)}
@@ -122,6 +121,7 @@ def _muon() -> optax.GradientTransformation:
     def update(updates, state, params=None):
         del params
         stacks, flat = plan(updates)
+        made: Any
         made, state = inner.update(stacks.stack(flat), state)
         sizes = stacks.spread(_usual_size)
         made = stacks.unstack({key: value * sizes[key] for key, value in made.items()})
@@ -130,7 +130,9 @@ def _muon() -> optax.GradientTransformation:
     return optax.GradientTransformation(init, update)
 
 
-def _matrices(numbers: MuonDimensionNumbers, stacks: dict) -> dict:
+def _matrices(stacks: Any) -> Any:
+    """Which axes of stacks [n, rows, columns] are a matrix's."""
+    numbers = MuonDimensionNumbers((1,), (2,))
     return {key: value if isinstance(value, optax.MaskedNode) else numbers for key, value in stacks.items()}
 
 

@@ -61,7 +61,6 @@ def objective(params, batch, keys):
 
 def main(out, data="1", fsdp="1", micro_batches="1", processes="0", process="0", port="0"):
     if int(processes):
-        jax.config.update("jax_cpu_collectives_implementation", "gloo")
         distributed.start(f"localhost:{port}", int(processes), int(process), timeout=60)
     mesh = parallel.make_mesh(int(data), int(fsdp), jax.devices()[: int(data) * int(fsdp)])
     rng = np.random.default_rng(0)

@@ -24,6 +24,7 @@ from im3d_jax.errors import InputError
 from im3d_jax.images.alpha import composite, composite_on_white
 from im3d_jax.images.metrics import psnr
 from im3d_jax.models import is_temporal_parameter
+from im3d_jax.models.calls import apply
 from im3d_jax.pipelines.base import ViewTask
 from im3d_jax.pipelines.bundle import QUALITIES, BundleModel
 from im3d_jax.progress import Progress
@@ -137,7 +138,7 @@ class AutoencoderTraining:
         def evaluate(params: Tree) -> dict[str, float]:
             autoencoder = networks(bundle.config)["autoencoder"]
             true = jnp.asarray(held.reshape(-1, *held.shape[2:])[:256], jnp.float32) / 255.0
-            made = autoencoder.apply({"params": params["autoencoder"]}, composite_on_white(true))
+            made = apply(autoencoder, params["autoencoder"], composite_on_white(true))
             return {"test_psnr": float(psnr(made[..., :3], composite(true)).mean())}
 
         return Stage(
@@ -278,7 +279,7 @@ class ElevationTraining:
 
         def evaluate(params: Tree) -> dict[str, float]:
             assert held is not None
-            estimate = head.apply({"params": params["elevation"]}, jnp.asarray(held["latents"], jnp.float32))
+            estimate = apply(head, params["elevation"], jnp.asarray(held["latents"], jnp.float32))
             return {"test_degrees": float(jnp.rad2deg(jnp.abs(estimate - held["elevation"]).mean()))}
 
         return Stage(
@@ -323,7 +324,7 @@ def _encoded(bundle: Bundle, data: Rendered, split: str, progress: Progress) -> 
 
     def encode(rgba: jax.Array) -> jax.Array:
         flat = composite_on_white(rgba.reshape(-1, *rgba.shape[2:]))
-        latents = encoder.apply({"params": params}, flat, method="encode")
+        latents = apply(encoder, params, flat, method="encode")
         return latents.reshape(*rgba.shape[:2], *latents.shape[1:]).astype(jnp.bfloat16)
 
     latents, captions, elevations = _render(bundle, data, split, progress, encode)
@@ -343,7 +344,7 @@ def _views_of_held_out(bundle: Bundle, data: Rendered, progress: Progress) -> Ca
             ViewTask(views[0], caption, seed) for seed, (views, caption) in enumerate(zip(true, captions, strict=True))
         ]
         drawn = model.draw_views(tasks, QUALITIES["standard"])()
-        made = jnp.asarray(composite(np.stack([each.images for each in drawn])))
+        made = jnp.asarray(composite(np.stack([each.images for each in drawn if not isinstance(each, InputError)])))
         return {
             "test_psnr": float(psnr(made[:, 1:], white[:, 1:]).mean()),
             "repeat_psnr": float(psnr(jnp.broadcast_to(white[:, :1], white[:, 1:].shape), white[:, 1:]).mean()),
@@ -359,7 +360,7 @@ def _save(bundle: Bundle, params: Tree, folder: pathlib.Path) -> None:
 def _save_measured(bundle: Bundle, params: Tree, rgba: np.ndarray, folder: pathlib.Path) -> None:
     """Measures the spread of the latents and the usual size of objects, and writes the bundle."""
     model = networks(bundle.config)["autoencoder"]
-    moments = jax.jit(lambda rgba: model.apply({"params": params["autoencoder"]}, rgba, method="moments")[0])
+    moments = jax.jit(lambda rgba: apply(model, params["autoencoder"], rgba, method="moments")[0])
     rows = rgba[:: max(1, len(rgba) // 4096)][:4096].astype(np.float32) / 255.0
     means = jnp.concatenate(
         [moments(composite_on_white(jnp.asarray(rows[i : i + 256]))) for i in range(0, len(rows), 256)]

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 
 from im3d_jax.images.alpha import composite_on_white
 from im3d_jax.models import RgbaAutoencoder, TextEncoder, TinyUNet
+from im3d_jax.models.calls import apply
 from im3d_jax.models.elevation import ElevationHead
 from im3d_jax.training.objectives import Denoising, Metrics, drop_conditions
 
@@ -58,9 +59,7 @@ class AutoencoderObjective:
         images = jnp.where(_rows(mirrored, images.ndim), images[:, :, ::-1], images)
         size, z = images.shape[1] // self.model.config.factor, self.model.config.latent_channels
         noise = _normals(_fold(keys, 1), (size, size, z))
-        made, mean, log_variance = self.model.apply(
-            {"params": params["autoencoder"]}, images, noise, method="reconstruct"
-        )
+        made, mean, log_variance = apply(self.model, params["autoencoder"], images, noise, method="reconstruct")
         axes = (1, 2, 3)
         squared = jnp.square(made - images).mean(axes)
         kl = 0.5 * (jnp.square(mean) + jnp.exp(log_variance) - 1.0 - log_variance).mean(axes)
@@ -89,10 +88,10 @@ class PictureObjective:
         """See `Objective`."""
         dropped = jax.vmap(lambda key: jax.random.bernoulli(key, self.drop))(_fold(keys, 0))
         tokens = drop_prompts(batch["tokens"], dropped)
-        context, mask = self.text.apply({"params": params["text_encoder"]}, tokens)
+        context, mask = apply(self.text, params["text_encoder"], tokens)
 
         def predict(noised, times):
-            return self.unet.apply({"params": params["unet"]}, noised, times, context, mask, temporal=False)
+            return apply(self.unet, params["unet"], noised, times, context, mask, temporal=False)
 
         errors, _ = self.denoising(predict, batch["latents"][:, :1].astype(jnp.float32), _fold(keys, 1))
         return errors, {}
@@ -128,14 +127,13 @@ class TurntableObjective:
         latents = batch["latents"].astype(jnp.float32)
         no_prompt, no_image = drop_conditions(_fold(keys, 0), self.drop)
         tokens = drop_prompts(batch["tokens"], no_prompt)
-        context, mask = self.text.apply({"params": params["text_encoder"]}, tokens)
+        context, mask = apply(self.text, params["text_encoder"], tokens)
         first = latents[:, 0]
         strength = self.condition_noise * jax.vmap(jax.random.uniform)(_fold(keys, 1))
         condition = first + _rows(strength, first.ndim) * _normals(_fold(keys, 2), first.shape[1:])
 
         def predict(noised, times):
-            return self.unet.apply(
-                {"params": params["unet"]}, noised, times, context, mask, condition=condition,
+            return apply(self.unet, params["unet"], noised, times, context, mask, condition=condition,
                 has_image=1.0 - no_image.astype(jnp.float32),
             )  # fmt: skip
 
@@ -145,7 +143,7 @@ class TurntableObjective:
             return videos, metrics
 
         def predict_picture(noised, times):
-            return self.unet.apply({"params": params["unet"]}, noised, times, context, mask, temporal=False)
+            return apply(self.unet, params["unet"], noised, times, context, mask, temporal=False)
 
         pictures, _ = self.denoising(predict_picture, latents[:, :1], _fold(keys, 4))
         return videos + self.picture_weight * pictures, {**metrics, "picture": pictures}
@@ -170,5 +168,5 @@ class ElevationObjective:
         latents = batch["latents"].astype(jnp.float32)
         strength = self.noise * jax.vmap(jax.random.uniform)(_fold(keys, 0))
         latents = latents + _rows(strength, latents.ndim) * _normals(_fold(keys, 1), latents.shape[1:])
-        error = self.head.apply({"params": params["elevation"]}, latents) - batch["elevation"]
+        error = apply(self.head, params["elevation"], latents) - batch["elevation"]
         return jnp.square(error), {"degrees": jnp.rad2deg(jnp.abs(error))}

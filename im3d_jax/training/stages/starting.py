@@ -69,7 +69,7 @@ def _random(shapes: Tree, kind: Callable[[str], DTypeLike], shardings: Tree, see
     """Parameters as a new network has them; kernels of spread 1 / sqrt(inputs), temporal layers included."""
     places = flatten(shardings)
 
-    def draw(number: int, name: str, leaf: jax.ShapeDtypeStruct) -> jax.Array:
+    def draw(number: int, name: str, leaf: jax.Array | jax.ShapeDtypeStruct) -> jax.Array:
         last = name.rpartition(".")[2]
 
         def make(key: jax.Array) -> jax.Array:

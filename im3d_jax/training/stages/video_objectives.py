@@ -15,6 +15,7 @@ import numpy as np
 from im3d_jax.diffusion import network_input, network_time
 from im3d_jax.diffusion import video_conditions as conditions
 from im3d_jax.models import StableUNet
+from im3d_jax.models.calls import apply
 from im3d_jax.training.objectives import Denoising, Metrics, drop_conditions
 from im3d_jax.weights.presets import Preset
 
@@ -56,9 +57,7 @@ class SvdObjective:
 
         def predict(noised: jax.Array, times: jax.Array) -> jax.Array:
             inside = conditions.concatenate_condition(network_input(noised, times, process), latent)
-            return self.network.apply(
-                {"params": params["unet"]}, inside, network_time(times, process), context, batch["vector"]
-            )
+            return apply(self.network, params["unet"], inside, network_time(times, process), context, batch["vector"])
 
         return predict
 
@@ -101,9 +100,7 @@ class EmuObjective:
 
         def predict(noised: jax.Array, times: jax.Array) -> jax.Array:
             # The networks count their noise levels by 1,000 timesteps.
-            return self.network.apply(
-                {"params": params["unet"]}, noised, 1000.0 * times - 1.0, contexts, condition=condition
-            )
+            return apply(self.network, params["unet"], noised, 1000.0 * times - 1.0, contexts, condition=condition)
 
         errors, _ = self.denoising(predict, latents, rest)
         return errors, {}
