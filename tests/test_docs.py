@@ -218,7 +218,7 @@ def commands_of(page):
     found = []
     for text in [*lines, *spans(page)]:
         for part in re.split(r"&&| # ", text):
-            match = re.fullmatch(r"\s*(?:\.venv/bin/)?im3d ([a-z]+)\b(.*)", part)
+            match = re.fullmatch(r"\s*(?:\.venv/bin/)?im3d ([a-z]+(?:-[a-z]+)*)\b(.*)", part)
             if match:
                 found.append(match.groups())
     return found
@@ -226,7 +226,7 @@ def commands_of(page):
 
 def flags_of(command):
     values = flags.FlagValues()
-    importlib.import_module(f"im3d_jax.cli.{command}").register(values)
+    importlib.import_module(f"im3d_jax.cli.{command.replace('-', '_')}").register(values)
     return values
 
 

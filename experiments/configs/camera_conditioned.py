@@ -1,6 +1,6 @@
 """SVD to a network that is told every camera: elevation and azimuth of each frame, as in SV3D_p (arXiv 2403.12008).
 
-    im3d render-dataset --meshes=MESHES --out=data/turntables --views=21 --size=576 --elevation=dynamic
+    im3d render-dataset --meshes=MESHES --out=data/turntables --views=21 --size=576 --elevation=dynamic:0:45
     python -m experiments.encode --turntables=data/turntables --model=DIR_OF_SVD --family=sv3d_p --out=data/encoded
     python -m experiments.train --config=camera_conditioned --workdir=runs/cameras \
         --set stage.start=DIR_OF_SVD --set stage.data=data/encoded
