@@ -182,9 +182,9 @@ def _segment(state, targets, cameras, network, kept, config, length, looped) -> 
     """Some steps without a host synchronisation, repeated with more room while pairs were left out."""
     while True:
         # Steps consume their state; the copy keeps the caller's for a repetition.
-        carry: tuple[FitState, dict[str, Any]] = jax.tree.map(jnp.copy, state), _no_figures(config, network)
+        carry: tuple[FitState, dict[str, Any]] = jax.tree.map(jnp.copy, state), no_figures(config, network)
         if looped:
-            carry = _steps(*carry, targets, cameras, network, kept, config, jnp.int32(length))
+            carry = run_steps(*carry, targets, cameras, network, kept, config, jnp.int32(length))
         else:
             # One dispatch per step: inside a device loop XLA runs CPU convolutions seven times slower.
             for _ in range(length):
@@ -198,7 +198,7 @@ def _segment(state, targets, cameras, network, kept, config, length, looped) -> 
         state = state.replace(pair_capacity=round_capacity(pairs, margin=config.pair_margin))
 
 
-def _no_figures(config: FitConfig, network: perceptual.Perceptual | None) -> dict[str, Any]:
+def no_figures(config: FitConfig, network: perceptual.Perceptual | None) -> dict[str, Any]:
     names = [*losses.term_weights(config, network is not None), "loss"]
     if config.l1_weight:
         names.append("psnr")
@@ -216,7 +216,7 @@ def _step(state: FitState, figures, targets, cameras, network, kept, config):
 
 
 @partial(jax.jit, static_argnames="config", donate_argnames=("state", "figures"))
-def _steps(state: FitState, figures, targets, cameras, network, kept, config, length):
+def run_steps(state: FitState, figures, targets, cameras, network, kept, config, length):
     """Traced with any number of steps: one compiled program serves segments of all lengths."""
 
     def one(_, carry: tuple[FitState, dict[str, Any]]):
