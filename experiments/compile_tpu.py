@@ -6,7 +6,7 @@
 Cases are the train steps of all recipes on their meshes, SV3D's sampler, batch sampling of the bundled model, the fit
 of 512 x 512 views and the rasterizer. Nothing runs: no TPU is needed, but the TPU compiler (libtpu) and, for the large
 networks, up to an hour of one core and 15 GB of memory each. --json keeps each case as it is done; the same command
-goes on with those that are missing. --table renews the table of a page from the file.
+goes on with those that are missing. --table renews the tables of a page from the file.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def define_flags(values: flags.FlagValues) -> None:
     flags.DEFINE_string("topology", None, "chips, such as v5e:2x4; each case's own by default", flag_values=values)
     flags.DEFINE_multi_string("set", [], "override of recipes, --set mesh.fsdp=4 (repeatable)", flag_values=values)
     flags.DEFINE_string("json", None, "file to which each case adds a line", flag_values=values)
-    flags.DEFINE_string("table", None, "page whose table is renewed from --json", flag_values=values)
+    flags.DEFINE_string("table", None, "page whose tables are renewed from --json", flag_values=values)
     flags.DEFINE_bool("list", False, "list the cases", flag_values=values)
 
 
@@ -192,31 +192,40 @@ def _settings(line: dict[str, Any]) -> str:
     return " ".join(f"`{each}`" for each in line["set"]) or "-"
 
 
-COLUMNS = (
-    Column("case", lambda line: f"`{line['case']}`"),
-    Column("chips", lambda line: line["topology"]),
+_CASE = (Column("case", lambda line: f"`{line['case']}`"), Column("chips", lambda line: line["topology"]))
+MEMORY_COLUMNS = (
+    *_CASE,
     Column("`--set`", _settings),
     Column("batch", lambda line: line.get("batch", "-")),
     Column("GiB a chip", lambda line: f"**{_gib(line, 'bytes')}**" if line["fits"] else _gib(line, "bytes")),
     Column("arguments", lambda line: _gib(line, "arguments")),
     Column("temporaries", lambda line: _gib(line, "temporaries")),
-    Column("TFLOP", lambda line: "-" if line["flops"] is None else f"{line['flops'] / 1e12:.4g}"),
-    Column("collectives", lambda line: ", ".join(f"{n} {kind}" for kind, n in line["collectives"].items()) or "-"),
-    Column("compilation", lambda line: f"{line['compile_seconds']:.0f} s"),
+    Column("compiled in", lambda line: f"{line['compile_seconds']:.0f} s"),
+)
+WORK_COLUMNS = (
+    *_CASE,
+    Column("TFLOP a chip", lambda line: "-" if line["flops"] is None else f"{line['flops'] / 1e12:.3g}"),
+    *(Column(kind, lambda line, kind=kind: line["collectives"].get(kind, "-")) for kind in COLLECTIVES),
 )
 
 
-def table(lines: list[dict[str, Any]]) -> str:
-    """A Markdown table of results, of each case with equal settings the newest; those that did not compile are left
-    out."""
+def tables(lines: list[dict[str, Any]]) -> str:
+    """Markdown tables of the memory and of the work of programs.
+
+    Args:
+        lines: Results; of those of one case with equal settings the newest counts, and only what was compiled.
+    """
     newest = {(line["case"], line["topology"], *line["set"]): line for line in lines if "bytes" in line}
-    rows = ["| " + " | ".join(column.title for column in COLUMNS) + " |", "|" + "---|" * len(COLUMNS)]
-    rows += ["| " + " | ".join(str(column.value(line)) for column in COLUMNS) + " |" for line in newest.values()]
-    return "\n".join(rows)
+    made = []
+    for columns in (MEMORY_COLUMNS, WORK_COLUMNS):
+        rows = ["| " + " | ".join(column.title for column in columns) + " |", "|" + "---|" * len(columns)]
+        rows += ["| " + " | ".join(str(column.value(line)) for column in columns) + " |" for line in newest.values()]
+        made.append("\n".join(rows))
+    return "\n\n".join(made)
 
 
 def renew(page: pathlib.Path, lines: list[dict[str, Any]]) -> None:
-    """Writes the table between the markers of a page.
+    """Writes the tables between the markers of a page.
 
     Raises:
         InputError: No such page, or one without markers.
@@ -226,8 +235,8 @@ def renew(page: pathlib.Path, lines: list[dict[str, Any]]) -> None:
     before, begin, rest = text.partition(BEGIN)
     _, end, after = rest.partition(END)
     if not (begin and end):
-        raise InputError(f"{page} has no lines {BEGIN} and {END}: the table's place")
-    page.write_text(f"{before}{BEGIN}\n{table(lines)}\n{END}{after}")
+        raise InputError(f"{page} has no lines {BEGIN} and {END}: the tables' place")
+    page.write_text(f"{before}{BEGIN}\n{tables(lines)}\n{END}{after}")
 
 
 PROGRAM = Program("compile_tpu", define_flags, run, "--json keeps the cases that are done")

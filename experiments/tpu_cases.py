@@ -36,10 +36,10 @@ from splat import orbit_cameras, render, round_capacity
 
 
 ONE, EIGHT, POD = "v5e:1x1", "v5e:2x4", "v5e:16x16"
-# (tile, gaussian) pairs of 60,000 gaussians on a surface in four views of 512 x 512.
+# Room for (tile, gaussian) pairs of four views of 512 x 512: twice those of a torus of 60,000 gaussians.
 FIT_PAIRS = 2_000_000
 # Pairs of `render`'s case, measured by `splat.count_pairs`.
-RENDER_PAIRS = 1_000_000
+RENDER_PAIRS = 1_073_485
 
 Program = tuple[Any, tuple[Any, ...]]
 """(jitted function, its arguments as shapes)."""

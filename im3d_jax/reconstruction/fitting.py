@@ -199,6 +199,7 @@ def _segment(state, targets, cameras, network, kept, config, length, looped) -> 
 
 
 def no_figures(config: FitConfig, network: perceptual.Perceptual | None) -> dict[str, Any]:
+    """The figures that `run_steps` adds up, before the first step."""
     names = [*losses.term_weights(config, network is not None), "loss"]
     if config.l1_weight:
         names.append("psnr")
@@ -217,7 +218,21 @@ def _step(state: FitState, figures, targets, cameras, network, kept, config):
 
 @partial(jax.jit, static_argnames="config", donate_argnames=("state", "figures"))
 def run_steps(state: FitState, figures, targets, cameras, network, kept, config, length):
-    """Traced with any number of steps: one compiled program serves segments of all lengths."""
+    """Steps of a fit as one program, which serves segments of all lengths; state and figures are donated.
+
+    Args:
+        state: The fit's.
+        figures: Sums so far, from `no_figures`.
+        targets: The views.
+        cameras: Of the views.
+        network: Of the perceptual term, or None.
+        kept: `losses.target_features` of the views, or None.
+        config: The settings.
+        length: Number of steps, int32.
+
+    Returns:
+        State and figures.
+    """
 
     def one(_, carry: tuple[FitState, dict[str, Any]]):
         return _advance(*carry, targets, cameras, network, kept, config)
