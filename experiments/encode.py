@@ -3,8 +3,8 @@
     im3d render-dataset --meshes=MESHES --out=data/turntables --views=14 --size=576
     python -m experiments.encode --turntables=data/turntables --model=DIR_OF_SVD --out=data/encoded
 
---turntables takes a folder of `im3d render-dataset`, one of `experiments.build_tfds`, or toybox:COUNT. Turntables with
-a multiple of the network's frames are thinned. Those that --out holds are kept: the same command resumes.
+--turntables takes a folder of `im3d render-dataset` or of `experiments.build_tfds`, or toybox[:objects[:size]].
+Turntables with a multiple of the network's frames are thinned. What --out holds is kept: the same command resumes.
 """
 
 from __future__ import annotations
@@ -16,11 +16,12 @@ from im3d_jax import environment
 from im3d_jax.data.encoded import EncodedWriter
 from im3d_jax.data.turntable_sets import open_turntables
 from im3d_jax.errors import InputError
-from im3d_jax.pipelines import load
 from im3d_jax.pipelines.memory import MEMORIES
-from im3d_jax.pipelines.svd import OrbitModel
+from im3d_jax.pipelines.sources import open_source
+from im3d_jax.pipelines.svd import FAMILIES, open_orbit_model
 from im3d_jax.progress import ProgressPrinter
 from im3d_jax.training.encode import EncodeSettings, encode_turntables
+from im3d_jax.weights.hub import find_model
 
 
 def define_flags(values: flags.FlagValues) -> None:
@@ -46,9 +47,10 @@ def run(values: flags.FlagValues) -> None:
             raise InputError(f"--{name} is missing")
     environment.start_jax()
     turntables = open_turntables(values.turntables)
-    model = load(values.model, memory=values.memory).views
-    if not isinstance(model, OrbitModel):
-        raise InputError(f"--model={values.model} draws no views of its own encoders; give SVD or SV3D")
+    source = open_source(str(find_model(values.model, "--model")))
+    if source.preset.name not in FAMILIES:
+        raise InputError(f"--model={values.model} is {source.preset.name}; expected {', '.join(FAMILIES)}")
+    model = open_orbit_model(source, values.memory)
     settings = EncodeSettings(values.frames, values.family, values.background, values.seed)
     encode_turntables(
         turntables, model, lambda decides: EncodedWriter(values.out, decides), settings, ProgressPrinter()

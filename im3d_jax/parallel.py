@@ -6,6 +6,7 @@ axes are `AxisType.Auto`: the Explicit axes that `jax.make_mesh` makes by defaul
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -41,6 +42,11 @@ def make_mesh(data: int = -1, fsdp: int = 1, devices: Sequence[Device] | None = 
             "choose sizes whose product is the number of devices, or data=-1"
         )
     return Mesh(np.asarray(devices).reshape(data, fsdp), ("data", "fsdp"), axis_types=(AxisType.Auto,) * 2)
+
+
+def using(mesh: Mesh | None) -> contextlib.AbstractContextManager[Any]:
+    """A context in which kernels that the compiler cannot split learn the mesh; None for no mesh."""
+    return contextlib.nullcontext() if mesh is None else jax.set_mesh(mesh)
 
 
 def replicated(mesh: Mesh) -> NamedSharding:

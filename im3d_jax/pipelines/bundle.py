@@ -190,8 +190,7 @@ class BundleModel:
             return sampler_step(denoise, state, levels)
 
         def all_steps(params, x, given, sampling, guidance, temporal):
-            denoise = denoiser(unet, self.config.process, params, guidance, given, temporal)
-            return sample_scan(denoise, x, time_grid(sampling.steps, start=sampling.start), self.config.process)
+            return sample(unet, self.config.process, params, x, given, sampling, guidance, temporal)
 
         self._encode, self._decode = jax.jit(encode), jax.jit(decode)
         self._read = jax.jit(lambda params, tokens: apply(nets["text_encoder"], params, tokens))
@@ -412,6 +411,21 @@ class BundleModel:
         grid = time_grid(sampling.steps, start=sampling.start)
         progress = lambda state, total: report(int(state.index), total, note)  # noqa: E731
         return sample_loop(step, init_state(x), grid, self.config.process, progress=progress), count
+
+
+def sample(
+    unet: TinyUNet,
+    process: NoiseProcess,
+    params: dict,
+    x: jax.Array,
+    given: Conditions,
+    sampling: Sampling,
+    guidance: Guidance,
+    temporal: bool,
+) -> jax.Array:
+    """The clean latents [B, T, h, w, z] of all steps in one program; see `denoiser`."""
+    denoise = denoiser(unet, process, params, guidance, given, temporal)
+    return sample_scan(denoise, x, time_grid(sampling.steps, start=sampling.start), process)
 
 
 def denoiser(

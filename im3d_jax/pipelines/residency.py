@@ -31,16 +31,18 @@ def has_flash_attention(device: Device) -> bool:
 
 
 def unet_of(preset: Preset, dtype: DTypeLike, device: Device | None = None) -> StableUNet:
-    """The network of a preset, with flash attention where there is cuDNN and half precision.
+    """The network of a preset, with flash attention on TPUs and, in half precision, where there is cuDNN.
 
     Args:
         preset: Of the family.
         dtype: Of the activations.
         device: That the network will run on; the first one by default.
     """
-    flash = dtype == jnp.bfloat16 and has_flash_attention(device or jax.devices()[0])
-    config = dataclasses.replace(preset.unet, attention_implementation="cudnn" if flash else "xla")
-    return StableUNet(config, dtype)
+    device = device or jax.devices()[0]
+    chosen = "tpu" if device.platform == "tpu" else "xla"
+    if dtype == jnp.bfloat16 and has_flash_attention(device):
+        chosen = "cudnn"
+    return StableUNet(dataclasses.replace(preset.unet, attention_implementation=chosen), dtype)
 
 
 class Parameters:

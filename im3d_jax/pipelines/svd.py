@@ -376,12 +376,14 @@ class OrbitModel:
         params, together = self._on("unet", batch), self.memory_preset.branches_together
         if report is None:
             levels = schedule(grid, PROCESS)
-            latents = _all_steps(self._unet, settings.solver, together, params, x, levels, given, scales)
+            with parallel.using(batch.mesh):
+                latents = sample(self._unet, settings.solver, together, params, x, levels, given, scales)
         else:
             progress = lambda state, total: report(int(state.index), total, note)  # noqa: E731
 
             def step(state, levels):
-                return _step(self._unet, settings.solver, together, params, state, levels, given, scales)
+                with parallel.using(batch.mesh):
+                    return _step(self._unet, settings.solver, together, params, state, levels, given, scales)
 
             latents = sample_loop(step, init_state(x), grid, PROCESS, progress=progress)
             del step
@@ -496,10 +498,21 @@ def _step(
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2))
-def _all_steps(
+def sample(
     network: StableUNet, solver: str, together: bool, params: dict, x: jax.Array, levels, given: dict, scales: jax.Array
 ) -> jax.Array:
-    """The samples at the end of a schedule."""
+    """The samples at the end of a schedule, all steps in one program.
+
+    Args:
+        network: The UNet.
+        solver: One of `SOLVERS`.
+        together: Whether both branches of guidance go through the network at once.
+        params: Of the network.
+        x: [B, T, h, w, z] noise.
+        levels: Of `diffusion.schedule`.
+        given: Conditions, each with a leading axis of B; see `OrbitModel.conditions_of`.
+        scales: [T] guidance scales.
+    """
 
     def step(state, row):
         return _step(network, solver, together, params, state, row, given, scales), None

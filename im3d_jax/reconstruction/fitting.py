@@ -182,9 +182,9 @@ def _segment(state, targets, cameras, network, kept, config, length, looped) -> 
     """Some steps without a host synchronisation, repeated with more room while pairs were left out."""
     while True:
         # Steps consume their state; the copy keeps the caller's for a repetition.
-        carry: tuple[FitState, dict[str, Any]] = jax.tree.map(jnp.copy, state), _no_figures(config, network)
+        carry: tuple[FitState, dict[str, Any]] = jax.tree.map(jnp.copy, state), no_figures(config, network)
         if looped:
-            carry = _steps(*carry, targets, cameras, network, kept, config, jnp.int32(length))
+            carry = run_steps(*carry, targets, cameras, network, kept, config, jnp.int32(length))
         else:
             # One dispatch per step: inside a device loop XLA runs CPU convolutions seven times slower.
             for _ in range(length):
@@ -198,7 +198,8 @@ def _segment(state, targets, cameras, network, kept, config, length, looped) -> 
         state = state.replace(pair_capacity=round_capacity(pairs, margin=config.pair_margin))
 
 
-def _no_figures(config: FitConfig, network: perceptual.Perceptual | None) -> dict[str, Any]:
+def no_figures(config: FitConfig, network: perceptual.Perceptual | None) -> dict[str, Any]:
+    """The figures that `run_steps` adds up, before the first step."""
     names = [*losses.term_weights(config, network is not None), "loss"]
     if config.l1_weight:
         names.append("psnr")
@@ -216,8 +217,22 @@ def _step(state: FitState, figures, targets, cameras, network, kept, config):
 
 
 @partial(jax.jit, static_argnames="config", donate_argnames=("state", "figures"))
-def _steps(state: FitState, figures, targets, cameras, network, kept, config, length):
-    """Traced with any number of steps: one compiled program serves segments of all lengths."""
+def run_steps(state: FitState, figures, targets, cameras, network, kept, config, length):
+    """Steps of a fit as one program, which serves segments of all lengths; state and figures are donated.
+
+    Args:
+        state: The fit's.
+        figures: Sums so far, from `no_figures`.
+        targets: The views.
+        cameras: Of the views.
+        network: Of the perceptual term, or None.
+        kept: `losses.target_features` of the views, or None.
+        config: The settings.
+        length: Number of steps, int32.
+
+    Returns:
+        State and figures.
+    """
 
     def one(_, carry: tuple[FitState, dict[str, Any]]):
         return _advance(*carry, targets, cameras, network, kept, config)

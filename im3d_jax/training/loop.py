@@ -348,12 +348,17 @@ def _same_run(found: Mapping[str, Any], wanted: Mapping[str, Any], workdir: path
         InputError: Names what differs.
     """
     changed = [
-        f"{name} was {found.get(name)!r}, now {wanted.get(name)!r}"
+        f"{name} was {_short(found.get(name))}, now {_short(wanted.get(name))}"
         for name in sorted(found.keys() | wanted.keys())
         if found.get(name) != wanted.get(name)
     ]
     if changed:
-        raise InputError(f"{workdir} holds a run of something else ({'; '.join(changed)[:300]}); take a new --workdir")
+        raise InputError(f"{workdir} holds a run of something else ({'; '.join(changed)}); take a new --workdir")
+
+
+def _short(value: Any, most: int = 60) -> str:
+    text = repr(value)
+    return text if len(text) <= most else text[: most - 1] + "…"
 
 
 @contextlib.contextmanager

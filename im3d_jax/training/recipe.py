@@ -15,7 +15,7 @@ from im3d_jax.errors import InputError, input_errors
 from im3d_jax.progress import Progress
 from im3d_jax.training.loop import RunSettings, train
 from im3d_jax.training.optimizers import make_optimizer, schedule
-from im3d_jax.training.stage import Stage
+from im3d_jax.training.stage import Outline, Stage
 
 
 class StageSettings(Protocol):
@@ -32,6 +32,10 @@ class StageSettings(Protocol):
         Raises:
             InputError: Weights or data that cannot be used.
         """
+        ...
+
+    def outline(self) -> Outline:
+        """Shapes of the parameters and of an example, and the objective: neither weights nor data are read."""
         ...
 
     def rate(self, name: str) -> float:

@@ -7,6 +7,8 @@ import pathlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import jax
+
 from im3d_jax.data.loading import ExampleSource
 from im3d_jax.training.objectives import Objective
 from im3d_jax.training.trees import Rule, Tree, merge
@@ -42,6 +44,23 @@ class Stage:
     tflop: float | None = None
     sheet: Callable[[Tree], Any] | None = None
     export: Callable[[Tree, pathlib.Path], None] = lambda params, folder: None
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Outline:
+    """What decides the compiled step of a stage, without weights and data: to compile it, and to see its memory.
+
+    Attributes:
+        params: Nested shapes, held parameters in the dtype in which they are kept.
+        trained, objective, combine: See `Stage`.
+        example: Shapes of one example.
+    """
+
+    params: Tree
+    trained: Rule
+    objective: Objective
+    example: Mapping[str, jax.ShapeDtypeStruct]
+    combine: Callable[[Tree, Tree], Tree] = merge
 
 
 # Fields of stage settings that a run may change when it goes on: speed and memory, not what is learned.

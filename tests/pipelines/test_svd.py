@@ -199,7 +199,7 @@ def test_the_whole_sampler_lowers_for_accelerators(model, platform):
     x = jax.ShapeDtypeStruct(model.latent_shape(), jnp.float32)
     levels = schedule(time_grid(4, last=0.0), svd.PROCESS)
     network, scales = StableUNet(model.preset.unet), frame_scales("triangle", 5, 1.0, 2.5)
-    traced = svd._all_steps.trace(network, "euler", True, model.parameters("unet"), x, levels, given, scales)
+    traced = svd.sample.trace(network, "euler", True, model.parameters("unet"), x, levels, given, scales)
     text = traced.lower(lowering_platforms=(platform,)).as_text()
     assert "stablehlo.while" in text and "stablehlo.convolution" in text
 

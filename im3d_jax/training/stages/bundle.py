@@ -29,7 +29,7 @@ from im3d_jax.pipelines.base import ViewTask
 from im3d_jax.pipelines.bundle import QUALITIES, BundleModel
 from im3d_jax.progress import Progress
 from im3d_jax.training.objectives import Denoising, UniformTimes
-from im3d_jax.training.stage import Stage, deciding
+from im3d_jax.training.stage import Outline, Stage, deciding
 from im3d_jax.training.stages.bundle_objectives import (
     AutoencoderObjective,
     ElevationObjective,
@@ -38,7 +38,7 @@ from im3d_jax.training.stages.bundle_objectives import (
 )
 from im3d_jax.training.trees import Tree
 from im3d_jax.weights import Bundle, BundleConfig, WordTokenizer, build_tokenizer, load_bundle, networks, save_bundle
-from im3d_jax.weights.bundle import example_inputs
+from im3d_jax.weights.bundle import example_inputs, parameter_shapes
 from im3d_jax.weights.identify import bundle_hash
 
 
@@ -84,6 +84,10 @@ class Start:
             params[part] = jax.jit(module.init)(key, *inputs[part])["params"]
         return Bundle("new", pathlib.Path(), self.model, tokenizer, params)
 
+    def sizes(self) -> BundleConfig:
+        """Of the bundle."""
+        return load_bundle(self.bundle).config if self.bundle else self.model
+
     def identity(self) -> dict[str, Any]:
         """Sizes, and the weights by their SHA-256."""
         if not self.bundle:
@@ -127,13 +131,27 @@ class AutoencoderTraining:
         """See `StageSettings`."""
         return self.learning_rate
 
+    def trained(self, name: str) -> bool:
+        """See `Stage`."""
+        return not name.endswith(("latent_mean", "latent_std"))
+
+    def objective(self, config: BundleConfig) -> AutoencoderObjective:
+        """The loss of a bundle of these sizes."""
+        return AutoencoderObjective(networks(config, jnp.dtype(self.dtype))["autoencoder"], self.kl_weight)
+
+    def outline(self) -> Outline:
+        """See `StageSettings`."""
+        config = self.start.sizes()
+        example = {"rgba": jax.ShapeDtypeStruct((config.image_size, config.image_size, 4), jnp.uint8)}
+        params = {"autoencoder": parameter_shapes(config)["autoencoder"]}
+        return Outline(params, self.trained, self.objective(config), example)
+
     def build(self, seed: int, mesh: Mesh, progress: Progress) -> Stage:
         """The stage; its data are rendered here."""
         bundle = self.start.open(seed)
         rgba, _, _ = _render(bundle, self.data, "train", progress, turntables.to_bytes)
         held, _, _ = _render(bundle, self.data, "test", progress, turntables.to_bytes)
         pictures = {"rgba": rgba.reshape(-1, *rgba.shape[2:])}
-        model = networks(bundle.config, jnp.dtype(self.dtype))["autoencoder"]
 
         def evaluate(params: Tree) -> dict[str, float]:
             autoencoder = networks(bundle.config)["autoencoder"]
@@ -145,8 +163,8 @@ class AutoencoderTraining:
             name="autoencoder",
             identity={**self.start.identity(), **deciding(self, without=("start",))},
             params={"autoencoder": bundle.params["autoencoder"]},
-            trained=lambda name: not name.endswith(("latent_mean", "latent_std")),
-            objective=AutoencoderObjective(model, self.kl_weight),
+            trained=self.trained,
+            objective=self.objective(bundle.config),
             source=ArrayExamples(pictures),
             evaluate=evaluate if self.data.held_out else None,
             export=lambda params, folder: _save_measured(bundle, params, pictures["rgba"], folder),
@@ -177,17 +195,32 @@ class PictureTraining:
         """See `StageSettings`."""
         return self.learning_rate
 
+    def trained(self, name: str) -> bool:
+        """See `Stage`."""
+        return not is_temporal_parameter(name)
+
+    def objective(self, config: BundleConfig) -> PictureObjective:
+        """The loss of a bundle of these sizes."""
+        nets = _networks(config, self.dtype, self.attention)
+        denoising = Denoising(config.process, "v", UniformTimes())
+        return PictureObjective(nets["unet"], nets["text_encoder"], denoising, self.drop)
+
+    def outline(self) -> Outline:
+        """See `StageSettings`."""
+        config = self.start.sizes()
+        shapes = parameter_shapes(config)
+        params = {part: shapes[part] for part in ("unet", "text_encoder")}
+        return Outline(params, self.trained, self.objective(config), _example(config, self.data))
+
     def build(self, seed: int, mesh: Mesh, progress: Progress) -> Stage:
         """The stage; its data are rendered and encoded here."""
         bundle = self.start.open(seed)
-        nets = _networks(bundle, self.dtype, self.attention)
-        denoising = Denoising(bundle.config.process, "v", UniformTimes())
         return Stage(
             name="pictures",
             identity={**self.start.identity(), **deciding(self, without=("start",))},
             params={part: bundle.params[part] for part in ("unet", "text_encoder")},
-            trained=lambda name: not is_temporal_parameter(name),
-            objective=PictureObjective(nets["unet"], nets["text_encoder"], denoising, self.drop),
+            trained=self.trained,
+            objective=self.objective(bundle.config),
             source=_encoded(bundle, self.data, "train", progress),
             export=functools.partial(_save, bundle),
         )
@@ -225,28 +258,34 @@ class TurntableTraining:
         """See `StageSettings`."""
         return self.learning_rate * (1.0 if is_temporal_parameter(name) else self.spatial_rate)
 
+    def trained(self, name: str) -> bool:
+        """See `Stage`."""
+        return is_temporal_parameter(name) or (self.spatial_rate > 0 and name.startswith("unet."))
+
+    def objective(self, config: BundleConfig) -> TurntableObjective:
+        """The loss of a bundle of these sizes."""
+        nets = _networks(config, self.dtype, self.attention)
+        denoising = Denoising(config.process, "v", UniformTimes(self.high_noise))
+        return TurntableObjective(
+            nets["unet"], nets["text_encoder"], denoising, self.drop, self.condition_noise, self.picture_weight
+        )
+
+    def outline(self) -> Outline:
+        """See `StageSettings`."""
+        config = self.start.sizes()
+        shapes = parameter_shapes(config)
+        params = {part: shapes[part] for part in ("unet", "text_encoder")}
+        return Outline(params, self.trained, self.objective(config), _example(config, self.data))
+
     def build(self, seed: int, mesh: Mesh, progress: Progress) -> Stage:
         """The stage; its data are rendered and encoded here."""
         bundle = self.start.open(seed)
-        nets = _networks(bundle, self.dtype, self.attention)
-        denoising = Denoising(bundle.config.process, "v", UniformTimes(self.high_noise))
-
-        def trained(name: str) -> bool:
-            return is_temporal_parameter(name) or (self.spatial_rate > 0 and name.startswith("unet."))
-
         return Stage(
             name="turntables",
             identity={**self.start.identity(), **deciding(self, without=("start",))},
             params={part: bundle.params[part] for part in ("unet", "text_encoder")},
-            trained=trained,
-            objective=TurntableObjective(
-                nets["unet"],
-                nets["text_encoder"],
-                denoising,
-                self.drop,
-                self.condition_noise,
-                self.picture_weight,
-            ),
+            trained=self.trained,
+            objective=self.objective(bundle.config),
             source=_encoded(bundle, self.data, "train", progress),
             evaluate=_views_of_held_out(bundle, self.data, progress) if self.data.held_out else None,
             export=functools.partial(_save, bundle),
@@ -271,32 +310,56 @@ class ElevationTraining:
         """See `StageSettings`."""
         return self.learning_rate
 
+    def trained(self, name: str) -> bool:
+        """See `Stage`."""
+        return True
+
+    def objective(self, config: BundleConfig) -> ElevationObjective:
+        """The loss of a bundle of these sizes."""
+        return ElevationObjective(networks(config)["elevation"])
+
+    def outline(self) -> Outline:
+        """See `StageSettings`."""
+        config = self.start.sizes()
+        params = {"elevation": parameter_shapes(config)["elevation"]}
+        return Outline(params, self.trained, self.objective(config), _example(config, self.data))
+
     def build(self, seed: int, mesh: Mesh, progress: Progress) -> Stage:
         """The stage; its data are rendered and encoded here."""
         bundle = self.start.open(seed)
-        head = networks(bundle.config)["elevation"]
+        objective = self.objective(bundle.config)
         held = _encoded(bundle, self.data, "test", progress).arrays if self.data.held_out else None
 
         def evaluate(params: Tree) -> dict[str, float]:
             assert held is not None
-            estimate = apply(head, params["elevation"], jnp.asarray(held["latents"], jnp.float32))
+            estimate = apply(objective.head, params["elevation"], jnp.asarray(held["latents"], jnp.float32))
             return {"test_degrees": float(jnp.rad2deg(jnp.abs(estimate - held["elevation"]).mean()))}
 
         return Stage(
             name="elevation",
             identity={**self.start.identity(), **deciding(self, without=("start",))},
             params={"elevation": bundle.params["elevation"]},
-            trained=lambda name: True,
-            objective=ElevationObjective(head),
+            trained=self.trained,
+            objective=objective,
             source=_encoded(bundle, self.data, "train", progress),
             evaluate=evaluate if held is not None else None,
             export=functools.partial(_save, bundle),
         )
 
 
-def _networks(bundle: Bundle, dtype: str, attention: str) -> dict[str, Any]:
-    unet = dataclasses.replace(bundle.config.unet, attention_implementation=attention)
-    return networks(dataclasses.replace(bundle.config, unet=unet), jnp.dtype(dtype))
+def _networks(config: BundleConfig, dtype: str, attention: str) -> dict[str, Any]:
+    unet = dataclasses.replace(config.unet, attention_implementation=attention)
+    return networks(dataclasses.replace(config, unet=unet), jnp.dtype(dtype))
+
+
+def _example(config: BundleConfig, data: Rendered) -> dict[str, jax.ShapeDtypeStruct]:
+    """Shapes of one example of `_encoded`."""
+    side, channels = config.latent_size, config.autoencoder.latent_channels
+    return {
+        "latents": jax.ShapeDtypeStruct((len(data.frames), side, side, channels), jnp.bfloat16),
+        "tokens": jax.ShapeDtypeStruct((config.text.length,), jnp.int32),
+        "elevation": jax.ShapeDtypeStruct((), jnp.float32),
+    }
 
 
 def _render(

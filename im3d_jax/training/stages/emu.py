@@ -22,8 +22,8 @@ from im3d_jax.models import StableUNet, is_temporal_parameter
 from im3d_jax.progress import Progress
 from im3d_jax.training.flops import step_tflop
 from im3d_jax.training.objectives import Denoising, UniformTimes
-from im3d_jax.training.stage import Stage, deciding
-from im3d_jax.training.stages.starting import start_unet, with_attention
+from im3d_jax.training.stage import Outline, Stage, deciding
+from im3d_jax.training.stages.starting import start_unet, unet_outline, with_attention
 from im3d_jax.training.stages.svd import Remat
 from im3d_jax.training.stages.video_objectives import EmuObjective
 from im3d_jax.training.trees import Tree
@@ -70,23 +70,42 @@ class EmuTraining:
         """See `StageSettings`."""
         return self.learning_rate
 
+    @property
+    def _preset(self) -> Preset:
+        return miniature(FAMILY) if self.miniature else PRESETS[FAMILY]
+
+    def objective(self, preset: Preset) -> EmuObjective:
+        """The loss of a network of the preset's sizes."""
+        config = with_attention(preset.unet, self.attention, self.dtype)
+        network = StableUNet(config, jnp.dtype(self.dtype), remat=self.remat)
+        return EmuObjective(network, Denoising(ScaledLinear(), "v", UniformTimes()), self.drop)
+
+    def outline(self) -> Outline:
+        """See `StageSettings`."""
+        shapes = example_shapes(self._preset)
+        empty = {name: shape for name, shape in shapes.items() if name != "latents"}
+        params: Tree = {
+            "unet": unet_outline(self._preset, is_temporal_parameter, self.dtype),
+            "empty": {name: jax.ShapeDtypeStruct(shape, jnp.bfloat16) for name, shape in empty.items()},
+        }
+        example = {name: jax.ShapeDtypeStruct(shape, jnp.float16) for name, shape in shapes.items()}
+        return Outline(params, is_temporal_parameter, self.objective(self._preset), example)
+
     def build(self, seed: int, mesh: Mesh, progress: Progress) -> Stage:
         """See `StageSettings`."""
-        preset = miniature(FAMILY) if self.miniature else PRESETS[FAMILY]
+        preset = self._preset
         checkpoint = None
         if self.start != "random":
             checkpoint = open_checkpoint(find_model(self.start, "stage.start"), preset=preset)
         source, empty = _data(self.data, preset)
-        config = with_attention(preset.unet, self.attention, self.dtype)
-        network = StableUNet(config, jnp.dtype(self.dtype), remat=self.remat)
+        objective = self.objective(preset)
         count = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(unet_shapes(preset.unet)))
         progress.line(f"{preset.name}: UNet of {count / 1e6:.4g} million parameters, {len(source)} turntables")
         params: Tree = {
             "unet": start_unet(preset, checkpoint, is_temporal_parameter, self.dtype, mesh, seed),
             "empty": {name: jnp.asarray(value, jnp.bfloat16) for name, value in empty.items()},
         }
-        denoising = Denoising(ScaledLinear(), "v", UniformTimes())
-        counted = EmuObjective(StableUNet(preset.unet, jnp.dtype(self.dtype)), denoising, self.drop)
+        counted = dataclasses.replace(objective, network=StableUNet(preset.unet, jnp.dtype(self.dtype)))
         return Stage(
             name="emu",
             identity={
@@ -96,7 +115,7 @@ class EmuTraining:
             },
             params=params,
             trained=is_temporal_parameter,
-            objective=EmuObjective(network, denoising, self.drop),
+            objective=objective,
             source=source,
             tflop=step_tflop(counted, params, source[0], is_temporal_parameter),
             export=functools.partial(_export, preset),

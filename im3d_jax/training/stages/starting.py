@@ -49,10 +49,7 @@ def start_unet(preset: Preset, checkpoint: Checkpoint | None, rule: Rule, dtype:
     """
     shapes = unet_shapes(preset.unet)
     place = functools.partial(parallel.fsdp_sharding, mesh)
-
-    def kind(name: str) -> DTypeLike:
-        return jnp.float32 if rule(f"unet.{name}") else jnp.dtype(dtype)
-
+    kind = functools.partial(_kind, rule, dtype)
     if checkpoint is None:
         return _random(shapes, kind, place(shapes), seed)
     found = load_network(checkpoint, "unet", dtype=kind, sharding=place)
@@ -63,6 +60,21 @@ def start_unet(preset: Preset, checkpoint: Checkpoint | None, rule: Rule, dtype:
         name: known[name] if name in known and known[name].shape == leaf.shape else leaf for name, leaf in fresh.items()
     }
     return unflatten(taken, shapes)
+
+
+def unet_outline(preset: Preset, rule: Rule, dtype: str) -> Tree:
+    """Shapes of what `start_unet` gives."""
+
+    def shape(name: str, leaf: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct(leaf.shape, _kind(rule, dtype, name))
+
+    shapes = unet_shapes(preset.unet)
+    return unflatten({name: shape(name, leaf) for name, leaf in flatten(shapes).items()}, shapes)
+
+
+def _kind(rule: Rule, dtype: str, name: str) -> DTypeLike:
+    """In what a parameter is kept: trained ones in float32, held ones in the dtype of the computation."""
+    return jnp.float32 if rule(f"unet.{name}") else jnp.dtype(dtype)
 
 
 def _random(shapes: Tree, kind: Callable[[str], DTypeLike], shardings: Tree, seed: int) -> Tree:

@@ -7,6 +7,7 @@ import dataclasses
 import functools
 import math
 import pathlib
+from collections.abc import Callable
 from typing import Any, Literal
 
 import jax
@@ -23,8 +24,8 @@ from im3d_jax.progress import Progress
 from im3d_jax.training import lora
 from im3d_jax.training.flops import step_tflop
 from im3d_jax.training.objectives import Denoising, LogNormalSigmas
-from im3d_jax.training.stage import Stage, deciding
-from im3d_jax.training.stages.starting import start_unet, with_attention
+from im3d_jax.training.stage import Outline, Stage, deciding
+from im3d_jax.training.stages.starting import start_unet, unet_outline, with_attention
 from im3d_jax.training.stages.video_objectives import SvdObjective
 from im3d_jax.training.trees import Rule, Tree, merge
 from im3d_jax.weights import open_checkpoint
@@ -84,6 +85,26 @@ class SvdTraining:
         """See `StageSettings`."""
         return self.learning_rate
 
+    def objective(self, preset: Preset) -> SvdObjective:
+        """The loss of a network of the preset's sizes."""
+        config = with_attention(preset.unet, self.attention, self.dtype)
+        network = StableUNet(config, jnp.dtype(self.dtype), remat=self.remat)
+        denoising = Denoising(Karras(), "edm_v", LogNormalSigmas(self.sigma_mean, self.sigma_std))
+        return SvdObjective(network, denoising, self.drop)
+
+    def outline(self) -> Outline:
+        """See `StageSettings`; of the network that `family` names, svd where it is empty."""
+        preset, rule = _preset(self, None), trained_rule(self.trained)
+        params: Tree = {"unet": unet_outline(preset, rule, self.dtype)}
+        if self.trained == "lora":
+            create = functools.partial(lora.create_adapters, rank=self.rank)
+            params["adapters"] = jax.eval_shape(create, jax.random.key(0), params["unet"])
+        return Outline(params, rule, self.objective(preset), example_shapes(preset), self._combine)
+
+    @property
+    def _combine(self) -> Callable[[Tree, Tree], Tree]:
+        return _with_adapters if self.trained == "lora" else merge
+
     def build(self, seed: int, mesh: Mesh, progress: Progress) -> Stage:
         """The stage: weights are read here, each array to where it belongs.
 
@@ -102,16 +123,11 @@ class SvdTraining:
         _check_data(source, preset)
         count = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(unet_shapes(preset.unet)))
         progress.line(f"{preset.name}: UNet of {count / 1e6:.4g} million parameters, {len(source)} turntables")
-        config = with_attention(preset.unet, self.attention, self.dtype)
-        network = StableUNet(config, jnp.dtype(self.dtype), remat=self.remat)
         params = {"unet": start_unet(preset, checkpoint, rule, self.dtype, mesh, seed)}
-        combine = merge
         if self.trained == "lora":
             params["adapters"] = lora.create_adapters(jax.random.key(seed), params["unet"], self.rank)
-            combine = _with_adapters
-        denoising = Denoising(Karras(), "edm_v", LogNormalSigmas(self.sigma_mean, self.sigma_std))
-        objective = SvdObjective(network, denoising, self.drop)
-        counted = SvdObjective(StableUNet(preset.unet, jnp.dtype(self.dtype)), denoising, self.drop)
+        objective = self.objective(preset)
+        counted = dataclasses.replace(objective, network=StableUNet(preset.unet, jnp.dtype(self.dtype)))
         example = source[0]
         identity = {
             **deciding(self, without=("start", "data", "family")),
@@ -126,7 +142,7 @@ class SvdTraining:
             trained=rule,
             objective=objective,
             source=source,
-            combine=combine,
+            combine=self._combine,
             tflop=step_tflop(counted, {"unet": params["unet"]}, example, rule),
             evaluate=_fixed_loss(objective, source, self.fixed, mesh) if self.fixed else None,
             export=functools.partial(_export, checkpoint, preset, self.trained),
@@ -147,6 +163,20 @@ def trained_rule(trained: Trained) -> Rule:
         # With the embedding of the scalar conditions, which is new where a family gets other ones.
         return lambda name: is_temporal_parameter(name) or "add_embedding." in name
     raise InputError(f"stage.trained={trained}: expected temporal, all or lora")
+
+
+def example_shapes(preset: Preset) -> dict[str, jax.ShapeDtypeStruct]:
+    """Shapes of an example that `encode_turntables` writes."""
+    side = preset.height // preset.autoencoder.factor  # pictures are squares
+    channels, features = preset.unet.out_channels, preset.unet.context_dims[0]
+    # One row of scalar conditions a video, or one a frame where they tell the cameras.
+    rows = (preset.frames,) if "polar" in preset.vector else ()
+    return {
+        "latents": jax.ShapeDtypeStruct((preset.frames, side, side, channels), jnp.bfloat16),
+        "condition": jax.ShapeDtypeStruct((side, side, channels), jnp.bfloat16),
+        "context": jax.ShapeDtypeStruct((1, features), jnp.bfloat16),
+        "vector": jax.ShapeDtypeStruct((*rows, len(preset.vector)), jnp.float32),
+    }
 
 
 def _open(settings: SvdTraining) -> Checkpoint:
