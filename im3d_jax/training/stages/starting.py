@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -65,7 +66,7 @@ def start_unet(preset: Preset, checkpoint: Checkpoint | None, rule: Rule, dtype:
 def unet_outline(preset: Preset, rule: Rule, dtype: str) -> Tree:
     """Shapes of what `start_unet` gives."""
 
-    def shape(name: str, leaf: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
+    def shape(name: str, leaf: Any) -> Any:
         return jax.ShapeDtypeStruct(leaf.shape, _kind(rule, dtype, name))
 
     shapes = unet_shapes(preset.unet)
