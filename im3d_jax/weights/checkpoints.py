@@ -9,7 +9,6 @@ from __future__ import annotations
 import concurrent.futures
 import dataclasses
 import fnmatch
-import inspect
 import pathlib
 import re
 from collections.abc import Callable, Iterable
@@ -357,8 +356,8 @@ def load_network(
         places = flatten(sharding(shapes))
     stored = checkpoint.networks[network]
     with concurrent.futures.ThreadPoolExecutor(READERS) as pool:
-        # Dtypes such as `jnp.bfloat16` can be called too.
-        kind = dtype if inspect.isfunction(dtype) else lambda ours: dtype  # noqa: E731
+        # Dtypes such as `jnp.bfloat16` are types, which can be called too.
+        kind: Any = dtype if callable(dtype) and not isinstance(dtype, type) else lambda ours: dtype
         place = lambda ours: _place(stored[table[ours].name], table[ours], kind(ours), places.get(ours))  # noqa: E731
         flat = dict(zip(table, pool.map(place, table), strict=True))
     return unflatten(flat, shapes)

@@ -1,4 +1,4 @@
-"""Two processes that draw as one program make what one process makes."""
+"""Two processes that draw as one program make what one process with as many devices makes."""
 
 import json
 import os
@@ -12,9 +12,10 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 LINES = 3
 
 
-def start(prompts, bundle, out, *arguments):
+def start(prompts, bundle, out, *arguments, devices=1):
     command = [sys.executable, "-m", "im3d_jax", "batch", f"--prompts={prompts}", f"--model={bundle}", f"--out={out}"]
     environment = {**os.environ, "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT)}
+    environment["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={devices}"
     return subprocess.Popen(
         [*command, "--quality=draft", *arguments], cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True
     )
@@ -40,7 +41,7 @@ def test_two_processes_draw_as_one(bundle, tmp_path):
         probe.bind(("localhost", 0))
         port = probe.getsockname()[1]
     one, two = tmp_path / "one", tmp_path / "two"
-    finish(start(prompts, bundle, one, "--batch=2"))
+    finish(start(prompts, bundle, one, "--batch=2", devices=2))
     together = [f"--coordinator=localhost:{port}", "--processes=2", "--batch=2"]
     said = finish(*(start(prompts, bundle, two, *together, f"--process={number}") for number in range(2)))
     assert all("waits up to" in text and "of 2 devices" in text for text in said)

@@ -103,7 +103,7 @@ def test_length_and_rate_may_change_and_are_recorded(whole, tmp_path):
     assert run(tmp_path / "run", steps=32, rate=0.01, line=lambda text: None)
     assert list(figures(tmp_path / "run"))[-1] == 32
     starts = [json.loads(line) for line in (tmp_path / "run/runs.jsonl").read_text().splitlines()]
-    assert [(start["step"], start["steps"]) for start in starts] == [(0, 24), (24, 32)]
+    assert [(start["step"], start["run"]["steps"]) for start in starts] == [(0, 24), (24, 32)]
 
 
 @pytest.mark.parametrize(
