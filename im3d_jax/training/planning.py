@@ -39,6 +39,7 @@ def abstract_step(recipe: Recipe, mesh: Mesh, min_size: int = parallel.SMALLEST_
         micro_batches=recipe.run.micro_batches,
         mesh=mesh,
         combine=outline.combine,
+        min_size=min_size,
     )
     state = jax.eval_shape(lambda params: create_state(jax.random.key(0), params, optimizer), trained)
     example = {**outline.example, DRAW: jax.ShapeDtypeStruct((), jnp.int32)}

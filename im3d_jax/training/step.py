@@ -11,7 +11,7 @@ import optax
 from jax import lax
 from jax.sharding import Mesh, PartitionSpec
 
-from im3d_jax.parallel import batch_sharding
+from im3d_jax.parallel import SMALLEST_SPLIT, batch_sharding, fsdp_sharding
 from im3d_jax.training.objectives import Objective
 from im3d_jax.training.state import TrainState
 from im3d_jax.training.trees import merge
@@ -32,6 +32,7 @@ def make_train_step(
     micro_batches: int = 1,
     mesh: Mesh | None = None,
     combine: Callable[[dict[str, Any], dict[str, Any]], dict[str, Any]] = merge,
+    min_size: int = SMALLEST_SPLIT,
 ) -> Callable[[TrainState, dict[str, Any], dict[str, Any], jax.Array | int], tuple[TrainState, dict[str, jax.Array]]]:
     """Builds `step(state, held, batch, total) -> (state, metrics)`, jitted, `state` donated.
 
@@ -45,10 +46,17 @@ def make_train_step(
         micro_batches: Parts of a batch whose gradients are accumulated; the batch must be divisible.
         mesh: Splits the batch over its devices when given.
         combine: Makes the network's parameters of the trained and the held ones.
+        min_size: Of arrays that `fsdp` splits, as `place_state` has it.
 
     The batch holds arrays with a leading axis of B examples, among them `DRAW` [B]. Metrics: `loss`, `gradient_norm`,
     `skipped` (0 or 1), and the means of the objective's figures.
     """
+
+    def placed(tree):
+        """Where `place_state` puts the arrays: gradients are summed there, and the next step finds the state there."""
+        if mesh is None or mesh.size == 1:
+            return tree
+        return lax.with_sharding_constraint(tree, fsdp_sharding(mesh, tree, min_size))
 
     def mean_loss(params, held, batch, keys):
         losses, figures = objective(combine(params, held), batch, keys)
@@ -56,7 +64,7 @@ def make_train_step(
 
     def gradient(params, held, batch, keys):
         (_, figures), gradients = jax.value_and_grad(mean_loss, has_aux=True)(params, held, batch, keys)
-        return gradients, figures
+        return placed(gradients), figures
 
     def accumulated(params, held, batch, keys):
         if micro_batches == 1:
@@ -104,6 +112,6 @@ def make_train_step(
             skipped=state.skipped + bad,
             skipped_in_a_row=bad * (state.skipped_in_a_row + 1),
         )
-        return state, {**metrics, "gradient_norm": norm, "skipped": bad.astype(jnp.float32)}
+        return placed(state), {**metrics, "gradient_norm": norm, "skipped": bad.astype(jnp.float32)}
 
     return jax.jit(step, donate_argnums=0)

@@ -71,7 +71,7 @@ def main(out, data="1", fsdp="1", micro_batches="1", processes="0", process="0",
     trained, held = partition(unflatten(flat, shapes()), lambda name: not name.startswith("out."))
     state = place_state(jax.random.key(0), trained, OPTIMIZER, mesh, min_size=64)
     held = jax.device_put(held, parallel.fsdp_sharding(mesh, held, min_size=64))
-    step = make_train_step(objective, OPTIMIZER, ema=0.9, micro_batches=int(micro_batches), mesh=mesh)
+    step = make_train_step(objective, OPTIMIZER, ema=0.9, micro_batches=int(micro_batches), mesh=mesh, min_size=64)
     batches = Batches(Videos(), 8, seed=0, mesh=mesh, workers=0)
     losses = []
     with jax.set_mesh(mesh):
