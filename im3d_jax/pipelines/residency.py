@@ -38,9 +38,9 @@ def unet_of(preset: Preset, dtype: DTypeLike, device: Device | None = None) -> S
         dtype: Of the activations.
         device: That the network will run on; the first one by default.
     """
-    device = device or jax.devices()[0]
-    chosen = "tpu" if device.platform == "tpu" else "xla"
-    if dtype == jnp.bfloat16 and has_flash_attention(device):
+    place: Device = device or jax.devices()[0]
+    chosen = "tpu" if place.platform == "tpu" else "xla"
+    if dtype == jnp.bfloat16 and has_flash_attention(place):
         chosen = "cudnn"
     return StableUNet(dataclasses.replace(preset.unet, attention_implementation=chosen), dtype)
 
