@@ -74,7 +74,7 @@ def run(values: flags.FlagValues) -> None:
     for name in values.case:
         if name not in known:
             raise InputError(f"--case={name}: expected one of {', '.join(known)}")
-    done = [] if values.json is None else read(values.json)
+    done = read(values.json) if values.json else []
     for name in values.case or known:
         topology, changes = values.topology or known[name].topology, tuple(values.set)
         wanted = {"case": name, "topology": topology, "set": [*known[name].overrides, *changes]}

@@ -38,7 +38,7 @@ def unet_of(preset: Preset, dtype: DTypeLike, device: Device | None = None) -> S
         dtype: Of the activations.
         device: That the network will run on; the first one by default.
     """
-    place = device or jax.devices()[0]
+    place: Device = device or jax.devices()[0]
     chosen = "tpu" if place.platform == "tpu" else "xla"
     if dtype == jnp.bfloat16 and has_flash_attention(place):
         chosen = "cudnn"

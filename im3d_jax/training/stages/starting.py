@@ -14,7 +14,7 @@ from jax.typing import DTypeLike
 
 from im3d_jax import parallel
 from im3d_jax.models import StableUNetConfig
-from im3d_jax.training.trees import Rule, Tree
+from im3d_jax.training.trees import Rule, Tree, merge, partition
 from im3d_jax.weights import flatten, unflatten
 from im3d_jax.weights.checkpoints import Checkpoint, load_network
 from im3d_jax.weights.names.networks import unet_shapes
@@ -50,7 +50,10 @@ def start_unet(preset: Preset, checkpoint: Checkpoint | None, rule: Rule, dtype:
     """
     shapes = unet_shapes(preset.unet)
     place = functools.partial(parallel.fsdp_sharding, mesh)
-    kind = functools.partial(_kind, rule, dtype)
+
+    def kind(name: str) -> DTypeLike:
+        return jnp.float32 if rule(f"unet.{name}") else jnp.dtype(dtype)
+
     if checkpoint is None:
         return _random(shapes, kind, place(shapes), seed)
     found = load_network(checkpoint, "unet", dtype=kind, sharding=place)
@@ -65,24 +68,19 @@ def start_unet(preset: Preset, checkpoint: Checkpoint | None, rule: Rule, dtype:
 
 def unet_outline(preset: Preset, rule: Rule, dtype: str) -> Tree:
     """Shapes of what `start_unet` gives."""
+    trained, held = partition({"unet": unet_shapes(preset.unet)}, rule)
 
-    def shape(name: str, leaf: Any) -> Any:
-        return jax.ShapeDtypeStruct(leaf.shape, _kind(rule, dtype, name))
+    def cast(tree: Tree, kind: DTypeLike) -> Tree:
+        return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, kind), tree)
 
-    shapes = unet_shapes(preset.unet)
-    return unflatten({name: shape(name, leaf) for name, leaf in flatten(shapes).items()}, shapes)
-
-
-def _kind(rule: Rule, dtype: str, name: str) -> DTypeLike:
-    """In what a parameter is kept: trained ones in float32, held ones in the dtype of the computation."""
-    return jnp.float32 if rule(f"unet.{name}") else jnp.dtype(dtype)
+    return merge(cast(trained, jnp.float32), cast(held, jnp.dtype(dtype)))["unet"]
 
 
 def _random(shapes: Tree, kind: Callable[[str], DTypeLike], shardings: Tree, seed: int) -> Tree:
     """Parameters as a new network has them; kernels of spread 1 / sqrt(inputs), temporal layers included."""
     places = flatten(shardings)
 
-    def draw(number: int, name: str, leaf: jax.Array | jax.ShapeDtypeStruct) -> jax.Array:
+    def draw(number: int, name: str, leaf: Any) -> jax.Array:
         last = name.rpartition(".")[2]
 
         def make(key: jax.Array) -> jax.Array:
