@@ -12,8 +12,8 @@ import im3d_jax as im3d
 from experiments import train
 from experiments.configs import svd_multiview
 from im3d_jax.models import is_temporal_parameter
-from im3d_jax.training.lora import load_adapters
-from im3d_jax.weights import flatten, load_bundle
+from im3d_jax.training.recipe import Recipe
+from im3d_jax.weights import flatten, load_bundle, save_bundle
 
 
 def start(config, workdir, *arguments):
@@ -22,25 +22,8 @@ def start(config, workdir, *arguments):
         return train.PROGRAM([f"--config={config}", "--smoke", f"--workdir={workdir}", *arguments])
 
 
-def changed(before, after):
-    """Names of the parameters that differ, ``part.name``."""
-    names = set()
-    for part in before.params:
-        a, b = flatten(before.params[part]), flatten(after.params[part])
-        names |= {f"{part}.{name}" for name in a if not np.array_equal(a[name], b[name])}
-    return names
-
-
 def lines_of(workdir):
     return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
-
-
-@pytest.fixture(scope="module")
-def chain(tmp_path_factory):
-    """Folder of the bundled model's stages."""
-    workdir = tmp_path_factory.mktemp("tiny")
-    assert start("tiny", workdir) == 0
-    return workdir
 
 
 @pytest.fixture(scope="module")
@@ -51,35 +34,40 @@ def video(tmp_path_factory):
     return workdir
 
 
-def test_each_stage_trains_its_part_alone(chain):
-    names = ("autoencoder", "images", "video", "mixed", "unfrozen", "elevation")
-    made = {name: load_bundle(str(chain / name / "bundle")) for name in names}
-    images = changed(made["autoencoder"], made["images"])
-    assert {name.split(".")[0] for name in images} == {"unet", "text_encoder"}
-    assert not any(is_temporal_parameter(name) for name in images)
-    temporal = changed(made["images"], made["video"])
-    assert temporal and all(name.startswith("unet.") and is_temporal_parameter(name) for name in temporal)
-    assert any("conv_in_condition" in name for name in temporal)
-    for before, after in (("video", "mixed"), ("mixed", "unfrozen")):
-        every = changed(made[before], made[after])
-        assert every and all(name.startswith("unet.") for name in every)
-        assert any(not is_temporal_parameter(name) for name in every)
-    elevation = changed(made["unfrozen"], made["elevation"])
-    assert elevation and all(name.startswith("elevation.") for name in elevation)
-    autoencoder = made["autoencoder"].params["autoencoder"]
-    assert (autoencoder["latent_std"] != 1).all() and 0.3 < made["autoencoder"].config.target_fraction < 1
-    assert not changed(made["elevation"], load_bundle(str(chain / "bundle"))) - {
-        f"{part}.{name}" for part in made["elevation"].params for name in flatten(made["elevation"].params[part])
-    }
-    for name in names:
-        lines = lines_of(chain / name)
-        assert [line["step"] for line in lines] == [1, 2] and all(np.isfinite(line["loss"]) for line in lines)
+def test_each_stage_of_the_bundle_trains_its_part_alone(tmp_path):
+    trained = {}
+    for name, recipe in train.open_recipe("tiny").get_smoke_chain(tmp_path).items():
+        outline = recipe.stage.outline()
+        trained[name] = {each for each in flatten(outline.params) if outline.trained(each)}
+    assert {name.split(".")[0] for name in trained["images"]} == {"unet", "text_encoder"}
+    assert not any(is_temporal_parameter(name) for name in trained["images"])
+    assert all(name.startswith("unet.") and is_temporal_parameter(name) for name in trained["video"])
+    assert any("conv_in_condition" in name for name in trained["video"])
+    assert trained["video"] < trained["mixed"] == trained["unfrozen"]
+    assert all(name.startswith("elevation.") for name in trained["elevation"])
+    assert all(name.startswith("autoencoder.") for name in trained["autoencoder"])
+    assert not any(name.endswith(("latent_mean", "latent_std")) for name in trained["autoencoder"])
 
 
-def test_finished_stages_are_kept(chain, capsys):
-    assert start("tiny", chain) == 0
+def test_a_chain_starts_each_stage_from_the_one_before_and_keeps_what_is_finished(tmp_path, monkeypatch, capsys):
+    """With stages that write the bundle that they start from."""
+    started = []
+
+    def finish(recipe, workdir, **_):
+        start = recipe.stage.start.bundle
+        started.append((workdir.name, start))
+        found = recipe.stage.start.open(0) if not start else load_bundle(start)
+        save_bundle(workdir / "bundle", found.config, found.tokenizer, found.params)
+        return len(started) != 3  # the third is stopped once
+
+    monkeypatch.setattr(Recipe, "train", finish)
+    assert start("tiny", tmp_path) == 0 and start("tiny", tmp_path) == 0
+    names = ["autoencoder", "images", "video", "video", "mixed", "unfrozen", "elevation"]
+    assert [name for name, _ in started] == names
+    assert [bundle for _, bundle in started[:3]] == ["", *(str(tmp_path / name / "bundle") for name in names[:2])]
     said = capsys.readouterr().err
-    assert said.count("already finished") == 6 and "wrote" in said
+    assert said.count("already finished") == 2 and "wrote" in said
+    assert load_bundle(str(tmp_path / "bundle")).config == load_bundle(str(tmp_path / "elevation" / "bundle")).config
 
 
 @pytest.mark.usefixtures("small")
@@ -115,16 +103,6 @@ def test_a_finished_run_is_extended_and_says_so(video, tmp_path, capsys):
         assert message in said and "take a new --workdir" in said
     assert start("im3d_paper", workdir) == 2
     assert "stage was 'svd', now 'emu'" in capsys.readouterr().err
-
-
-def test_adapters_are_written_and_merged(tmp_path):
-    workdir = tmp_path / "lora"
-    assert start("svd_multiview_lora", workdir) == 0
-    adapters = load_adapters(workdir / "pytorch_lora_weights.safetensors")
-    # Of the attention to the one token of the context only the values matter.
-    assert all(np.any(np.asarray(pair["lora_B"])) for name, pair in adapters.items() if ".attn1." in name)
-    assert any(".attn2.to_v" in name for name in adapters)
-    assert (workdir / "model" / "unet").is_dir()
 
 
 @pytest.mark.parametrize(
