@@ -5,8 +5,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -15,6 +17,7 @@ import jax
 from im3d_jax.errors import InputError
 
 
+_GO = b"go"
 # What schedulers say about themselves: JAX finds its processes from these.
 _SCHEDULERS = {
     "SLURM": ("SLURM_JOB_ID", "SLURM_PROCID", "SLURM_NTASKS"),
@@ -59,6 +62,9 @@ def start(
     line(f"{who} waits up to {timeout} s for the others at {where}")
     if all(given) and coordinator is not None and process != 0:
         _refuse_loopback(coordinator)
+    if coordinator is not None and processes is not None and process is not None:
+        # JAX's own start ends the program without a word to catch where the others do not come.
+        _meet(coordinator, processes, process, timeout)
     # Between processes on CPUs; other platforms have collectives of their own.
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
     try:
@@ -72,6 +78,74 @@ def start(
     devices = f"{jax.local_device_count()} of {jax.device_count()} devices"
     line(f"process {jax.process_index()} of {jax.process_count()}: {devices}")
     return jax.process_count() > 1
+
+
+def _meet(coordinator: str, processes: int, process: int, timeout: float) -> None:
+    """Waits at process 0's port until all processes are there.
+
+    Raises:
+        InputError: A port that cannot be used, processes that do not come or come twice, or no process 0.
+    """
+    host, _, port = coordinator.rpartition(":")
+    if not port.isdecimal() or not host:
+        raise InputError(f"--coordinator={coordinator}: expected HOST:PORT, such as 10.0.0.1:8476")
+    deadline = time.monotonic() + timeout
+    if process == 0:
+        _receive(coordinator, int(port), processes, deadline, timeout)
+        return
+    reason = ""
+    while time.monotonic() < deadline:
+        try:
+            with socket.create_connection((host, int(port)), timeout=1.0) as connection:
+                connection.settimeout(max(1.0, deadline - time.monotonic()))
+                connection.sendall(f"{process} {processes}\n".encode())
+                if connection.recv(2) == _GO:
+                    return
+                reason = "it ended the meeting, see its own message"
+        except OSError as error:
+            reason = error.strerror or str(error)
+        time.sleep(0.2)
+    raise InputError(
+        f"process {process} of {processes} waited {timeout:.0f} s for process 0 at {coordinator} ({reason}): start it "
+        "with the same --coordinator, and check that its port can be reached from here"
+    )
+
+
+def _receive(coordinator: str, port: int, processes: int, deadline: float, timeout: float) -> None:
+    """Process 0's part of `_meet`."""
+    try:
+        server = socket.create_server(("", port), backlog=processes)
+    except OSError as error:
+        raise InputError(
+            f"--coordinator={coordinator}: port {port} cannot be used here ({error.strerror}); give all processes "
+            "another one"
+        ) from None
+    with server, contextlib.ExitStack() as stack:
+        here: dict[int, socket.socket] = {}
+        while len(here) < processes - 1:
+            missing = [str(number) for number in range(1, processes) if number not in here]
+            server.settimeout(max(0.01, deadline - time.monotonic()))
+            try:
+                connection = stack.enter_context(server.accept()[0])
+                connection.settimeout(5.0)
+                number, of = map(int, connection.recv(64).split())
+            except TimeoutError:
+                raise InputError(
+                    f"waited {timeout:.0f} s at {coordinator} for process {', '.join(missing)} of {processes}; "
+                    "start them with the same --coordinator and --processes"
+                ) from None
+            except ValueError:
+                continue  # somebody else's connection
+            if of != processes or number in here or not 0 < number < processes:
+                raise InputError(
+                    f"process {number} of {of} came to {coordinator} where process {', '.join(missing)} of {processes} "
+                    "were expected: give every process a number of its own, and all the same --processes"
+                )
+            here[number] = connection
+        for connection in here.values():
+            connection.sendall(_GO)
+        for connection in here.values():
+            connection.recv(1)  # the other side closes first, so that the port is free at once
 
 
 def _scheduler() -> str | None:
