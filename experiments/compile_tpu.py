@@ -113,6 +113,7 @@ def measure(case: Any, topology: str, changes: tuple[str, ...] = ()) -> dict[str
     from experiments.tpu_cases import as_on_tpu
     from im3d_jax import environment, parallel
 
+    jax.config.update("jax_enable_compilation_cache", False)  # what is kept for one device does not load without it
     with input_errors(RuntimeError, ValueError, NotImplementedError):
         devices = topologies.get_topology_desc(platform="tpu", topology_name=topology).devices
     recipe = case.settings(changes)

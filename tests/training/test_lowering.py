@@ -59,12 +59,13 @@ def test_outlines_are_those_of_the_stage(name, tmp_path):
 
 @pytest.mark.slow
 def test_a_train_step_compiles_for_tpu(tmp_path):
-    """A miniature of SVD on eight chips, by the TPU compiler."""
+    """A miniature of SVD on eight chips, by the TPU compiler; adapters alone, which have the fewest arrays."""
     pytest.importorskip("libtpu")
     out = tmp_path / "tpu.jsonl"
     command = [sys.executable, "-m", "experiments.compile_tpu", "--case=svd_multiview", f"--json={out}"]
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("JAX_COMPILATION")}
-    subprocess.run([*command, "--set=stage.miniature=true"], cwd=ROOT, env=environment, check=True, timeout=300)
+    changes = ["stage.miniature=true", "stage.trained=lora", "stage.remat=none", "run.micro_batches=1"]
+    environment = {**os.environ, "JAX_EXEC_TIME_OPTIMIZATION_EFFORT": "-1.0"}  # half the time
+    subprocess.run([*command, *(f"--set={each}" for each in changes)], cwd=ROOT, env=environment, check=True)
     (line,) = map(json.loads, out.read_text().splitlines())
     assert line["fits"] and line["chips"] == 8 and line["mesh"] == {"data": 1, "fsdp": 8}
     assert 0 < line["bytes"] < 2**28 and line["aliased"] > 0
