@@ -113,6 +113,7 @@ def measure(case: Any, topology: str, changes: tuple[str, ...] = ()) -> dict[str
     from experiments.tpu_cases import as_on_tpu
     from im3d_jax import environment, parallel
 
+    jax.config.update("jax_enable_compilation_cache", False)  # what is kept for one device does not load without it
     with input_errors(RuntimeError, ValueError, NotImplementedError):
         devices = topologies.get_topology_desc(platform="tpu", topology_name=topology).devices
     recipe = case.settings(changes)
@@ -212,7 +213,7 @@ WORK_COLUMNS = (
 
 
 def tables(lines: list[dict[str, Any]]) -> str:
-    """Markdown tables of the memory and of the work of programs.
+    """Markdown tables of the memory and of the work of programs, with the versions that compiled them.
 
     Args:
         lines: Results; of those of one case with equal settings the newest counts, and only what was compiled.
@@ -223,7 +224,8 @@ def tables(lines: list[dict[str, Any]]) -> str:
         rows = ["| " + " | ".join(column.title for column in columns) + " |", "|" + "---|" * len(columns)]
         rows += ["| " + " | ".join(str(column.value(line)) for column in columns) + " |" for line in newest.values()]
         made.append("\n".join(rows))
-    return "\n\n".join(made)
+    versions = {f"jax {line['versions']['jax']} and libtpu {line['versions']['libtpu']}" for line in newest.values()}
+    return "\n\n".join([*made, f"Compiled by {', '.join(sorted(versions))}."])
 
 
 def renew(page: pathlib.Path, lines: list[dict[str, Any]]) -> None:

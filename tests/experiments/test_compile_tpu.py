@@ -13,6 +13,7 @@ LINE = {
     "case": "a", "topology": "v5e:2x4", "set": ["mesh.fsdp=8"], "chips": 8, "fits": True, "batch": 16,
     "bytes": 3 * 2**30, "arguments": 2**30, "temporaries": 2 * 2**30, "outputs": 2**30, "aliased": 2**30,
     "flops": 2.5e12, "collectives": {"all-reduce": 2}, "compile_seconds": 61.2,
+    "versions": {"jax": "0.10.2", "libtpu": "0.0.52"},
 }  # fmt: skip
 
 
@@ -70,6 +71,7 @@ def test_the_tables_of_a_page(tmp_path):
     compile_tpu.renew(page, [{**LINE, "bytes": 1}, refused, LINE])
     text = page.read_text()
     assert text.startswith("before\n") and text.endswith("\nafter\n") and "old" not in text
+    assert "Compiled by jax 0.10.2 and libtpu 0.0.52." in text
     rows = [line for line in text.splitlines() if line.startswith("| `")]
     assert rows == [
         "| `a` | v5e:2x4 | `mesh.fsdp=8` | 16 | **3.00** | 1.00 | 2.00 | 61 s |",
