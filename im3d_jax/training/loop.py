@@ -137,11 +137,11 @@ def train(
         restored = checkpoints.restore(state)
         position, total, piece = 0, settings.steps, Piece()
         if restored is not None:
-            state, record = restored
-            _same_run(record["identity"], identity, workdir)
-            position, piece = record["position"], Piece(**record["piece"])
-            if settings.fit_seconds is not None and record.get("total") is not None:
-                total = record["total"]
+            state, kept = restored
+            _same_run(kept["identity"], identity, workdir)
+            position, piece = kept["position"], Piece(**kept["piece"])
+            if settings.fit_seconds is not None and kept.get("total") is not None:
+                total = kept["total"]
             say(f"resuming at step {int(state.step)} of {total}")
         begun = Run(stage, settings, identity, workdir, mesh, say, total, piece)
         batches = Batches(stage.source, settings.batch, seed=seed, mesh=mesh, workers=settings.workers, start=position)

@@ -106,7 +106,7 @@ def test_wrong_lines(text, message, lines, fake, tmp_path, capsys):
         (["--prompts=none.jsonl", "--out=x"], "--prompts=none.jsonl: cannot be read"),
         (["--prompts=none.jsonl", "--out=x", "--shard=2/2"], "--shard=2/2: expected"),
         (["--prompts=none.jsonl", "--out=x", "--batch=0"], "--batch=0"),
-        (["--promts=none.jsonl"], "Did you mean: prompts"),
+        (["--promptz=none.jsonl"], "Did you mean: prompts"),
         (["more"], "unexpected argument 'more'"),
     ],
 )
