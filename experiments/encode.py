@@ -4,7 +4,7 @@
     python -m experiments.encode --turntables=data/turntables --model=DIR_OF_SVD --out=data/encoded
 
 --turntables takes a folder of `im3d render-dataset` or of `experiments.build_tfds`, or toybox[:objects[:size]].
-Turntables with a multiple of the network's frames are thinned. What --out holds is kept: the same command resumes.
+Turntables with a multiple of the network's frames are thinned. The same command resumes.
 """
 
 from __future__ import annotations

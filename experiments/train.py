@@ -34,6 +34,7 @@ from im3d_jax.errors import InputError
 from im3d_jax.generation.flags import define_processes
 from im3d_jax.progress import Progress, ProgressPrinter
 from im3d_jax.training.recipe import Recipe
+from im3d_jax.training.stages.bundle import BundleStage
 from im3d_jax.weights import load_bundle, save_bundle
 
 
@@ -132,8 +133,9 @@ def train_chain(chain: dict[str, Recipe], workdir: pathlib.Path, values: flags.F
             progress.line(f"{name}: already finished")
         else:
             if before is not None:
-                start = dataclasses.replace(recipe.stage.start, bundle=str(before))  # type: ignore[attr-defined]
-                recipe = dataclasses.replace(recipe, stage=dataclasses.replace(recipe.stage, start=start))  # type: ignore[type-var]
+                assert isinstance(recipe.stage, BundleStage)
+                start = dataclasses.replace(recipe.stage.start, bundle=str(before))
+                recipe = dataclasses.replace(recipe, stage=dataclasses.replace(recipe.stage, start=start))
             progress.line(f"stage {name}")
             if not train_one(changed_by_flags(recipe, values), folder, values, progress):
                 return

@@ -1,45 +1,17 @@
 """The smallest model that has every part of the one that ships, with random weights."""
 
+import dataclasses
 import math
 
 import jax
 import numpy as np
 
-from im3d_jax.models import RgbaAutoencoderConfig, TextConfig, TinyUNetConfig, lpips
-from im3d_jax.models.elevation import ElevationConfig
-from im3d_jax.weights import BundleConfig, WordTokenizer, build_tokenizer, parameter_shapes, save_bundle
+from im3d_jax.models import lpips
+from im3d_jax.weights import WordTokenizer, build_tokenizer, miniature, parameter_shapes, save_bundle
 
 
-FRAMES, SIDE = 4, 32
-UNET = TinyUNetConfig(
-    latent_channels=4,
-    condition_channels=5,
-    channels=(8, 16),
-    layers_per_block=0,
-    attention=(False, True),
-    temporal_attention=(False, True),
-    first_frame_attention=(False, False),
-    joint_attention=(False, False),
-    frames=FRAMES,
-    context_dim=16,
-    time_dim=16,
-    head_dim=8,
-    groups=4,
-)
-BUNDLE = BundleConfig(
-    image_size=SIDE,
-    target_fraction=0.55,
-    autoencoder=RgbaAutoencoderConfig(
-        latent_channels=4,
-        encoder_channels=(8, 8, 8),
-        decoder_channels=(8, 8, 8),
-        encoder_blocks=(0, 0, 1),
-        decoder_blocks=(0, 0, 1),
-    ),
-    text=TextConfig(vocabulary=16, length=6, width=16, layers=1, head_dim=8),
-    unet=UNET,
-    elevation=ElevationConfig(patches=(2, 2, 2), width=8, hidden=8),
-)
+BUNDLE = dataclasses.replace(miniature.BUNDLE, text=dataclasses.replace(miniature.BUNDLE.text, vocabulary=16))
+UNET, FRAMES, SIDE = BUNDLE.unet, BUNDLE.unet.frames, BUNDLE.image_size
 
 
 def draw_parameters(shapes, seed=0):

@@ -7,48 +7,19 @@ import pathlib
 
 from im3d_jax.data.encoded import EncodedWriter
 from im3d_jax.data.toybox.turntable_set import ToyboxTurntables
-from im3d_jax.models import RgbaAutoencoderConfig, TextConfig, TinyUNetConfig
-from im3d_jax.models.elevation import ElevationConfig
 from im3d_jax.pipelines.memory import MEMORIES
 from im3d_jax.pipelines.sources import CheckpointSource
 from im3d_jax.pipelines.svd import OrbitModel
 from im3d_jax.progress import ProgressCalls
 from im3d_jax.training.encode import EncodeSettings, encode_turntables
 from im3d_jax.training.recipe import Recipe
-from im3d_jax.training.stages.bundle import Rendered, Start
+from im3d_jax.training.stages.bundle import BundleStage, ElevationTraining, Rendered, Start
 from im3d_jax.training.stages.svd import SvdTraining
-from im3d_jax.weights import BundleConfig, open_checkpoint
-from im3d_jax.weights.miniature import SIDE, VIEWS, miniature, write_miniature
+from im3d_jax.weights import open_checkpoint
+from im3d_jax.weights.miniature import BUNDLE, SIDE, VIEWS, miniature, write_miniature
 
 
 FRAMES = (0, 4, 8, 12)
-BUNDLE = BundleConfig(
-    image_size=16,
-    autoencoder=RgbaAutoencoderConfig(
-        latent_channels=2,
-        encoder_channels=(8, 8, 8),
-        decoder_channels=(8, 8, 8),
-        encoder_blocks=(0, 0, 1),
-        decoder_blocks=(0, 0, 1),
-    ),
-    text=TextConfig(width=8, layers=1, head_dim=8, length=6),
-    unet=TinyUNetConfig(
-        latent_channels=2,
-        condition_channels=3,
-        channels=(8, 8),
-        layers_per_block=0,
-        attention=(False, True),
-        temporal_attention=(False, True),
-        first_frame_attention=(False, False),
-        joint_attention=(False, False),
-        frames=len(FRAMES),
-        context_dim=8,
-        time_dim=8,
-        head_dim=8,
-        groups=4,
-    ),
-    elevation=ElevationConfig(patches=(2, 2), width=8, hidden=8),
-)
 
 
 def short_run(recipe: Recipe) -> Recipe:
@@ -62,13 +33,14 @@ def short_run(recipe: Recipe) -> Recipe:
 
 
 def small_bundle_stage(recipe: Recipe) -> Recipe:
-    """A stage of a bundle on three Toybox objects of 16 x 16 pixels."""
+    """A stage of a bundle on three Toybox objects of 32 x 32 pixels."""
     stage = recipe.stage
-    data = Rendered(3, FRAMES[: len(stage.data.frames)], 0)  # type: ignore[attr-defined]
-    changes = {"start": Start(model=BUNDLE), "data": data}
-    if hasattr(stage, "dtype"):
-        changes["dtype"] = "float32"
-    return dataclasses.replace(short_run(recipe), stage=dataclasses.replace(stage, **changes))  # type: ignore[type-var]
+    assert isinstance(stage, BundleStage)
+    data = Rendered(3, FRAMES[: len(stage.data.frames)], 0)
+    small = dataclasses.replace(stage, start=Start(model=BUNDLE), data=data)
+    if not isinstance(small, ElevationTraining):  # which is float32 anyway
+        small = dataclasses.replace(small, dtype="float32")
+    return dataclasses.replace(short_run(recipe), stage=small)
 
 
 def small_svd(recipe: Recipe, folder: pathlib.Path, family: str) -> Recipe:

@@ -18,6 +18,7 @@ from im3d_jax.parallel import batch_sharding
 
 
 Example = Mapping[str, np.ndarray]
+# Number of an example in the order in which the run draws them; what is random about it follows from this number.
 DRAW = "draw"
 
 

@@ -56,12 +56,14 @@ class Work:
         plan: Resolved with the model.
         folder: Its run folder.
         done: Stages whose files are there.
+        own: Whether this process keeps the line; the others draw it alongside.
     """
 
     line: Line
     plan: Plan
     folder: RunFolder
     done: set[str]
+    own: bool = True
 
 
 class Summary:
@@ -148,36 +150,35 @@ def make_all(
             device memory; or, when all others are finished, lines that failed.
     """
     me, processes = jax.process_index(), jax.process_count()
-    works = [_open(line, pipeline, settings, lpips) for line in lines]
+    works = [_open(line, pipeline, settings, lpips, own=place % processes == me) for place, line in enumerate(lines)]
+    own = sum(work.own for work in works)
     last = "metrics" if settings.what == "asset" else "preview"
     ready = _agreed([last in work.done for work in works])
     pending = [work for work, done in zip(works, ready, strict=True) if not done]
-    own = works[me::processes]
-    finished = [work.folder for work in own if work not in pending]
+    finished = [work.folder for work, done in zip(works, ready, strict=True) if done and work.own]
     if finished:
-        progress.line(f"{len(finished)} of {len(own)} lines: already finished")
+        progress.line(f"{len(finished)} of {own} lines: already finished")
     summary_name = settings.summary if processes == 1 else f"summary_{me}_of_{processes}.json"
     path = pathlib.Path(settings.out) / summary_name
     path.parent.mkdir(parents=True, exist_ok=True)
     facts = {**settings.facts, "model": pipeline.name, "assets": settings.what == "asset"}
     if not pending:
-        held = Summary(path, facts, finished, len(own), clock).write() if own else {}
+        held = Summary(path, facts, finished, own, clock).write() if own else {}
         progress.line("nothing is left to draw")
         return held
     room = make_room(pipeline, _largest_kind(pending), rows=settings.rows, devices=jax.devices())
     facts |= {"device": room.devices[0].device_kind, "devices": len(room.devices), "batch": room.rows}
-    summary = Summary(path, facts, finished, len(own), clock)
+    summary = Summary(path, facts, finished, own, clock)
     quiet = ProgressPrinter(io.StringIO())
     loops = {}
     for work in pending:
         stages = asset_stages(work.plan) if settings.what == "asset" else view_stages(work.plan)
-        if work not in own:
+        if not work.own:
             loops[Loop(stages, MemoryRunner())] = work
             continue
         if processes > 1:
             # The processes must draw the same: what only this one has begun is drawn again, to the same bytes.
-            work = _open(work.line, pipeline, dataclasses.replace(settings, overwrite=True), lpips)
-            own[own.index(next(each for each in own if each.line is work.line))] = work
+            work.folder = RunFolder(work.folder.path, work.plan.settings(), overwrite=True)
         work.folder.start(environment.versions(), work.plan.facts())
         loops[Loop(stages, FolderRunner(work.folder, quiet))] = work
     fewer = room.rows if room.rows > len(room.devices) else None
@@ -188,8 +189,8 @@ def make_all(
             drawn = any(error is None and "views" not in loops[loop].done for loop, error in batch)
             for outcome in batch:
                 work = loops[outcome[0]]
-                if work not in own:
-                    continue  # of another process
+                if not work.own:
+                    continue
                 failed = _finish(outcome, work, progress)
                 if failed is None:
                     summary.add(work.folder)
@@ -207,7 +208,7 @@ def make_all(
     progress.line(f"summary: {path}")
     if summary.failed:
         raise InputError(
-            f"{len(summary.failed)} of {len(own)} lines failed, for the reasons above and in {path}; the others are "
+            f"{len(summary.failed)} of {own} lines failed, for the reasons above and in {path}; the others are "
             "finished; rerun the same command to try the failed ones again"
         )
     return held
@@ -222,7 +223,7 @@ def _agreed(flags: Sequence[bool]) -> list[bool]:
     return [bool(flag) for flag in multihost_utils.broadcast_one_to_all(np.asarray(flags))]
 
 
-def _open(line: Line, pipeline: Pipeline, settings: ManySettings, lpips: PerceptualChoice | None) -> Work:
+def _open(line: Line, pipeline: Pipeline, settings: ManySettings, lpips: PerceptualChoice | None, *, own: bool) -> Work:
     """The run folder of a line, as `im3d views` or `im3d generate` would have it; nothing in it is changed."""
     try:
         plan = make_plan(line.request, pipeline, what=settings.what, lpips=lpips)
@@ -230,7 +231,7 @@ def _open(line: Line, pipeline: Pipeline, settings: ManySettings, lpips: Percept
         folder = RunFolder(path, plan.settings(), overwrite=settings.overwrite)
     except InputError as error:
         raise InputError(f"line {line.number}: {error}") from None
-    return Work(line, plan, folder, set() if settings.overwrite else _stages_done(folder))
+    return Work(line, plan, folder, set() if settings.overwrite else _stages_done(folder), own)
 
 
 def _largest_kind(works: Sequence[Work]) -> int:

@@ -79,11 +79,14 @@ class Checkpoints:
         """
         self._surfacing(self._manager.wait_until_finished)
 
-    def restore(self, like: TrainState) -> tuple[TrainState, dict[str, Any]] | None:
+    def restore(
+        self, like: TrainState, check: Callable[[dict[str, Any]], Any] = lambda record: None
+    ) -> tuple[TrainState, dict[str, Any]] | None:
         """The newest state that can be read, and its record; None if there is none.
 
         Args:
             like: Laid out as the result shall be: arrays, or shapes with shardings, of this mesh.
+            check: Raises for a record of another run, before its state is read.
 
         Raises:
             InputError: The newest checkpoint is of other parameters.
@@ -91,6 +94,7 @@ class Checkpoints:
         for step in sorted(self._manager.all_steps(), reverse=True):
             record = self._record(step)
             if record is not None:
+                check(record)
                 problem = self._mismatch(step, like)
                 if problem is not None:
                     raise InputError(

@@ -50,7 +50,7 @@ def encode_turntables(
     progress: Progress,
     presets: Callable[[str], Preset] = PRESETS.__getitem__,
 ) -> None:
-    """Encodes every turntable of a set; those that are there are kept.
+    """Encodes every turntable of a set that the folder does not hold yet.
 
     Args:
         turntables: Views with alpha.

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import pathlib
+import time
 from collections.abc import Mapping
 from types import TracebackType
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 
@@ -102,3 +105,61 @@ def peak_memory_gib() -> float | None:
     stats = jax.local_devices()[0].memory_stats() or {}
     peak = stats.get("peak_bytes_in_use")
     return None if peak is None else peak / 2**30
+
+
+class Piece:
+    """Sums of the metrics since the last line; a checkpoint keeps them, so that a resumed run logs the same means.
+
+    Args:
+        sums: As `to_json` gave them.
+        count: Steps of the sums.
+    """
+
+    def __init__(self, sums: Mapping[str, float] | None = None, count: int = 0):
+        self._sums = {name: jnp.float32(value) for name, value in sums.items()} if sums else None
+        self._count, self._timed, self._since = count, 0, time.monotonic()
+
+    def add(self, metrics: dict[str, jax.Array]) -> None:
+        """Counts a step."""
+        self._sums = metrics if self._sums is None else _add(self._sums, metrics)
+        self._count, self._timed = self._count + 1, self._timed + 1
+
+    def seconds(self) -> float:
+        """Of a step of this process, once all are done."""
+        jax.block_until_ready(self._sums)
+        return (time.monotonic() - self._since) / max(1, self._timed)
+
+    def means(self) -> dict[str, float]:
+        """Means over the steps."""
+        assert self._sums is not None
+        return {name: float(value) / self._count for name, value in jax.device_get(self._sums).items()}
+
+    def to_json(self) -> dict[str, Any]:
+        """What `Piece(**...)` takes."""
+        sums = {} if self._sums is None else jax.device_get(self._sums)
+        return {"sums": {name: jsonable(float(value)) for name, value in sums.items()}, "count": self._count}
+
+
+@jax.jit
+def _add(sums: dict[str, jax.Array], metrics: dict[str, jax.Array]) -> dict[str, jax.Array]:
+    return jax.tree.map(jnp.add, sums, metrics)
+
+
+def progress_line(step: int, total: int, figures: Mapping[str, float]) -> str:
+    """A line for the user: the figures, and how long the rest of the run takes."""
+    left = (total - step) * figures["ms_per_step"] / 1e3
+    shown = " ".join(f"{name}={value:.4g}" for name, value in figures.items() if name != "seconds")
+    return f"step {step}/{total}, about {_duration(left)} left: {shown}"
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+
+
+def jsonable(value: Any) -> Any:
+    """A value that JSON can hold: what is not finite as text, which `float` and numpy read back."""
+    if isinstance(value, Mapping):
+        return {name: jsonable(each) for name, each in value.items()}
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value

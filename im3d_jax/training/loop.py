@@ -15,7 +15,6 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 from jax.sharding import Mesh
@@ -24,10 +23,10 @@ from im3d_jax import parallel
 from im3d_jax.data.loading import Batches, one_ahead
 from im3d_jax.errors import InputError
 from im3d_jax.training.checkpoints import Checkpoints
-from im3d_jax.training.logs import MetricsLog, peak_memory_gib, peak_tflops
-from im3d_jax.training.stage import Stage
-from im3d_jax.training.state import TrainState, create_state
-from im3d_jax.training.step import Schedule, make_train_step
+from im3d_jax.training.logs import MetricsLog, Piece, jsonable, peak_memory_gib, peak_tflops, progress_line
+from im3d_jax.training.stage import Outline, Stage
+from im3d_jax.training.state import TrainState, outline_state, place_state
+from im3d_jax.training.step import Schedule, TrainStep, make_train_step
 from im3d_jax.training.trees import partition
 
 
@@ -118,27 +117,20 @@ def train(
     if not trained:
         raise InputError(f"{stage.name}: the rule trains no parameter")
     identity = json.loads(json.dumps({**stage.identity, "stage": stage.name, "seed": seed}))
-    state = place_state(jax.random.key(seed), trained, optimizer, mesh)
     held = jax.device_put(held, parallel.fsdp_sharding(mesh, held))
-    step_of = make_train_step(
-        stage.objective,
-        optimizer,
-        ema=settings.ema,
-        schedule=schedule,
-        micro_batches=settings.micro_batches,
-        mesh=mesh,
-        combine=stage.combine,
-    )
+    step_of = build_step(stage, optimizer, settings, schedule, mesh)
     with contextlib.ExitStack() as stack:
         stack.enter_context(jax.set_mesh(mesh))
         stack.enter_context(_locked(workdir))
         stop = stack.enter_context(_sigterm())
         checkpoints = stack.enter_context(Checkpoints(workdir / "checkpoints", line=say))
-        restored = checkpoints.restore(state)
-        position, total, piece = 0, settings.steps, Piece()
-        if restored is not None:
+        key, position, total, piece = jax.random.key(seed), 0, settings.steps, Piece()
+        like = outline_state(key, trained, optimizer, mesh)
+        restored = checkpoints.restore(like, lambda record: _same_run(record["identity"], identity, workdir))
+        if restored is None:
+            state = place_state(key, trained, optimizer, mesh)
+        else:
             state, kept = restored
-            _same_run(kept["identity"], identity, workdir)
             position, piece = kept["position"], Piece(**kept["piece"])
             if settings.fit_seconds is not None and kept.get("total") is not None:
                 total = kept["total"]
@@ -152,17 +144,25 @@ def train(
         return begun.go(state, held, step_of, batches, checkpoints, log, stop)
 
 
-def place_state(
-    key: jax.Array,
-    params: dict[str, Any],
+def build_step(
+    stage: Stage | Outline,
     optimizer: optax.GradientTransformation,
+    settings: RunSettings,
+    schedule: Schedule | None,
     mesh: Mesh,
     min_size: int = parallel.SMALLEST_SPLIT,
-) -> TrainState:
-    """A fresh state, each array split over the mesh's `fsdp` axis where it has at least `min_size` elements."""
-    shapes = jax.eval_shape(lambda params: create_state(key, params, optimizer), params)
-    shardings = parallel.fsdp_sharding(mesh, shapes, min_size)
-    return jax.jit(lambda key, params: create_state(key, params, optimizer), out_shardings=shardings)(key, params)
+) -> TrainStep:
+    """The train step of a stage, see `make_train_step`."""
+    return make_train_step(
+        stage.objective,
+        optimizer,
+        ema=settings.ema,
+        schedule=schedule,
+        micro_batches=settings.micro_batches,
+        mesh=mesh,
+        combine=stage.combine,
+        min_size=min_size,
+    )
 
 
 @dataclasses.dataclass(eq=False)
@@ -184,13 +184,13 @@ class Run:
         if jax.process_index() == 0:
             line = {"step": step, "devices": self.mesh.size, "run": dataclasses.asdict(self.settings), **record}
             with (self.workdir / "runs.jsonl").open("a") as file:
-                file.write(json.dumps(_json(line)) + "\n")
+                file.write(json.dumps(jsonable(line)) + "\n")
 
     def go(
         self,
         state: TrainState,
         held: dict[str, Any],
-        step_of: Callable[..., tuple[TrainState, dict[str, jax.Array]]],
+        step_of: TrainStep,
         batches: Batches,
         checkpoints: Checkpoints,
         log: MetricsLog,
@@ -221,7 +221,7 @@ class Run:
                         self._show(log, step, state, held)
                 figures |= self._rates(seconds, time.monotonic() - started)
                 log.write(step, figures)
-                self.say(_line(step, self.total, figures))
+                self.say(progress_line(step, self.total, figures))
                 self._fit_length(step, seconds, time.monotonic() - started)
                 piece = Piece()
             # Several processes agree on an end at logged steps alone, or they would wait for each other for ever.
@@ -233,11 +233,12 @@ class Run:
                     saved = time.monotonic()
         save()
         checkpoints.wait()
-        averaged = _gathered(self._averaged(state, held))
-        if jax.process_index() == 0:
-            self.stage.export(averaged, self.workdir)
-        _everywhere(False)  # nobody ends, and takes the coordinator along, while process 0 writes
         done = step >= self.total
+        if done:
+            averaged = _gathered(self._averaged(state, held))
+            if jax.process_index() == 0:
+                self.stage.export(averaged, self.workdir)
+            _everywhere(False)  # nobody ends, and takes the coordinator along, while process 0 writes
         self.say(f"{'finished' if done else 'stopped; the same command resumes'} at step {step} of {self.total}")
         return done
 
@@ -282,63 +283,6 @@ class Run:
         if count and step == first + count:
             jax.profiler.stop_trace()
             self.say(f"profile of steps {first} to {step} in {self.workdir / 'profile'}")
-
-
-class Piece:
-    """Sums of the metrics since the last line; a checkpoint keeps them, so that a resumed run logs the same means.
-
-    Args:
-        sums: As `to_json` gave them.
-        count: Steps of the sums.
-    """
-
-    def __init__(self, sums: Mapping[str, float] | None = None, count: int = 0):
-        self._sums = {name: jnp.float32(value) for name, value in sums.items()} if sums else None
-        self._count, self._timed, self._since = count, 0, time.monotonic()
-
-    def add(self, metrics: dict[str, jax.Array]) -> None:
-        """Counts a step."""
-        self._sums = metrics if self._sums is None else _add(self._sums, metrics)
-        self._count, self._timed = self._count + 1, self._timed + 1
-
-    def seconds(self) -> float:
-        """Of a step of this process, once all are done."""
-        jax.block_until_ready(self._sums)
-        return (time.monotonic() - self._since) / max(1, self._timed)
-
-    def means(self) -> dict[str, float]:
-        """Means over the steps."""
-        assert self._sums is not None
-        return {name: float(value) / self._count for name, value in jax.device_get(self._sums).items()}
-
-    def to_json(self) -> dict[str, Any]:
-        """What `Piece(**...)` takes."""
-        sums = {} if self._sums is None else jax.device_get(self._sums)
-        return {"sums": {name: _json(float(value)) for name, value in sums.items()}, "count": self._count}
-
-
-@jax.jit
-def _add(sums: dict[str, jax.Array], metrics: dict[str, jax.Array]) -> dict[str, jax.Array]:
-    return jax.tree.map(jnp.add, sums, metrics)
-
-
-def _line(step: int, total: int, figures: Mapping[str, float]) -> str:
-    left = (total - step) * figures["ms_per_step"] / 1e3
-    shown = " ".join(f"{name}={value:.4g}" for name, value in figures.items() if name != "seconds")
-    return f"step {step}/{total}, about {_duration(left)} left: {shown}"
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 120:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
-
-
-def _json(value: Any) -> Any:
-    """A value that JSON can hold: what is not finite as text, which `float` and numpy read back."""
-    if isinstance(value, Mapping):
-        return {name: _json(each) for name, each in value.items()}
-    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _same_run(found: Mapping[str, Any], wanted: Mapping[str, Any], workdir: pathlib.Path) -> None:

@@ -10,10 +10,10 @@ from jax.sharding import Mesh
 
 from im3d_jax import parallel
 from im3d_jax.data.loading import DRAW
+from im3d_jax.training.loop import build_step
 from im3d_jax.training.optimizers import schedule
 from im3d_jax.training.recipe import Recipe
-from im3d_jax.training.state import create_state
-from im3d_jax.training.step import make_train_step
+from im3d_jax.training.state import outline_state
 from im3d_jax.training.trees import partition
 
 
@@ -31,22 +31,14 @@ def abstract_step(recipe: Recipe, mesh: Mesh, min_size: int = parallel.SMALLEST_
     outline = recipe.stage.outline()
     optimizer = recipe.optimizer.make(recipe.stage.rate)
     trained, held = partition(outline.params, outline.trained)
-    step = make_train_step(
-        outline.objective,
-        optimizer,
-        ema=recipe.run.ema,
-        schedule=schedule(recipe.optimizer.warmup, recipe.optimizer.decay),
-        micro_batches=recipe.run.micro_batches,
-        mesh=mesh,
-        combine=outline.combine,
-        min_size=min_size,
-    )
-    state = jax.eval_shape(lambda params: create_state(jax.random.key(0), params, optimizer), trained)
+    share = schedule(recipe.optimizer.warmup, recipe.optimizer.decay)
+    step = build_step(outline, optimizer, recipe.run, share, mesh, min_size)
+    state = outline_state(jax.random.key(0), trained, optimizer, mesh, min_size)
     example = {**outline.example, DRAW: jax.ShapeDtypeStruct((), jnp.int32)}
     rows = {name: jax.ShapeDtypeStruct((recipe.run.batch, *leaf.shape), leaf.dtype) for name, leaf in example.items()}
-    split = lambda tree: with_shardings(tree, parallel.fsdp_sharding(mesh, tree, min_size))  # noqa: E731
+    held = with_shardings(held, parallel.fsdp_sharding(mesh, held, min_size))
     total = jax.ShapeDtypeStruct((), jnp.int32, weak_type=True, sharding=parallel.replicated(mesh))
-    return step, (split(state), split(held), with_sharding(rows, parallel.batch_sharding(mesh)), total)
+    return step, (state, held, with_sharding(rows, parallel.batch_sharding(mesh)), total)
 
 
 def with_shardings(tree: Any, shardings: Any) -> Any:

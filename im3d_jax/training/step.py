@@ -11,6 +11,7 @@ import optax
 from jax import lax
 from jax.sharding import Mesh, PartitionSpec
 
+from im3d_jax.data.loading import DRAW
 from im3d_jax.parallel import SMALLEST_SPLIT, batch_sharding, fsdp_sharding
 from im3d_jax.training.objectives import Objective
 from im3d_jax.training.state import TrainState
@@ -19,8 +20,8 @@ from im3d_jax.training.trees import merge
 
 Schedule = Callable[[jax.Array, jax.Array], jax.Array]
 """schedule(step, total) -> share of the learning rate."""
-# Number of an example in the order in which the run draws them; what is random about it follows from this number.
-DRAW = "draw"
+TrainStep = Callable[..., tuple[TrainState, dict[str, jax.Array]]]
+"""step(state, held parameters, batch, total) -> (state, metrics), jitted."""
 
 
 def make_train_step(
@@ -33,7 +34,7 @@ def make_train_step(
     mesh: Mesh | None = None,
     combine: Callable[[dict[str, Any], dict[str, Any]], dict[str, Any]] = merge,
     min_size: int = SMALLEST_SPLIT,
-) -> Callable[[TrainState, dict[str, Any], dict[str, Any], jax.Array | int], tuple[TrainState, dict[str, jax.Array]]]:
+) -> TrainStep:
     """Builds `step(state, held, batch, total) -> (state, metrics)`, jitted, `state` donated.
 
     Args:

@@ -8,7 +8,10 @@ import pathlib
 
 import numpy as np
 
+from im3d_jax.models import RgbaAutoencoderConfig, TextConfig, TinyUNetConfig
 from im3d_jax.models.clip import CLIPTextConfig, CLIPVisionConfig
+from im3d_jax.models.elevation import ElevationConfig
+from im3d_jax.weights.bundle import BundleConfig
 from im3d_jax.weights.encoders import encoder_table
 from im3d_jax.weights.names.networks import autoencoder_shapes, autoencoder_table, unet_shapes, unet_table
 from im3d_jax.weights.presets import PRESETS, Preset
@@ -21,6 +24,36 @@ TOKENS = [*LETTERS, *(letter + "</w>" for letter in LETTERS), "<|startoftext|>",
 VISION = CLIPVisionConfig(width=16, layers=1, heads=2, hidden=32, projection=6, image_size=8, patch=4)
 TEXT = CLIPTextConfig(
     vocabulary=len(TOKENS), length=12, width=6, layers=1, heads=2, hidden=12, end_token=len(TOKENS) - 1
+)
+
+# The bundled model's networks, each with every kind of layer that it has.
+BUNDLE = BundleConfig(
+    image_size=SIDE,
+    target_fraction=0.55,
+    autoencoder=RgbaAutoencoderConfig(
+        latent_channels=4,
+        encoder_channels=(8, 8, 8),
+        decoder_channels=(8, 8, 8),
+        encoder_blocks=(0, 0, 1),
+        decoder_blocks=(0, 0, 1),
+    ),
+    text=TextConfig(length=6, width=16, layers=1, head_dim=8),
+    unet=TinyUNetConfig(
+        latent_channels=4,
+        condition_channels=5,
+        channels=(8, 16),
+        layers_per_block=0,
+        attention=(False, True),
+        temporal_attention=(False, True),
+        first_frame_attention=(False, False),
+        joint_attention=(False, False),
+        frames=4,
+        context_dim=16,
+        time_dim=16,
+        head_dim=8,
+        groups=4,
+    ),
+    elevation=ElevationConfig(patches=(2, 2, 2), width=8, hidden=8),
 )
 
 

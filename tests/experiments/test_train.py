@@ -96,13 +96,13 @@ def test_a_finished_run_is_extended_and_says_so(video, tmp_path, capsys):
     for arguments, message in (
         (["--seed=1"], "seed was 0, now 1"),
         (["--set", "stage.drop=0.5"], "drop was 0.1, now 0.5"),
-        (["--set", "trained=all"], "is of another model"),
+        (["--set", "trained=all"], "trained was 'temporal', now 'all'"),
     ):
         assert start("svd_multiview", workdir, *arguments) == 2
         said = capsys.readouterr().err.strip().splitlines()[-1]
         assert message in said and "take a new --workdir" in said
     assert start("im3d_paper", workdir) == 2
-    assert "is of another model" in capsys.readouterr().err
+    assert "stage was 'svd', now 'emu'" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -21,10 +21,11 @@ from im3d_jax.data import turntables
 from im3d_jax.data.toybox import ALIASES, VOCABULARY
 from im3d_jax.digests import json_hash
 from im3d_jax.errors import InputError
-from im3d_jax.images.alpha import composite, composite_on_white
+from im3d_jax.images.alpha import composite, composite_on_white, straight_from_white
 from im3d_jax.images.metrics import psnr
 from im3d_jax.models import is_temporal_parameter
 from im3d_jax.models.calls import apply
+from im3d_jax.models.elevation import ElevationHead
 from im3d_jax.pipelines.base import ViewTask
 from im3d_jax.pipelines.bundle import QUALITIES, BundleModel
 from im3d_jax.progress import Progress
@@ -88,12 +89,10 @@ class Start:
         """Of the bundle."""
         return load_bundle(self.bundle).config if self.bundle else self.model
 
-    def identity(self) -> dict[str, Any]:
-        """Sizes, and the weights by their SHA-256."""
-        if not self.bundle:
-            return {"start": "new", "model": json_hash(dataclasses.asdict(self.model))}
-        bundle = load_bundle(self.bundle)
-        return {"start": bundle_hash(bundle.folder), "model": json_hash(dataclasses.asdict(bundle.config))}
+    def identity(self, bundle: Bundle) -> dict[str, Any]:
+        """Sizes of what `open` gave, and its weights by their SHA-256."""
+        weights = bundle_hash(bundle.folder) if self.bundle else "new"
+        return {"start": weights, "model": json_hash(dataclasses.asdict(bundle.config))}
 
 
 class ArrayExamples:
@@ -150,23 +149,15 @@ class AutoencoderTraining:
         """The stage; its data are rendered here."""
         bundle = self.start.open(seed)
         rgba, _, _ = _render(bundle, self.data, "train", progress, turntables.to_bytes)
-        held, _, _ = _render(bundle, self.data, "test", progress, turntables.to_bytes)
         pictures = {"rgba": rgba.reshape(-1, *rgba.shape[2:])}
-
-        def evaluate(params: Tree) -> dict[str, float]:
-            autoencoder = networks(bundle.config)["autoencoder"]
-            true = jnp.asarray(held.reshape(-1, *held.shape[2:])[:256], jnp.float32) / 255.0
-            made = apply(autoencoder, params["autoencoder"], composite_on_white(true))
-            return {"test_psnr": float(psnr(made[..., :3], composite(true)).mean())}
-
         return Stage(
             name="autoencoder",
-            identity={**self.start.identity(), **deciding(self, without=("start",))},
+            identity={**self.start.identity(bundle), **deciding(self, without=("start",))},
             params={"autoencoder": bundle.params["autoencoder"]},
             trained=self.trained,
             objective=self.objective(bundle.config),
             source=ArrayExamples(pictures),
-            evaluate=evaluate if self.data.held_out else None,
+            evaluate=_reconstruction(bundle, self.data, progress) if self.data.held_out else None,
             export=lambda params, folder: _save_measured(bundle, params, pictures["rgba"], folder),
         )
 
@@ -208,8 +199,7 @@ class PictureTraining:
     def outline(self) -> Outline:
         """See `StageSettings`."""
         config = self.start.sizes()
-        shapes = parameter_shapes(config)
-        params = {part: shapes[part] for part in ("unet", "text_encoder")}
+        params = _of_unet(parameter_shapes(config))
         return Outline(params, self.trained, self.objective(config), _example(config, self.data))
 
     def build(self, seed: int, mesh: Mesh, progress: Progress) -> Stage:
@@ -217,8 +207,8 @@ class PictureTraining:
         bundle = self.start.open(seed)
         return Stage(
             name="pictures",
-            identity={**self.start.identity(), **deciding(self, without=("start",))},
-            params={part: bundle.params[part] for part in ("unet", "text_encoder")},
+            identity={**self.start.identity(bundle), **deciding(self, without=("start",))},
+            params=_of_unet(bundle.params),
             trained=self.trained,
             objective=self.objective(bundle.config),
             source=_encoded(bundle, self.data, "train", progress),
@@ -273,8 +263,7 @@ class TurntableTraining:
     def outline(self) -> Outline:
         """See `StageSettings`."""
         config = self.start.sizes()
-        shapes = parameter_shapes(config)
-        params = {part: shapes[part] for part in ("unet", "text_encoder")}
+        params = _of_unet(parameter_shapes(config))
         return Outline(params, self.trained, self.objective(config), _example(config, self.data))
 
     def build(self, seed: int, mesh: Mesh, progress: Progress) -> Stage:
@@ -282,8 +271,8 @@ class TurntableTraining:
         bundle = self.start.open(seed)
         return Stage(
             name="turntables",
-            identity={**self.start.identity(), **deciding(self, without=("start",))},
-            params={part: bundle.params[part] for part in ("unet", "text_encoder")},
+            identity={**self.start.identity(bundle), **deciding(self, without=("start",))},
+            params=_of_unet(bundle.params),
             trained=self.trained,
             objective=self.objective(bundle.config),
             source=_encoded(bundle, self.data, "train", progress),
@@ -328,23 +317,24 @@ class ElevationTraining:
         """The stage; its data are rendered and encoded here."""
         bundle = self.start.open(seed)
         objective = self.objective(bundle.config)
-        held = _encoded(bundle, self.data, "test", progress).arrays if self.data.held_out else None
-
-        def evaluate(params: Tree) -> dict[str, float]:
-            assert held is not None
-            estimate = apply(objective.head, params["elevation"], jnp.asarray(held["latents"], jnp.float32))
-            return {"test_degrees": float(jnp.rad2deg(jnp.abs(estimate - held["elevation"]).mean()))}
-
         return Stage(
             name="elevation",
-            identity={**self.start.identity(), **deciding(self, without=("start",))},
+            identity={**self.start.identity(bundle), **deciding(self, without=("start",))},
             params={"elevation": bundle.params["elevation"]},
             trained=self.trained,
             objective=objective,
             source=_encoded(bundle, self.data, "train", progress),
-            evaluate=evaluate if held is not None else None,
+            evaluate=_elevation_error(bundle, self.data, objective.head, progress) if self.data.held_out else None,
             export=functools.partial(_save, bundle),
         )
+
+
+BundleStage = AutoencoderTraining | PictureTraining | TurntableTraining | ElevationTraining
+
+
+def _of_unet(params: Tree) -> Tree:
+    """The parts of a bundle that draw, of its parameters or their shapes."""
+    return {part: params[part] for part in ("unet", "text_encoder")}
 
 
 def _networks(config: BundleConfig, dtype: str, attention: str) -> dict[str, Any]:
@@ -366,7 +356,7 @@ def _render(
     bundle: Bundle, data: Rendered, split: str, progress: Progress, transform: Callable[[jax.Array], jax.Array]
 ) -> tuple[np.ndarray, list[str], np.ndarray]:
     """(transformed frames [N, F, ...], captions, elevations [N] radians) of a split of Toybox."""
-    count = data.objects if split == "train" else max(1, data.held_out)
+    count = data.objects if split == "train" else data.held_out
     with progress.stage(f"render Toybox, {split}") as report:
         values, captions, elevations = turntables.map_orbits(
             split,
@@ -393,6 +383,34 @@ def _encoded(bundle: Bundle, data: Rendered, split: str, progress: Progress) -> 
     latents, captions, elevations = _render(bundle, data, split, progress, encode)
     tokens = np.asarray(bundle.tokenizer(captions))
     return ArrayExamples({"latents": latents, "tokens": tokens, "elevation": elevations.astype(np.float32)})
+
+
+def _reconstruction(bundle: Bundle, data: Rendered, progress: Progress) -> Callable[[Tree], dict[str, float]]:
+    """PSNR on white of at most 256 pictures of held-out objects, encoded and decoded."""
+    model = networks(bundle.config)["autoencoder"]
+    held, _, _ = _render(bundle, data, "test", progress, turntables.to_bytes)
+    true = held.reshape(-1, *held.shape[2:])[:256].astype(np.float32) / 255.0
+
+    @jax.jit
+    def measure(params: Tree, true: jax.Array) -> jax.Array:
+        latents = apply(model, params, composite_on_white(true), method="encode")
+        made = straight_from_white(apply(model, params, latents, method="decode"))
+        return psnr(composite(made), composite(true)).mean()
+
+    return lambda params: {"test_psnr": float(measure(params["autoencoder"], true))}
+
+
+def _elevation_error(
+    bundle: Bundle, data: Rendered, head: ElevationHead, progress: Progress
+) -> Callable[[Tree], dict[str, float]]:
+    """Mean error on held-out objects, degrees."""
+    held = _encoded(bundle, data, "test", progress).arrays
+
+    @jax.jit
+    def measure(params: Tree, latents: jax.Array, elevation: jax.Array) -> jax.Array:
+        return jnp.rad2deg(jnp.abs(apply(head, params, latents.astype(jnp.float32)) - elevation).mean())
+
+    return lambda params: {"test_degrees": float(measure(params["elevation"], held["latents"], held["elevation"]))}
 
 
 def _views_of_held_out(bundle: Bundle, data: Rendered, progress: Progress) -> Callable[[Tree], dict[str, float]]:

@@ -1,6 +1,6 @@
 """Fine-tuning of SVD-like networks and of Emu Video's layout on turntables.
 
-A batch holds what the networks see: latents and embeddings, computed ahead of time or by `EncodeVideo` in the loader.
+A batch holds latents and embeddings, which `encode` computes ahead of time.
 """
 
 from __future__ import annotations
