@@ -1,5 +1,6 @@
 """Runs: resuming to the same bits, every way to end, and what a folder refuses."""
 
+import dataclasses
 import json
 import os
 import pathlib
@@ -110,7 +111,12 @@ def test_length_and_rate_may_change_and_are_recorded(whole, tmp_path):
     ("change", "message"),
     [
         ({"seed": 1}, "holds a run of something else .seed was 0, now 1."),
-        ({"stage": make_stage(width=4)}, "is of another model .*kernel has shape .3,., expected .4,."),
+        ({"stage": make_stage(width=4)}, "holds a run of something else .width was 3, now 4."),
+        # Parameters that the identity does not tell.
+        (
+            {"stage": dataclasses.replace(make_stage(width=4), identity={"width": 3})},
+            "is of another model .*kernel has shape .3,., expected .4,.",
+        ),
     ],
 )
 def test_another_run_is_refused(whole, change, message, tmp_path):
