@@ -15,11 +15,19 @@ from im3d_jax.training.encode import EncodeSettings, encode_turntables
 from im3d_jax.training.recipe import Recipe
 from im3d_jax.training.stages.bundle import BundleStage, ElevationTraining, Rendered, Start
 from im3d_jax.training.stages.svd import SvdTraining
+from im3d_jax.weights import miniature as miniature_weights
 from im3d_jax.weights import open_checkpoint
-from im3d_jax.weights.miniature import BUNDLE, SIDE, VIEWS, miniature, write_miniature
+from im3d_jax.weights.miniature import SIDE, VIEWS, miniature, write_miniature
 
 
 FRAMES = (0, 4, 8, 12)
+# Smaller still: six stages compile their programs one after the other.
+BUNDLE = dataclasses.replace(
+    miniature_weights.BUNDLE,
+    image_size=16,
+    unet=dataclasses.replace(miniature_weights.BUNDLE.unet, channels=(8, 8)),
+    elevation=dataclasses.replace(miniature_weights.BUNDLE.elevation, patches=(2, 2)),
+)
 
 
 def short_run(recipe: Recipe) -> Recipe:
@@ -33,7 +41,7 @@ def short_run(recipe: Recipe) -> Recipe:
 
 
 def small_bundle_stage(recipe: Recipe) -> Recipe:
-    """A stage of a bundle on three Toybox objects of 32 x 32 pixels."""
+    """A stage of a bundle on three Toybox objects of 16 x 16 pixels."""
     stage = recipe.stage
     assert isinstance(stage, BundleStage)
     data = Rendered(3, FRAMES[: len(stage.data.frames)], 0)
