@@ -100,6 +100,7 @@ def time_ours(values: flags.FlagValues) -> dict[str, Any]:
     # The first piece compiles, the second may still fill the queue.
     steps = [line["ms_per_step"] for line in lines[2:] or lines[1:]]
     figures: dict[str, Any] = {
+        "settings": dataclasses.asdict(settings),
         "ms_per_step": statistics.median(steps),
         "slowest_ms": max(steps),
         "examples_per_second": 1e3 * values.devices / statistics.median(steps),
@@ -176,7 +177,6 @@ def run(values: flags.FlagValues) -> None:
         "command": command_line("benchmarks.training"),
         "device": jax.devices()[0].device_kind,
         "devices": values.devices,
-        "settings": dataclasses.asdict(apply_overrides(SvdTraining(), values.set)),
         "ours": time_ours(values),
     }
     if values.diffusers:

@@ -26,14 +26,19 @@ def step_tflop(objective: Objective, params: Tree, example: Mapping[str, np.ndar
         rule: Which parameters are trained.
 
     Returns:
-        None where XLA does not say.
+        None where XLA does not say, or has no CPU client.
     """
     shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), params)
     batch = {
         name: jax.ShapeDtypeStruct((1, *np.shape(value)), np.asarray(value).dtype) for name, value in example.items()
     }
     keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), 1))
-    cost: Any = jax.jit(objective).lower(shapes, batch, keys).cost_analysis()
+    try:
+        host = jax.local_devices(backend="cpu")[0]
+    except RuntimeError:  # JAX_PLATFORMS leaves it out
+        return None
+    with jax.default_device(host):  # the clients of accelerators count nothing that is not compiled
+        cost: Any = jax.jit(objective).lower(shapes, batch, keys).cost_analysis()
     forward = cost.get("flops") if isinstance(cost, Mapping) else None
     if not forward:
         return None

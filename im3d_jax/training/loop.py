@@ -40,7 +40,7 @@ class RunSettings:
         micro_batches: Parts of a batch whose gradients are accumulated.
         ema: Decay of the average.
         log_every: Steps between two lines of metrics.
-        evaluate_every: Steps between two evaluations; 0 for none but at the end.
+        evaluate_every: Steps between two evaluations, the end counts as one; 0 for none.
         checkpoint_every: Steps between two checkpoints; 0 goes by the time alone.
         checkpoint_seconds: Seconds between two checkpoints.
         max_seconds: The run stops after so long and is resumed by the same command.
@@ -210,15 +210,15 @@ class Run:
             state, metrics = step_of(state, held, next(stream), self.total)
             piece.add(metrics)
             step, used = step + 1, used + 1
-            logged = step % settings.log_every == 0 or step == self.total
+            judged = self._due(step, settings.evaluate_every) and self.stage.evaluate is not None
+            logged = self._due(step, settings.log_every) or judged
             if logged:
                 seconds = piece.seconds()
                 self._check(state, step, checkpoints)
                 figures = piece.means()
-                if settings.evaluate_every and self.stage.evaluate:
-                    if step % settings.evaluate_every == 0 or step == self.total:
-                        figures |= self.stage.evaluate(self._averaged(state, held))
-                        self._show(log, step, state, held)
+                if judged and self.stage.evaluate is not None:
+                    figures |= self.stage.evaluate(self._averaged(state, held))
+                    self._show(log, step, state, held)
                 figures |= self._rates(seconds, time.monotonic() - started)
                 log.write(step, figures)
                 self.say(progress_line(step, self.total, figures))
@@ -241,6 +241,9 @@ class Run:
             _everywhere(False)  # nobody ends, and takes the coordinator along, while process 0 writes
         self.say(f"{'finished' if done else 'stopped; the same command resumes'} at step {step} of {self.total}")
         return done
+
+    def _due(self, step: int, every: int) -> bool:
+        return every > 0 and (step % every == 0 or step == self.total)
 
     def _check(self, state: TrainState, step: int, checkpoints: Checkpoints) -> None:
         if int(state.skipped_in_a_row) < self.settings.bad_steps:

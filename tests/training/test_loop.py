@@ -172,3 +172,13 @@ def test_a_full_disk_loses_nothing(tmp_path, whole):
     lines = []
     assert run(tmp_path / "run", steps=28, checkpoint_every=4, line=lines.append)
     assert "resuming at step 24 of 28" in lines
+
+
+@pytest.mark.parametrize(("every", "expected"), [(3, [3, 6, 9, 10]), (4, [4, 8, 10]), (0, [])])
+def test_evaluations_do_not_hang_on_the_steps_of_the_log(tmp_path, every, expected):
+    """Every so many steps and at the end."""
+    stage = dataclasses.replace(make_stage(), evaluate=lambda params: {"judged": 1.0})
+    assert run(tmp_path, stage=stage, steps=10, evaluate_every=every, line=lambda text: None)
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines if "judged" in line] == expected
+    assert {4, 8, 10} <= {line["step"] for line in lines}
