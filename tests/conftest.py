@@ -18,6 +18,10 @@ def _scratch(name: str) -> str:
 
 # Tests are written for the CPU, and two workers share two cores.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+# Most of the time goes into compiling programs that run for milliseconds: LLVM optimises them less. Tolerances are
+# those of optimised programs. XLA_FLAGS=--xla_backend_optimization_level=3 runs the tests as programs of users run.
+if "xla_backend_optimization_level" not in os.environ.get("XLA_FLAGS", ""):
+    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_backend_optimization_level=0".strip()
 # Programs that several tests or processes compile are compiled once.
 if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     os.environ["JAX_COMPILATION_CACHE_DIR"] = _scratch("compiled")

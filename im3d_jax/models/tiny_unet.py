@@ -3,8 +3,8 @@
 A text-to-image UNet with temporal layers between its spatial ones: a temporal convolution after each spatial
 convolution and temporal attention after each spatial attention, all of them the identity at initialisation.
 The first frame conditions the video: its latent, zero-padded in time, and a mask channel enter beside the
-noised latent. With `temporal=False` every temporal layer is skipped and the network is the text-to-image
-model, frame by frame.
+noised latent. Further frames may be given the same way. With `temporal=False` every temporal layer is skipped and
+the network is the text-to-image model, frame by frame.
 
 At 22.5 degrees a frame, points move further than a per-pixel temporal attention sees, so two more temporal
 layers can be switched on per level (off for foreign presets): attention from every frame to the first frame,
@@ -180,9 +180,10 @@ class TinyUNet(nn.Module):
         x: [B, T, h, w, z] noised latents (T = 1 and `temporal=False`: text-to-image).
         time: [B] in [0, 1]; 1 is pure noise.
         context, context_mask: [B, L, D] and [B, L] from the text encoder.
-        condition: [B, h, w, z] latent of the first frame, zeros without an image; ignored when not
-            `temporal`.
-        has_image: [B] 1.0 where `condition` is given, else 0.0 (the mask channel of frame 0).
+        condition: [B, h, w, z] latent of the first frame, or [B, T, h, w, z] latents of given frames; ignored
+            when not `temporal`.
+        has_image: [B], or [B, T] beside latents of frames: 1.0 where `condition` is given, else 0.0, where its
+            values are not read (the mask channel).
         temporal: Whether the temporal layers run.
 
     Returns:
@@ -220,14 +221,15 @@ class TinyUNet(nn.Module):
         h = Conv(c.channels[0], dtype=self.dtype, name="conv_in")(x)
         if temporal and c.condition_channels:
             # Emu Video widens the first convolution; the new columns are a convolution of their own here, so
-            # that they can be trained while the old ones are held. Only frame 0 of their input is not zero.
+            # that they can be trained while the old ones are held. Only given frames of their input are not zero.
             assert condition is not None and has_image is not None  # as the arguments' documentation says
-            mask = jnp.broadcast_to(has_image[:, None, None, None], (batch, height, width, 1))
-            first = jnp.concatenate([condition * has_image[:, None, None, None], mask.astype(condition.dtype)], axis=-1)
-            first = Conv(c.channels[0], use_bias=False, zero_init=True, dtype=self.dtype, name="conv_in_condition")(
-                first
+            given = jnp.expand_dims(has_image, tuple(range(has_image.ndim, condition.ndim))).astype(condition.dtype)
+            mask = jnp.broadcast_to(given, (*condition.shape[:-1], 1))
+            entered = jnp.concatenate([condition * given, mask], axis=-1)
+            entered = Conv(c.channels[0], use_bias=False, zero_init=True, dtype=self.dtype, name="conv_in_condition")(
+                entered
             )
-            h = h.at[:, 0].add(first)
+            h = h + entered if condition.ndim == 5 else h.at[:, 0].add(entered)
 
         def residual(h: jax.Array, name: str, level: int) -> jax.Array:
             return ResnetBlock(c.channels[level], c, self.dtype, name=name)(h, embedding, temporal)

@@ -15,7 +15,7 @@ LINES = 3
 def start(prompts, bundle, out, *arguments, devices=1):
     command = [sys.executable, "-m", "im3d_jax", "batch", f"--prompts={prompts}", f"--model={bundle}", f"--out={out}"]
     environment = {**os.environ, "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT)}
-    environment["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={devices}"
+    environment["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={devices} --xla_backend_optimization_level=0"
     return subprocess.Popen(
         [*command, "--quality=draft", *arguments], cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True
     )

@@ -108,6 +108,20 @@ def test_the_picture_acts_only_where_it_is_given(moved, video):
     assert float(jnp.abs(a[0] - none[0]).max()) > 1e-3
 
 
+def test_the_first_frame_may_be_one_of_several(moved, video):
+    """Alone it is what a single picture is; another frame adds to it, and values of frames that are not given count
+    for nothing."""
+    given, condition = inputs()
+    rng = np.random.default_rng(3)
+    frames = jnp.asarray(rng.normal(size=given[0].shape), jnp.float32).at[:, 0].set(condition["condition"])
+    alone = jnp.asarray([[1.0, 0.0, 0.0, 0.0]] * 2)
+    one = video(moved, given, {**condition, "has_image": jnp.ones(2)})
+    np.testing.assert_allclose(video(moved, given, {"condition": frames, "has_image": alone}), one, atol=2e-5)
+    two = video(moved, given, {"condition": frames, "has_image": alone.at[0, 2].set(1.0)})
+    assert all(float(jnp.abs(two[0, t] - one[0, t]).max()) > 1e-3 for t in range(4))
+    np.testing.assert_allclose(two[1], one[1], atol=2e-5)
+
+
 def test_padding_of_the_prompt_is_not_read(moved, video):
     (x, time, context, mask), condition = inputs()
     changed = jnp.where(mask[..., None], context, 7.0)

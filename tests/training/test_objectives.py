@@ -15,6 +15,7 @@ from im3d_jax.training.stages.bundle_objectives import (
     ElevationObjective,
     PictureObjective,
     TurntableObjective,
+    draw_given,
     drop_prompts,
 )
 from im3d_jax.training.stages.svd import trained_rule
@@ -76,6 +77,15 @@ def test_conditions_are_dropped_alone_and_together():
     np.testing.assert_array_equal(drop_prompts(tokens, jnp.asarray([True, False])), [[1, 0, 0, 0], [1, 7, 0, 0]])
 
 
+def test_given_frames():
+    """Frame 0 always; in a share of the examples 1 to 3 others, each as often."""
+    given = np.asarray(jax.vmap(lambda key: draw_given(key, 8, 0.4))(jax.random.split(jax.random.key(5), 8000)))
+    assert set(np.unique(given)) == {0.0, 1.0} and (given[:, 0] == 1).all()
+    counts = np.bincount(given[:, 1:].sum(1).astype(int), minlength=4) / len(given)
+    np.testing.assert_allclose(counts, [0.6, 0.4 / 3, 0.4 / 3, 0.4 / 3], atol=0.02)
+    np.testing.assert_allclose(given[:, 1:].mean(0), 0.4 * 2 / 7, atol=0.02)
+
+
 @pytest.fixture(scope="module")
 def bundle():
     return networks(tiny.BUNDLE), jax.tree.map(jnp.asarray, tiny.draw_parameters(parameter_shapes(tiny.BUNDLE)))
@@ -96,7 +106,9 @@ def objectives_of(nets):
     return {
         "autoencoder": AutoencoderObjective(nets["autoencoder"]),
         "pictures": PictureObjective(nets["unet"], nets["text_encoder"], denoising),
-        "turntables": TurntableObjective(nets["unet"], nets["text_encoder"], denoising, picture_weight=0.5),
+        "turntables": TurntableObjective(
+            nets["unet"], nets["text_encoder"], denoising, picture_weight=0.5, more_given=0.5
+        ),
         "elevation": ElevationObjective(nets["elevation"]),
     }
 

@@ -216,7 +216,8 @@ def test_sharded_loading_equals_plain(folder):
     jax.tree.map(np.testing.assert_array_equal, one, load_network(checkpoint, "vae"))
     code = f"""
 import os
-os.environ.update(JAX_PLATFORMS="cpu", XLA_FLAGS="--xla_force_host_platform_device_count=8")
+os.environ["JAX_PLATFORMS"] = "cpu"
+os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
 import jax, numpy as np
 from tests.weights import test_checkpoints as tests
 checkpoint = tests.open_checkpoint({str(folder)!r}, preset=tests.TINY)

@@ -228,6 +228,7 @@ class TurntableTraining:
         spatial_rate: Share of the learning rate that spatial layers get; 0 holds them.
         picture_weight: Of the loss of single first frames.
         high_noise: Share of the times drawn from the noisiest fifth alone.
+        more_given: Share of the examples that are given one to three frames beside the first.
         learning_rate: Peak of the rate.
         dtype: Of the computation.
         attention: ``xla`` or ``cudnn``.
@@ -240,6 +241,7 @@ class TurntableTraining:
     spatial_rate: float = 0.0
     picture_weight: float = 0.0
     high_noise: float = 0.0
+    more_given: float = 0.0
     learning_rate: float = 8e-4
     dtype: str = "bfloat16"
     attention: str = "xla"
@@ -257,7 +259,13 @@ class TurntableTraining:
         nets = _networks(config, self.dtype, self.attention)
         denoising = Denoising(config.process, "v", UniformTimes(self.high_noise))
         return TurntableObjective(
-            nets["unet"], nets["text_encoder"], denoising, self.drop, self.condition_noise, self.picture_weight
+            nets["unet"],
+            nets["text_encoder"],
+            denoising,
+            self.drop,
+            self.condition_noise,
+            self.picture_weight,
+            self.more_given,
         )
 
     def outline(self) -> Outline:

@@ -38,6 +38,17 @@ def drop_prompts(tokens: jax.Array, drop: jax.Array) -> jax.Array:
     return jnp.where(drop[:, None] & ~start[None], 0, tokens)
 
 
+def draw_given(key: jax.Array, frames: int, more: float, most: int = 3) -> jax.Array:
+    """Which frames of an orbit are given, [frames] of 0.0 and 1.0.
+
+    Frame 0 always; with probability `more` also 1 to `most` others, each number as often.
+    """
+    lots = jax.random.split(key, 3)
+    count = jax.random.randint(lots[0], (), 1, most + 1) * jax.random.bernoulli(lots[1], more)
+    rank = jnp.argsort(jax.random.permutation(lots[2], frames - 1))
+    return jnp.concatenate([jnp.ones(1), (rank < count).astype(jnp.float32)])
+
+
 @dataclasses.dataclass(frozen=True)
 class AutoencoderObjective:
     """L1 + squared error of the four channels, and the posterior's divergence from N(0, 1).
@@ -102,8 +113,9 @@ class TurntableObjective:
     """Turntables given their first frame and caption.
 
     Conditions are dropped as Emu Video does for nested guidance. The conditioning latent carries a little noise,
-    because at test time it comes from an imperfect picture. With `picture_weight` the first frame alone is learned too
-    (temporal layers skipped), which holds the text-to-image model in place while spatial layers are trained.
+    because at test time it comes from an imperfect picture. Frames beside the first are given to a share `more_given`
+    of the examples, one to three of them anywhere on the orbit. With `picture_weight` the first frame alone is learned
+    too (temporal layers skipped), which holds the text-to-image model in place while spatial layers are trained.
 
     Batch: {"latents": [B, T, h, w, z], "tokens": [B, L] int32}.
 
@@ -113,6 +125,7 @@ class TurntableObjective:
         drop: Share of the examples that lose the prompt, the picture, and both, each.
         condition_noise: Most standard deviation of the noise on the conditioning latent.
         picture_weight: Of the loss of single frames.
+        more_given: Share of the examples with further given frames.
     """
 
     unet: TinyUNet
@@ -121,6 +134,7 @@ class TurntableObjective:
     drop: float = 0.1
     condition_noise: float = 0.1
     picture_weight: float = 0.0
+    more_given: float = 0.0
 
     def __call__(self, params: dict[str, Any], batch: dict[str, Any], keys: jax.Array) -> tuple[jax.Array, Metrics]:
         """See `Objective`."""
@@ -128,13 +142,18 @@ class TurntableObjective:
         no_prompt, no_image = drop_conditions(_fold(keys, 0), self.drop)
         tokens = drop_prompts(batch["tokens"], no_prompt)
         context, mask = apply(self.text, params["text_encoder"], tokens)
-        first = latents[:, 0]
+        has_image = 1.0 - no_image.astype(jnp.float32)
+        condition = latents[:, 0]
+        if self.more_given:
+            further = jax.vmap(lambda key: draw_given(key, latents.shape[1], self.more_given))(_fold(keys, 5))
+            condition, has_image = latents, has_image[:, None] * further
         strength = self.condition_noise * jax.vmap(jax.random.uniform)(_fold(keys, 1))
-        condition = first + _rows(strength, first.ndim) * _normals(_fold(keys, 2), first.shape[1:])
+        noise = _normals(_fold(keys, 2), condition.shape[1:])
+        condition = condition + _rows(strength, condition.ndim) * noise
 
         def predict(noised, times):
-            return apply(self.unet, params["unet"], noised, times, context, mask, condition=condition,
-                has_image=1.0 - no_image.astype(jnp.float32),
+            return apply(self.unet, params["unet"], noised, times, context, mask,
+                condition=condition, has_image=has_image,
             )  # fmt: skip
 
         videos, _ = self.denoising(predict, latents, _fold(keys, 3))

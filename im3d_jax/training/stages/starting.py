@@ -9,6 +9,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import Mesh
 from jax.typing import DTypeLike
 
@@ -81,16 +82,19 @@ def _random(shapes: Tree, kind: Callable[[str], DTypeLike], shardings: Tree, see
     places = flatten(shardings)
 
     def draw(number: int, name: str, leaf: Any) -> jax.Array:
-        last = name.rpartition(".")[2]
-
-        def make(key: jax.Array) -> jax.Array:
-            if last == "scale":
-                return jnp.ones(leaf.shape, kind(name))
-            if last == "mix_factor":
-                return jnp.full(leaf.shape, 0.5, kind(name))
-            return jnp.zeros(leaf.shape, kind(name)) if last == "bias" else KERNEL_INIT(key, leaf.shape, kind(name))
-
-        return jax.jit(make, out_shardings=places[name])(jax.random.fold_in(jax.random.key(seed), number))
+        # The function and its options are the same each time, so that each shape is compiled once.
+        made = jax.jit(_initial, static_argnums=(1, 2, 3), out_shardings=places[name])
+        key = jax.random.fold_in(jax.random.key(seed), number)
+        return made(key, name.rpartition(".")[2], leaf.shape, jnp.dtype(kind(name)))
 
     flat = {name: draw(i, name, leaf) for i, (name, leaf) in enumerate(flatten(shapes).items())}
     return unflatten(flat, shapes)
+
+
+def _initial(key: jax.Array, last: str, shape: tuple[int, ...], dtype: np.dtype) -> jax.Array:
+    """A new parameter whose name ends in `last`."""
+    if last == "scale":
+        return jnp.ones(shape, dtype)
+    if last == "mix_factor":
+        return jnp.full(shape, 0.5, dtype)
+    return jnp.zeros(shape, dtype) if last == "bias" else KERNEL_INIT(key, shape, dtype)
