@@ -25,7 +25,7 @@ if "xla_backend_optimization_level" not in os.environ.get("XLA_FLAGS", ""):
 # Programs that several tests or processes compile are compiled once.
 if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     os.environ["JAX_COMPILATION_CACHE_DIR"] = _scratch("compiled")
-os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.3"
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
 # The hub without network and with an empty cache.
 os.environ["HF_HUB_OFFLINE"] = "1"
 if "im3d-tests-hub" not in os.environ.get("HF_HUB_CACHE", ""):

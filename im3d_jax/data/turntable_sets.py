@@ -10,16 +10,16 @@ from im3d_jax.errors import InputError
 
 
 TOYBOX = "toybox"
-FORMS = "a folder of im3d render-dataset, a data set of experiments.build_tfds, or toybox[:objects[:size]]"
+FORMS = "a folder of im3d render-dataset, a data set of experiments.build_tfds, or toybox[:objects[:size[:frames]]]"
 
 
 def open_turntables(spec: str) -> TurntableSet:
     """Opens turntables.
 
     Args:
-        spec: A folder that `im3d render-dataset` or `build_turntables` wrote, or ``toybox[:objects[:size]]``: the first
-            objects (all) of Toybox's split "train", of this side in pixels (256). A folder of the name toybox is
-            ``./toybox``.
+        spec: A folder that `im3d render-dataset` or `build_turntables` wrote, or
+            ``toybox[:objects[:size[:frames]]]``: the first objects (all) of Toybox's split "train", of this side in
+            pixels (256) and so many frames (16). A folder of the name toybox is ``./toybox``.
 
     Raises:
         InputError: Nothing of these, or a folder that is damaged.
@@ -47,9 +47,9 @@ def open_turntables(spec: str) -> TurntableSet:
 def _toybox(spec: str, numbers: list[str]) -> TurntableSet:
     from im3d_jax.data.toybox.turntable_set import ToyboxTurntables
 
-    if len(numbers) > 2 or not all(number.isascii() and number.isdigit() and int(number) for number in numbers):
-        raise InputError(f"{spec}: expected toybox[:objects[:size]] with positive numbers, as in {TOYBOX}:64:256")
-    given = dict(zip(("objects", "size"), map(int, numbers), strict=False))
+    if len(numbers) > 3 or not all(number.isascii() and number.isdigit() and int(number) for number in numbers):
+        raise InputError(f"{spec}: expected toybox[:objects[:size[:frames]]] with positive numbers, as in {TOYBOX}:64:256")
+    given = dict(zip(("objects", "size", "frames"), map(int, numbers), strict=False))
     try:
         return ToyboxTurntables("train", **given)
     except ValueError as error:

@@ -44,6 +44,7 @@ def test_toybox():
     whole, some = open_turntables("toybox"), open_turntables("toybox:5:8")
     assert isinstance(whole, ToyboxTurntables) and (len(whole), whole.size) == (1_000_000, 256)
     assert (len(some), some.size, some.frames) == (5, 8, 16) and open_turntables("toybox:7").size == 256
+    assert open_turntables("toybox:2:8:14")[1].rgba.shape == (14, 8, 8, 4)
     assert some[4].key == "train-4"
     for index in (5, -1):
         with pytest.raises(IndexError):
@@ -57,7 +58,8 @@ def test_toybox():
         ("toybox:0", "positive numbers"),
         ("toybox:-3", "positive numbers"),
         ("toybox:4:x", "positive numbers"),
-        ("toybox:4:8:9", "expected toybox"),
+        ("toybox:4:8:0", "positive numbers"),
+        ("toybox:4:8:9:1", "expected toybox"),
         ("toybox:2000000", "1000000 objects, not 2000000"),
         ("toys", "no turntables at toys; expected a folder of im3d render-dataset"),
         ("", "no turntables at an empty path"),
