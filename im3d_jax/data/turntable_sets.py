@@ -48,7 +48,9 @@ def _toybox(spec: str, numbers: list[str]) -> TurntableSet:
     from im3d_jax.data.toybox.turntable_set import ToyboxTurntables
 
     if len(numbers) > 3 or not all(number.isascii() and number.isdigit() and int(number) for number in numbers):
-        raise InputError(f"{spec}: expected toybox[:objects[:size[:frames]]] with positive numbers, as in {TOYBOX}:64:256")
+        raise InputError(
+            f"{spec}: expected toybox[:objects[:size[:frames]]] with positive numbers, as in {TOYBOX}:64:256"
+        )
     given = dict(zip(("objects", "size", "frames"), map(int, numbers), strict=False))
     try:
         return ToyboxTurntables("train", **given)

@@ -30,6 +30,7 @@ from im3d_jax.weights.checkpoints import (
 from im3d_jax.weights.encoders import detect_layout, encoder_table
 from im3d_jax.weights.names.networks import CheckpointLayout, autoencoder_table, unet_table
 from im3d_jax.weights.names.table import Table, check_complete
+from im3d_jax.weights.pipeline_files import has_pipeline, pipeline_files
 from im3d_jax.weights.presets import Preset
 from im3d_jax.weights.tensor_files import (
     StoredTensor,
@@ -182,6 +183,10 @@ def _fill_folder(checkpoint: Checkpoint, folder: pathlib.Path, networks: dict, a
     for network, config in diffusers_configs(preset).items():
         if network in networks:
             (folder / network / "config.json").write_text(json.dumps(config, indent=1) + "\n")
+    if has_pipeline(preset):
+        for path, config in pipeline_files(preset).items():
+            (folder / path).parent.mkdir(exist_ok=True)
+            (folder / path).write_text(json.dumps(config, indent=1) + "\n")
     record = record_of(preset)
     encoder = encoder_folder(preset)
     if encoder in networks:
