@@ -18,6 +18,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from im3d_jax.data import turntables
+from im3d_jax.data.prop_arrays import map_props, prop_vocabulary
 from im3d_jax.data.toybox import ALIASES, VOCABULARY
 from im3d_jax.digests import json_hash
 from im3d_jax.errors import InputError
@@ -45,17 +46,28 @@ from im3d_jax.weights.identify import bundle_hash
 
 @dataclasses.dataclass(frozen=True)
 class Rendered:
-    """Toybox turntables that a stage renders at its start.
+    """Turntables that a stage renders at its start: of Toybox, and of props behind them.
 
     Attributes:
-        objects: Training objects, by index from 0.
-        frames: Frame numbers drawn of each.
-        held_out: Objects of the test split for evaluations; 0 for none.
+        objects: Toybox's training objects, by index from 0.
+        frames: Frame numbers drawn of each; props are drawn at 1, 2, 4, 8 or 16 frames evenly around the orbit.
+        held_out: Toybox's test objects for evaluations; 0 for none.
+        pack: File of props, see docs/props.md; empty for Toybox alone.
+        props: Training examples of props, by index from 0.
+        held_out_props: Test examples of props for evaluations.
     """
 
     objects: int = 10_000
     frames: tuple[int, ...] = tuple(range(turntables.ORBIT_FRAMES))
     held_out: int = 32
+    pack: str = ""
+    props: int = 0
+    held_out_props: int = 0
+
+    @property
+    def evaluated(self) -> bool:
+        """Whether there are held-out objects."""
+        return self.held_out + self.held_out_props > 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,16 +77,25 @@ class Start:
     Attributes:
         bundle: ``tiny`` or a bundle's folder; empty for new networks of the sizes of `model`.
         model: Sizes of a new bundle.
+        prop_words: Whether a new bundle knows the words of props beside those of Toybox.
     """
 
     bundle: str = ""
     model: BundleConfig = BundleConfig()
+    prop_words: bool = False
 
     def open(self, seed: int) -> Bundle:
-        """The bundle; a new one has random weights and the words of Toybox."""
+        """The bundle; a new one has random weights.
+
+        Raises:
+            InputError: Its vocabulary is too small for the words.
+        """
         if self.bundle:
             return load_bundle(self.bundle)
-        tokenizer = WordTokenizer(build_tokenizer(VOCABULARY, ALIASES), self.model.text.length)
+        words = list(VOCABULARY)
+        if self.prop_words:
+            words += [word for word in prop_vocabulary() if word not in VOCABULARY]
+        tokenizer = WordTokenizer(build_tokenizer(words, ALIASES), self.model.text.length)
         if len(tokenizer.words()) + 3 > self.model.text.vocabulary:
             raise InputError(
                 f"{len(tokenizer.words())} words do not fit into model.text.vocabulary={self.model.text.vocabulary}"
@@ -157,7 +178,7 @@ class AutoencoderTraining:
             trained=self.trained,
             objective=self.objective(bundle.config),
             source=ArrayExamples(pictures),
-            evaluate=_reconstruction(bundle, self.data, progress) if self.data.held_out else None,
+            evaluate=_reconstruction(bundle, self.data, progress) if self.data.evaluated else None,
             export=lambda params, folder: _save_measured(bundle, params, pictures["rgba"], folder),
         )
 
@@ -284,7 +305,7 @@ class TurntableTraining:
             trained=self.trained,
             objective=self.objective(bundle.config),
             source=_encoded(bundle, self.data, "train", progress),
-            evaluate=_views_of_held_out(bundle, self.data, progress) if self.data.held_out else None,
+            evaluate=_views_of_held_out(bundle, self.data, progress) if self.data.evaluated else None,
             export=functools.partial(_save, bundle),
         )
 
@@ -332,7 +353,7 @@ class ElevationTraining:
             trained=self.trained,
             objective=objective,
             source=_encoded(bundle, self.data, "train", progress),
-            evaluate=_elevation_error(bundle, self.data, objective.head, progress) if self.data.held_out else None,
+            evaluate=_elevation_error(bundle, self.data, objective.head, progress) if self.data.evaluated else None,
             export=functools.partial(_save, bundle),
         )
 
@@ -363,19 +384,41 @@ def _example(config: BundleConfig, data: Rendered) -> dict[str, jax.ShapeDtypeSt
 def _render(
     bundle: Bundle, data: Rendered, split: str, progress: Progress, transform: Callable[[jax.Array], jax.Array]
 ) -> tuple[np.ndarray, list[str], np.ndarray]:
-    """(transformed frames [N, F, ...], captions, elevations [N] radians) of a split of Toybox."""
-    count = data.objects if split == "train" else data.held_out
-    with progress.stage(f"render Toybox, {split}") as report:
-        values, captions, elevations = turntables.map_orbits(
-            split,
-            range(count),
-            size=bundle.config.image_size,
-            frames=data.frames,
-            transform=transform,
-            chunk=max(1, 512 // len(data.frames)),
-            progress=lambda done, total: report(done, total, ""),
-        )
-    return np.asarray(values), captions, elevations
+    """(transformed frames [N, F, ...], captions, elevations [N] radians) of a split, Toybox first."""
+    train = split == "train"
+    objects, props = (data.objects, data.props) if train else (data.held_out, data.held_out_props)
+    size, chunk = bundle.config.image_size, max(1, 512 // len(data.frames))
+    found = []
+    if objects:
+        with progress.stage(f"render Toybox, {split}") as report:
+            values, captions, elevations = turntables.map_orbits(
+                split,
+                range(objects),
+                size=size,
+                frames=data.frames,
+                transform=transform,
+                chunk=chunk,
+                progress=lambda done, total: report(done, total, ""),
+            )
+        found.append((np.asarray(values), captions, elevations))
+    if props:
+        with progress.stage(f"render props, {split}") as report:
+            found.append(
+                map_props(
+                    data.pack,
+                    split,
+                    props,
+                    size=size,
+                    frames=data.frames,
+                    transform=transform,
+                    chunk=chunk,
+                    progress=lambda done, total: report(done, total, ""),
+                )
+            )
+    if not found:
+        raise InputError(f"no objects to render for {split}: give data.objects, or data.pack and data.props")
+    captions = [caption for _, words, _ in found for caption in words]
+    return np.concatenate([each[0] for each in found]), captions, np.concatenate([each[2] for each in found])
 
 
 def _encoded(bundle: Bundle, data: Rendered, split: str, progress: Progress) -> ArrayExamples:
@@ -394,10 +437,11 @@ def _encoded(bundle: Bundle, data: Rendered, split: str, progress: Progress) -> 
 
 
 def _reconstruction(bundle: Bundle, data: Rendered, progress: Progress) -> Callable[[Tree], dict[str, float]]:
-    """PSNR on white of at most 256 pictures of held-out objects, encoded and decoded."""
+    """PSNR on white of about 256 pictures of held-out objects, encoded and decoded."""
     model = networks(bundle.config)["autoencoder"]
     held, _, _ = _render(bundle, data, "test", progress, turntables.to_bytes)
-    true = held.reshape(-1, *held.shape[2:])[:256].astype(np.float32) / 255.0
+    pictures = held.reshape(-1, *held.shape[2:])
+    true = pictures[:: max(1, len(pictures) // 256)].astype(np.float32) / 255.0
 
     @jax.jit
     def measure(params: Tree, true: jax.Array) -> jax.Array:
