@@ -81,7 +81,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.11",
     packages=find_packages(include=[pattern for name in PACKAGES for pattern in (name, f"{name}.*")]),
-    package_data={"im3d_jax.weights": ["tiny/*.safetensors", "tiny/*.json"]},
+    package_data={"im3d_jax.weights": ["tiny/*.safetensors", "tiny/*.json"], "im3d_jax.data.props": ["*.tsv"]},
     install_requires=REQUIREMENTS,
     extras_require=EXTRAS,
     entry_points={"console_scripts": ["im3d = im3d_jax.cli.main:console"]},

@@ -3,9 +3,10 @@
     python -m experiments.build_tfds --turntables=data/props --out=data/tfds
     python -m experiments.build_tfds --turntables=toybox:64:128 --out=data/tfds --beam --beam_runner=DirectRunner
 
---turntables is a folder of `im3d render-dataset`, a data set of this program, or toybox[:objects[:size]]. --beam shares
-the files over the workers of Apache Beam (extra `beam`); --beam_option, once for each, gives the runner its own flags.
-On a cluster the folders must be reachable from all workers. Prints the data set's folder.
+--turntables is a folder of `im3d render-dataset`, a data set of this program, toybox[:objects[:size[:frames]]], or
+props:PACK[:objects[:size[:frames]]]. --beam shares the files over the workers of Apache Beam (extra `beam`); --beam_option, once
+for each, gives the runner its own flags. On a cluster the folders must be reachable from all workers. Prints the data
+set's folder.
 """
 
 from __future__ import annotations
@@ -20,7 +21,12 @@ from im3d_jax.progress import Progress, ProgressPrinter
 
 def define_flags(values: flags.FlagValues) -> None:
     """Flags of this program."""
-    flags.DEFINE_string("turntables", None, "folder of turntables, or toybox[:objects[:size]]", flag_values=values)
+    flags.DEFINE_string(
+        "turntables",
+        None,
+        "folder of turntables, toybox[:objects[:size[:frames]]], or props:PACK[:objects[:size[:frames]]]",
+        flag_values=values,
+    )
     flags.DEFINE_string("out", None, "folder under which the data set gets its own", flag_values=values)
     flags.DEFINE_integer("shards", None, "number of files; by size if not given", lower_bound=1, flag_values=values)
     flags.DEFINE_bool("beam", False, "works with Apache Beam", flag_values=values)

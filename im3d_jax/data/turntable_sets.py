@@ -9,8 +9,11 @@ from im3d_jax.data.turntable import TurntableSet
 from im3d_jax.errors import InputError
 
 
-TOYBOX = "toybox"
-FORMS = "a folder of im3d render-dataset, a data set of experiments.build_tfds, or toybox[:objects[:size[:frames]]]"
+TOYBOX, PROPS = "toybox", "props"
+FORMS = (
+    "a folder of im3d render-dataset, a data set of experiments.build_tfds, toybox[:objects[:size[:frames]]], "
+    "or props:PACK[:objects[:size[:frames]]]"
+)
 
 
 def open_turntables(spec: str) -> TurntableSet:
@@ -19,7 +22,8 @@ def open_turntables(spec: str) -> TurntableSet:
     Args:
         spec: A folder that `im3d render-dataset` or `build_turntables` wrote, or
             ``toybox[:objects[:size[:frames]]]``: the first objects (all) of Toybox's split "train", of this side in
-            pixels (256) and so many frames (16). A folder of the name toybox is ``./toybox``.
+            pixels (256) and so many frames (16); or ``props:PACK[:objects[:size[:frames]]]``, the same of props. A
+            folder of the name toybox is ``./toybox``.
 
     Raises:
         InputError: Nothing of these, or a folder that is damaged.
@@ -27,6 +31,10 @@ def open_turntables(spec: str) -> TurntableSet:
     word, *numbers = spec.split(":")
     if word == TOYBOX:
         return _toybox(spec, numbers)
+    if word == PROPS and numbers:
+        from im3d_jax.data.props.turntables import open_props
+
+        return open_props(spec, numbers)
     path = pathlib.Path(spec)
     if not spec or not path.is_dir():
         raise InputError(f"no turntables at {spec or 'an empty path'}; expected {FORMS}")

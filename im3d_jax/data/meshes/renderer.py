@@ -32,7 +32,7 @@ class Renderer:
     """
 
     def __init__(self):
-        self._gl = _create_context()
+        self._gl = create_context()
         self._surface = self._gl.program(vertex_shader=shaders.VERTEX, fragment_shader=shaders.SURFACE)
         self._resolve = self._gl.program(vertex_shader=shaders.SCREEN, fragment_shader=shaders.RESOLVE)
         corners = np.array([-1, -1, 3, -1, -1, 3], "f4")
@@ -227,7 +227,15 @@ def mirrored(texture: Texture) -> tuple[np.ndarray, tuple[float, float]]:
     return np.ascontiguousarray(pixels), (scale[0], scale[1])
 
 
-def _create_context() -> Any:
+def create_context(gpu: int | None = None) -> Any:
+    """An OpenGL context without a display.
+
+    Args:
+        gpu: Number of the EGL device; None takes EGL's first.
+
+    Raises:
+        InputError: moderngl is not installed, or there is no EGL.
+    """
     try:
         import moderngl  # pyright: ignore[reportMissingImports]  # of an extra
     except ModuleNotFoundError:
@@ -237,6 +245,8 @@ def _create_context() -> Any:
     for library in ("libGL.so.1", "libOpenGL.so.0"):
         try:
             settings: dict[str, Any] = {"backend": "egl", "libgl": library, "libegl": "libEGL.so.1"}
+            if gpu is not None:
+                settings["device_index"] = gpu
             return moderngl.create_context(standalone=True, **settings)
         except Exception as error:  # of several kinds, by what is missing
             reasons.append(str(error))

@@ -95,7 +95,9 @@ class Start:
         words = list(VOCABULARY)
         if self.prop_words:
             words += [word for word in prop_vocabulary() if word not in VOCABULARY]
-        tokenizer = WordTokenizer(build_tokenizer(words, ALIASES), self.model.text.length)
+        # A synonym of Toybox may be a word of its own among props.
+        aliases = {alias: meant for alias, meant in ALIASES.items() if alias not in words}
+        tokenizer = WordTokenizer(build_tokenizer(words, aliases), self.model.text.length)
         if len(tokenizer.words()) + 3 > self.model.text.vocabulary:
             raise InputError(
                 f"{len(tokenizer.words())} words do not fit into model.text.vocabulary={self.model.text.vocabulary}"
