@@ -4,9 +4,9 @@
     python -m experiments.build_tfds --turntables=toybox:64:128 --out=data/tfds --beam --beam_runner=DirectRunner
 
 --turntables is a folder of `im3d render-dataset`, a data set of this program, toybox[:objects[:size[:frames]]], or
-props:PACK[:objects[:size[:frames]]]. --beam shares the files over the workers of Apache Beam (extra `beam`); --beam_option, once
-for each, gives the runner its own flags. On a cluster the folders must be reachable from all workers. Prints the data
-set's folder.
+props:PACK[:objects[:size[:frames]]]. --beam shares the files over the workers of Apache Beam (extra `beam`);
+--beam_option, once for each, gives the runner its own flags. On a cluster the folders must be reachable from all
+workers. Prints the data set's folder.
 """
 
 from __future__ import annotations

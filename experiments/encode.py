@@ -3,8 +3,9 @@
     im3d render-dataset --meshes=MESHES --out=data/turntables --views=14 --size=576
     python -m experiments.encode --turntables=data/turntables --model=DIR_OF_SVD --out=data/encoded
 
---turntables takes a folder of `im3d render-dataset` or of `experiments.build_tfds`, toybox[:objects[:size[:frames]]], or
-props:PACK[:objects[:size[:frames]]]. Turntables with a multiple of the network's frames are thinned. The same command resumes.
+--turntables takes a folder of `im3d render-dataset` or of `experiments.build_tfds`,
+toybox[:objects[:size[:frames]]], or props:PACK[:objects[:size[:frames]]]. Turntables with a multiple of the network's
+frames are thinned. The same command resumes.
 """
 
 from __future__ import annotations

@@ -3,9 +3,9 @@
     python -m experiments.benchmarks.loader --source=data/encoded --batch=16 --workers=0,4,8 --step_ms=323
 
 --source is a folder of encoded turntables (`experiments.encode`), or what `experiments.build_tfds` takes: a folder of
-turntables, a data set of tensorflow-datasets, toybox[:objects[:size[:frames]]], props:PACK[:objects[:size[:frames]]]. Prints a table with
-a row for each number of workers; --json=FILE keeps the same. Files that were read before come from memory: a first run
-is the slow one.
+turntables, a data set of tensorflow-datasets, toybox[:objects[:size[:frames]]] or
+props:PACK[:objects[:size[:frames]]]. Prints a table with a row for each number of workers; --json=FILE keeps the same.
+Files that were read before come from memory: a first run is the slow one.
 """
 
 from __future__ import annotations

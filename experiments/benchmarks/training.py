@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import pathlib
 import shutil
 import statistics
@@ -22,7 +23,9 @@ from typing import Any
 import jax
 import ml_dtypes
 import numpy as np
+import optax
 from absl import flags, logging
+from jax.sharding import Mesh
 
 from experiments.overrides import apply_overrides
 from experiments.programs import Program, command_line
@@ -30,9 +33,11 @@ from im3d_jax import environment, parallel
 from im3d_jax.data.encoded import EncodedWriter
 from im3d_jax.data.toybox.turntable_set import ToyboxTurntables
 from im3d_jax.progress import ProgressPrinter
-from im3d_jax.training import RunSettings, make_optimizer, schedule, train
+from im3d_jax.training import RunSettings, Stage, make_optimizer, schedule, train
 from im3d_jax.training.stages.svd import SvdTraining
 from im3d_jax.training.stages.video_objectives import scalar_conditions
+from im3d_jax.training.state import outline_state
+from im3d_jax.training.trees import partition
 from im3d_jax.weights.presets import PRESETS
 
 
@@ -86,10 +91,11 @@ def time_ours(values: flags.FlagValues) -> dict[str, Any]:
     run = RunSettings(
         steps=values.steps, batch=values.devices, log_every=10, evaluate_every=values.steps, checkpoint_seconds=1e9
     )
+    optimizer = make_optimizer("adamw", settings.rate, b2=0.999)
     started = time.monotonic()
     train(
         stage,
-        make_optimizer("adamw", settings.rate, b2=0.999),
+        optimizer,
         run,
         workdir=folder / "run",
         mesh=mesh,
@@ -105,6 +111,7 @@ def time_ours(values: flags.FlagValues) -> dict[str, Any]:
         "slowest_ms": max(steps),
         "examples_per_second": 1e3 * values.devices / statistics.median(steps),
         "peak_gib": lines[-1].get("peak_gib"),
+        "state_gib": state_gib(stage, optimizer, mesh),
         "tflops_per_device": lines[-1].get("tflops_per_device"),
         "mfu": lines[-1].get("mfu"),
         "seconds": time.monotonic() - started,
@@ -113,6 +120,13 @@ def time_ours(values: flags.FlagValues) -> dict[str, Any]:
         after = lines[-1]["fixed_loss"]
         figures["fixed_loss"] = {"before": before, "after": after, "change": after / before - 1.0}
     return figures
+
+
+def state_gib(stage: Stage, optimizer: optax.GradientTransformation, mesh: Mesh) -> float:
+    """GiB of the train state on one device: trained parameters, their average, and the optimizer's moments."""
+    trained, _ = partition(stage.params, stage.trained)
+    leaves = jax.tree.leaves(outline_state(jax.random.key(0), trained, optimizer, mesh))
+    return sum(math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize for leaf in leaves) / 2**30
 
 
 def time_diffusers(repeats: int = 20) -> dict[str, Any]:
