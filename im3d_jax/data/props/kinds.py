@@ -22,7 +22,7 @@ NATURAL = _nouns(
     radish rhino ribs rock rocks rosette rubble sandwich sausage seashell seedling shark skewer skull slice smoke
     stalk steak stick strawberry stump sundae sunfish sushi swordfish taco tomato tree tuna unicorn waffle watermelon
     whale wheat whipped_cream bell_pepper apple_tree palm_tree pine_tree orange_tree candy_bar chocolate_bar chicken_leg
-    corn_dog hot_dog ice_cream manta_ray rice_ball jack-o'-lantern
+    corn_dog hot_dog ice_cream manta_ray rice_ball sushi_roll jack-o'-lantern
     """
 )
 

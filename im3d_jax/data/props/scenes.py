@@ -218,11 +218,11 @@ def draw_paint(prop: Prop, rng: np.random.Generator) -> Paint:
         if choice < 0.60 and material and not prop.natural:
             return paints.draw_material(rng)
         return paints.draw_colour(rng, "all", plastic=material)
-    own = 1.0 if prop.fixed else 0.8 if prop.natural else 0.5
+    own = 1.0 if prop.fixed or (prop.name.composite and prop.share < 0.5) else 0.8 if prop.natural else 0.5
     if choice < own or not coloured:
         clear = prop.colour and coloured and not (prop.fixed or prop.natural or "[" in prop.name.text)
         said = clear and rng.uniform() < 0.5
         return Paint(prop.colour if said else "")
-    if material and not prop.natural and rng.uniform() < 0.35:
+    if material and not (prop.natural or prop.name.composite) and rng.uniform() < 0.35:
         return paints.draw_material(rng)
     return paints.draw_colour(rng, "main" if prop.share >= 0.5 else "all", plastic=material)
