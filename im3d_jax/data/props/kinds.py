@@ -45,7 +45,7 @@ LARGE = _nouns(
 # What carries others, where its top is flat.
 SUPPORTS = _nouns(
     """
-    barrel block board book box cabinet chest column container counter crate cube desk dresser fridge keg
+    barrel block board book box cabinet chest column container counter crate cube desk dresser keg
     nightstand pallet panel pedestal plate platform podium rug slab stool stump table tray trunk washing_machine
     chest_of_drawers cutting_board oil_drum drum cake_stand
     """

@@ -79,7 +79,7 @@ def main_colour(frames: np.ndarray) -> tuple[tuple[float, float, float], float]:
         centre = lab[near].mean(0)
     near = ((lab - centre) ** 2).sum(-1) < _NEAR**2
     red, green, blue = (np.round(255.0 * seen[near].mean(0)) / 255.0).tolist()  # as the catalogue keeps it
-    return (red, green, blue), float(near.mean())
+    return (red, green, blue), round(float(near.mean()), 2)
 
 
 def colour_word(srgb: tuple[float, float, float]) -> str:

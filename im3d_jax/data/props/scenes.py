@@ -131,7 +131,7 @@ class PropScenes:
         front = rng.uniform() < _FRONT
         # From its narrow end, or level with it, hardly anything of an object would be seen.
         middle = 0.5 * math.pi if parts[0].prop.deep and not relation else 0.0
-        lowest = _LOWEST_OF_LOW if parts[0].prop.low and not relation else 0.0
+        lowest = _LOWEST_OF_LOW if parts[0].prop.low and relation != "next to" else 0.0
         return Scene(
             parts=parts,
             relation=relation,

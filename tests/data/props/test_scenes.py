@@ -72,6 +72,8 @@ def test_ranges(train):
     assert elevations.min() >= 0.0 and elevations.max() <= 45.0 and np.ptp(elevations) > 40.0
     assert {scene.relation for scene in train} == {"", "on", "next to"}
     for scene in train:
+        if scene.parts[0].prop.low and scene.relation != "next to":
+            assert np.degrees(scene.elevation) >= 15.0
         if scene.relation == "on":
             assert scene.parts[1].prop.carries and not scene.parts[0].prop.large
         if scene.relation:
