@@ -22,7 +22,7 @@ NATURAL = _nouns(
     radish rhino ribs rock rocks rosette rubble sandwich sausage seashell seedling shark skewer skull slice smoke
     stalk steak stick strawberry stump sundae sunfish sushi swordfish taco tomato tree tuna unicorn waffle watermelon
     whale wheat whipped_cream bell_pepper apple_tree palm_tree pine_tree orange_tree candy_bar chocolate_bar chicken_leg
-    corn_dog hot_dog ice_cream manta_ray rice_ball jack-o'-lantern
+    corn_dog hot_dog ice_cream manta_ray rice_ball sushi_roll jack-o'-lantern
     """
 )
 
@@ -45,7 +45,7 @@ LARGE = _nouns(
 # What carries others, where its top is flat.
 SUPPORTS = _nouns(
     """
-    barrel block board book box cabinet chest column container counter crate cube desk dresser fridge keg
+    barrel block board book box cabinet chest column container counter crate cube desk dresser keg
     nightstand pallet panel pedestal plate platform podium rug slab stool stump table tray trunk washing_machine
     chest_of_drawers cutting_board oil_drum drum cake_stand
     """

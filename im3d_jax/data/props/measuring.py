@@ -78,8 +78,8 @@ def main_colour(frames: np.ndarray) -> tuple[tuple[float, float, float], float]:
         near = ((lab - centre) ** 2).sum(-1) < _NEAR**2
         centre = lab[near].mean(0)
     near = ((lab - centre) ** 2).sum(-1) < _NEAR**2
-    red, green, blue = seen[near].mean(0).tolist()
-    return (red, green, blue), float(near.mean())
+    red, green, blue = (np.round(255.0 * seen[near].mean(0)) / 255.0).tolist()  # as the catalogue keeps it
+    return (red, green, blue), round(float(near.mean()), 2)
 
 
 def colour_word(srgb: tuple[float, float, float]) -> str:
@@ -87,7 +87,7 @@ def colour_word(srgb: tuple[float, float, float]) -> str:
     lab = oklab(np.array(srgb))
     chroma, hue = float(np.hypot(lab[1], lab[2])), float(np.degrees(np.arctan2(lab[2], lab[1])) % 360.0)
     lightness = float(lab[0])
-    if chroma < 0.025:
+    if chroma < 0.018:
         for word, low, high in (("black", 0.0, 0.33), ("gray", 0.48, 0.78), ("white", 0.88, 1.1)):
             if low <= lightness <= high:
                 return word

@@ -27,7 +27,7 @@ _COUNTING = frozenset(
 # What comes before a colour in English: "a small red table".
 _BEFORE_COLOURS = frozenset(
     "arched bare big broken burning curved damaged deep dented dirty elevated hexagonal large long low melted "
-    "octagonal old open oval round small simple square tall thin".split()
+    "octagonal old open oval round small simple square tall thin two three four".split()
 )
 _MASS = frozenset(
     "armor bacon broccoli cheese dirt firewood grass lettuce meat scaffolding smoke sushi toilet_paper wheat "
@@ -68,6 +68,13 @@ class Name:
     def held_out(self) -> bool:
         """Whether the test split has it: one in ten, by the SHA-256 of `bare`, with all its colours and variants."""
         return int.from_bytes(hashlib.sha256(self.bare.encode()).digest()[:8], "big") % 10 == 0
+
+    @property
+    def composite(self) -> bool:
+        """Whether it names something besides the object: what is in it, on it or about it."""
+        words = self.bare.split()
+        counted = len(words) > 1 and "of" in words and words[words.index("of") - 1] in _COUNTING
+        return bool({"with", "in", "on", "full", "over"} & set(words)) or ("of" in words and not counted)
 
     def with_article(self, words: str = "", *, coloured: bool = True) -> str:
         """The name in a caption.

@@ -75,7 +75,9 @@ USUAL: dict[str, tuple[str, str, Colour]] = {
 _MATERIAL_WORDS = frozenset(
     "wooden metal stone clay glass brick cardboard paper rubber bamboo golden gold concrete plastic snow moss".split()
 )
-_COLOUR_WORDS = frozenset({*COLOURS, "golden", "gold", "stop", "warning", "police", "burnt", "raw", "snow", "moss"})
+_COLOUR_WORDS = frozenset(
+    {*COLOURS, "golden", "gold", "stop", "warning", "police", "burnt", "raw", "snow", "moss", "autumn"}
+)
 _PLASTIC, _GLOSS = 0.2, 0.4
 
 

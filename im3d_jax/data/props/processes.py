@@ -75,6 +75,11 @@ class PropProcesses:
         worker = self._free.get()
         try:
             fields = worker.ask(int(index))
+        except InputError:
+            raise
+        except BaseException:  # Ctrl-C: its answer would be taken for that of the next question
+            worker.kill()
+            raise
         finally:
             self._free.put(worker)
         rgba = np.frombuffer(fields.pop("rgba"), np.uint8).reshape(self.frames, self.size, self.size, 4)
@@ -114,12 +119,15 @@ class _Worker:
         try:
             self._pipe.send(None)
         except OSError:
-            pass
+            pass  # it has ended
         self._process.join(5.0)
+        self.kill()
+        self._pipe.close()
+
+    def kill(self) -> None:
         if self._process.is_alive():
             self._process.kill()
             self._process.join()
-        self._pipe.close()
 
 
 def _stop(workers: list[_Worker]) -> None:

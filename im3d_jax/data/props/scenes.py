@@ -22,6 +22,7 @@ RELATIONS = ("on", "next to")
 _SEED = 2660_256
 # Shares of the scenes with two objects, by their relation.
 _ON, _NEXT = 0.12, 0.10
+_MOST = 0.6  # of an object: from there on its main colour alone is painted, and named after
 _LOWEST_OF_LOW = math.radians(15.0)
 _FRONT = 0.5  # of the scenes show the front within 50 degrees, the rest any side
 
@@ -132,7 +133,7 @@ class PropScenes:
         front = rng.uniform() < _FRONT
         # From its narrow end, or level with it, hardly anything of an object would be seen.
         middle = 0.5 * math.pi if parts[0].prop.deep and not relation else 0.0
-        lowest = _LOWEST_OF_LOW if parts[0].prop.low and not relation else 0.0
+        lowest = _LOWEST_OF_LOW if parts[0].prop.low and relation != "next to" else 0.0
         return Scene(
             parts=parts,
             relation=relation,
@@ -227,11 +228,13 @@ def draw_paint(prop: Prop, rng: np.random.Generator) -> Paint:
         if choice < 0.60 and material and not prop.natural:
             return paints.draw_material(rng)
         return paints.draw_colour(rng, "all", plastic=material)
-    own = 1.0 if prop.fixed else 0.8 if prop.natural else 0.5
+    enclosed = bool({"in", "full"} & set(phrase.split()))  # the main colour may be that of what is around it
+    kept = prop.fixed or enclosed or (prop.name.composite and prop.share < _MOST)
+    own = 1.0 if kept else 0.8 if prop.natural else 0.5
     if choice < own or not coloured:
-        clear = prop.colour and coloured and not (prop.fixed or prop.natural or "[" in prop.name.text)
+        clear = prop.colour and coloured and not (prop.fixed or prop.natural or enclosed or "[" in prop.name.text)
         said = clear and rng.uniform() < 0.5
         return Paint(prop.colour if said else "")
-    if material and not prop.natural and rng.uniform() < 0.35:
+    if material and not (prop.natural or prop.name.composite) and rng.uniform() < 0.35:
         return paints.draw_material(rng)
-    return paints.draw_colour(rng, "main" if prop.share >= 0.5 else "all", plastic=material)
+    return paints.draw_colour(rng, "main" if prop.share >= _MOST else "all", plastic=material)

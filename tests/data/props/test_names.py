@@ -47,6 +47,7 @@ def test_words_in_front_change_the_article_and_replace_colours():
     assert Name("curtains").with_article("red") == "red curtains"
     assert Name("small round table").with_article("orange") == "a small round orange table"
     assert Name("open treasure_chest").with_article("orange") == "an open orange treasure chest"
+    assert Name("two sacks").with_article("white") == "two white sacks"
     assert Name("stack of coins").with_article("golden") == "a stack of golden coins"
     assert Name("pile of rocks with moss").with_article("red") == "a pile of red rocks with moss"
 
@@ -64,6 +65,13 @@ def test_reviewed_names_are_a_persons_words():
         assert all(len(word) > 1 or word in ("a", "X") for word in words) and words[-1] != "a", phrase
         assert not [word for word, following in zip(words, words[1:], strict=False) if word == following], phrase
         assert Name(row["name"]).noun and row["usual"] in {"", *USUAL}, phrase
+
+
+def test_composites_name_more_than_the_object():
+    composite = ("bowl of soup", "table with plates", "candy_bar in a wrapper", "chest full of gold")
+    assert all(Name(text).composite for text in composite)
+    single = ("stack of coins", "slice of pizza", "tower with a [red] roof", "wooden hut")
+    assert not any(Name(text).composite for text in single)
 
 
 def test_rows_with_a_pattern_come_first():

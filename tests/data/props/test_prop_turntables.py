@@ -143,6 +143,10 @@ def test_processes_draw_the_same(box):
             assert (drawn[index].caption, drawn[index].key) == (box[index].caption, box[index].key)
         with pytest.raises(IndexError):
             drawn[40]
+        for worker in drawn._workers:
+            worker.kill()
+        with pytest.raises(InputError, match="a drawing process ended"):
+            drawn[5]
 
 
 def test_measures(renderer):

@@ -63,8 +63,8 @@ def test_captions_say_paints(train):
                 assert part.prop.usual
             if paint.words and paint.scope == "none":
                 assert paint.words == part.prop.colour
-            if part.prop.fixed:
-                assert paint.scope == "none"
+            if part.prop.fixed or " in " in part.prop.name.bare:
+                assert paint.scope == "none" or part.prop.usual
             kinds.add((paint.scope, paint.words in COLOURS, paint.words in MATERIALS))
     assert {("main", True, False), ("all", True, False), ("all", False, True), ("none", False, False)} <= kinds
 
@@ -74,6 +74,8 @@ def test_ranges(train):
     assert elevations.min() >= 0.0 and elevations.max() <= 45.0 and np.ptp(elevations) > 40.0
     assert {scene.relation for scene in train} == {"", "on", "next to"}
     for scene in train:
+        if scene.parts[0].prop.low and scene.relation != "next to":
+            assert np.degrees(scene.elevation) >= 15.0
         if scene.relation == "on":
             assert scene.parts[1].prop.carries and not scene.parts[0].prop.large
         if scene.relation:
