@@ -45,7 +45,7 @@ from im3d_jax.errors import InputError
 from im3d_jax.generation.plan import PerceptualChoice
 from im3d_jax.generation.request import MOST_ROUNDS
 from im3d_jax.generation.shards import parse_shard
-from im3d_jax.output.run_folder import to_json
+from im3d_jax.output.records import to_json
 from im3d_jax.pipelines import Pipeline, load
 from im3d_jax.pipelines.base import ViewSettings
 from im3d_jax.pipelines.features import encoder_features

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import fcntl
 import json
 import math
 import os
@@ -20,6 +19,7 @@ import optax
 from jax.sharding import Mesh
 
 from im3d_jax import parallel
+from im3d_jax.atomic import Held, hold
 from im3d_jax.data.loading import Batches, one_ahead
 from im3d_jax.errors import InputError
 from im3d_jax.training.checkpoints import Checkpoints
@@ -315,18 +315,15 @@ def _locked(workdir: pathlib.Path) -> Iterator[None]:
     if jax.process_index() != 0:
         yield
         return
-    with (workdir / ".lock").open("a+") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            file.seek(0)
-            holder = file.read().strip() or "unknown"
-            raise InputError(
-                f"another trainer (process {holder}) writes to {workdir}; wait for it or take a new --workdir"
-            ) from None
-        file.truncate(0)
-        file.write(str(os.getpid()))
-        file.flush()
+    try:
+        held = hold(workdir)
+    except Held as other:
+        raise InputError(
+            f"another trainer (process {other.holder}) writes to {workdir}; wait for it or take a new --workdir"
+        ) from None
+    except OSError as error:
+        raise InputError(f"cannot write to {workdir} ({error.strerror}); take another --workdir") from None
+    with held:
         yield
 
 

@@ -10,7 +10,7 @@ import pytest
 from im3d_jax.errors import WeightsError
 from im3d_jax.weights.checkpoints import open_checkpoint
 from im3d_jax.weights.conversion import convert_checkpoint
-from im3d_jax.weights.tensor_files import list_tensors, read_tensor, write_tensors
+from im3d_jax.weights.tensor_files import list_tensors, network_files, read_tensor, write_tensors
 
 
 FIRST = "model.diffusion_model.input_blocks.0.0.weight"
@@ -123,3 +123,11 @@ def test_deep_configs(folder, checkpoints, tmp_path):
     (video / "unet" / "config.json").write_text(DEEP)
     with pytest.raises(WeightsError, match="config.json is not readable as JSON"):
         open_checkpoint(video)
+
+
+@pytest.mark.parametrize("name", ["../../secret.safetensors", "/etc/secret.safetensors", "a/../../x.safetensors"])
+def test_shards_outside_of_the_folder_are_refused(name, tmp_path):
+    index = tmp_path / "model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": {"a": name}}))
+    with pytest.raises(WeightsError, match="names the shard .*, which is not in its folder"):
+        network_files(tmp_path)
