@@ -11,6 +11,7 @@ from typing import Any
 from im3d_jax import seeds
 from im3d_jax.errors import InputError, unknown_field
 from im3d_jax.generation.request import AssetRequest
+from im3d_jax.paths import expand
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -93,7 +94,7 @@ def _line(path: pathlib.Path, number: int, text: str, seed: int, fields: dict[st
         raise InputError(f"{where}: seed is {given['seed']}; expected {_KINDS['seed'][1]}")
     image = None
     if "image" in given:
-        image = path.parent / given["image"]
+        image = path.parent / expand(given["image"])
         # Not pathlib's test, which fails on names that are too long.
         if not os.path.isfile(image):
             raise InputError(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pathlib
+from collections.abc import Mapping
 from typing import Any
 
 
@@ -57,13 +58,19 @@ def _stays_inside(name: str) -> bool:
     return bool(path.parts) and not path.is_absolute() and ".." not in path.parts
 
 
-def differences(before: Any, now: Any, name: str = "") -> list[str]:
-    """One text for each setting in which two values differ, inside of nested ones too."""
+def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """One text for each setting that differs, inside of nested ones too; what a user can give comes first."""
+    texts = _differences(before, now, "")
+    # Hashes, and the settings of fits, follow from others: alone they tell a change, behind those they tell nothing.
+    return sorted(texts, key=lambda text: text.startswith("fit.") or "sha256 was" in text)
+
+
+def _differences(before: Any, now: Any, name: str) -> list[str]:
     if not (isinstance(before, dict) and isinstance(now, dict)):
         return [] if before == now else [_difference(name, repr(before), repr(now))]
     prefix = f"{name}." if name else ""
     keys = sorted(before.keys() | now.keys())
-    return [text for key in keys for text in differences(before.get(key), now.get(key), prefix + key)]
+    return [text for key in keys for text in _differences(before.get(key), now.get(key), prefix + key)]
 
 
 def _difference(name: str, before: str, now: str) -> str:

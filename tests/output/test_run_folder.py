@@ -3,6 +3,7 @@
 import functools
 import json
 import os
+import re
 
 import pytest
 
@@ -94,6 +95,18 @@ def test_other_settings_are_refused_and_overwritten_on_demand(tmp_path):
     folder.start()
     assert folder.network_evaluations == 0 and not (tmp_path / "views").exists()
     assert (tmp_path / "mine.txt").read_text() == "keep", "only a run's own results may go"
+
+
+def test_what_was_given_is_told_before_what_follows_from_it(tmp_path):
+    settings = {"fit": {"densify_every": 1, "steps": 30}, "steps": 30, "data_sha256": "a"}
+    two_stages(RunFolder(tmp_path, {"text": "x", **settings}), [])
+    for change, told in (
+        ({"steps": 40, "data_sha256": "b", "fit": {"densify_every": 2, "steps": 40}}, "(steps was 30, now 40;"),
+        ({"data_sha256": "b"}, "(data_sha256 was 'a', now 'b')"),
+        ({"fit": {"densify_every": 2, "steps": 30}}, "(fit.densify_every was 1, now 2)"),
+    ):
+        with pytest.raises(RunFolderError, match=re.escape(told)):
+            RunFolder(tmp_path, {"text": "x", **settings, **change})
 
 
 def test_long_settings_are_shown_in_part(tmp_path):
