@@ -172,7 +172,10 @@ def _read(path: Path) -> Mapping[str, np.ndarray]:
         arrays: dict[str, np.ndarray] = {}
 
         def keep(name: str, node: object) -> None:
-            if isinstance(node, h5py.Dataset):
+            if isinstance(node, h5py.Dataset) and _rename(name):
+                # A few bytes of a file can declare any number of them.
+                if node.nbytes > _MOST_BYTES:
+                    raise ValueError(f"{path} declares {node.nbytes / 1e9:.3g} GB of {name}: download it again")
                 arrays[name] = node[()]
 
         try:

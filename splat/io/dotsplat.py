@@ -66,8 +66,8 @@ def decode_splat(data: bytes) -> Rows:
     if not sound.all():
         row = int(sound.argmin())
         raise Malformed(
-            f"row {row} holds the scale {rows['scale'][row].min():.3g}, expected 0 or more: scales are linear, did the "
-            "writer store logarithms?"
+            f"row {row} holds the scale {rows['scale'][row].min():.3g}, expected 0 or more (scales are linear; "
+            "logarithms need exp first)"
         )
     rgba = rows["rgba"] / 255.0
     return Rows(

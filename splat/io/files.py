@@ -53,6 +53,10 @@ class Malformed(ValueError):
     """A file is damaged or not supported; the message says why, without the file's name."""
 
 
+class FarAway(Malformed):
+    """Positions are too far from the origin for float32; the message says what to subtract."""
+
+
 class NonFinite(ValueError):
     """Gaussians to write hold a NaN or an infinity; the message is one line."""
 
@@ -130,7 +134,7 @@ def about(gaussians: Rows, origin: Sequence[float]) -> Rows:
         Gaussians whose means float32 can hold.
 
     Raises:
-        Malformed: One gaussian in a hundred or more would move by a tenth of its size and by a visible part of the
+        FarAway: One gaussian in a hundred or more would move by a tenth of its size and by a visible part of the
             scene, because they are far from the origin.
     """
     shift = np.asarray(origin, np.float64)
@@ -151,7 +155,7 @@ def about(gaussians: Rows, origin: Sequence[float]) -> Rows:
     moved = sound & (lost > _MOST_MOVED * sizes) & (lost > _VISIBLE * extent)
     if moved.sum() >= max(1, 0.01 * len(means)):
         centre = ", ".join(f"{number:.0f}" for number in np.median(means[sound], axis=0) + shift)
-        raise Malformed(
+        raise FarAway(
             f"has positions about ({centre}), where float32 would move {moved.sum()} of {len(means)} gaussians by up "
             f"to {lost[sound].max():.2g}; read it with origin=({centre}), which is subtracted first"
         )

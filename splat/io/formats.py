@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float
 
 from splat.gaussians import Gaussians
 from splat.io.dotsplat import decode_splat, encode_splat
-from splat.io.files import Malformed, Rows, about, check_writable, on_device, on_host, write_atomically
+from splat.io.files import FarAway, Malformed, Rows, about, check_writable, on_device, on_host, write_atomically
 from splat.io.frames import to_y_up, transform
 from splat.io.gltf import decode_glb, encode_glb
 from splat.io.ply import decode_ply, encode_ply
@@ -87,6 +87,8 @@ def load(path: str | os.PathLike, *, up: str = "z", origin: Sequence[float] = (0
         raise ValueError(f"{path}: neither its content nor its suffix is one of {', '.join(SUFFIXES)}")
     try:
         return on_device(about(decode(data, kind, turn), origin))
+    except FarAway as problem:
+        raise ValueError(f"{path}: {problem}") from None
     except Malformed as problem:
         raise ValueError(f"{path}: {problem}; expected a {kind} file of gaussians") from None
 

@@ -160,14 +160,12 @@ def _primitive(reader: GlbReader, primitive: dict[str, Any], settings: dict[str,
     scales = take(f"{EXTENSION}:SCALE", "VEC3", "fBH")
     if scales.size and scales.min() < 0:
         raise Malformed(
-            f"holds the scale {scales.min():.3g}, expected 0 or more: SCALE is linear, did its writer store logarithms?"
+            f"holds the scale {scales.min():.3g}, expected 0 or more (SCALE is linear; logarithms need exp first)"
         )
     opacity = take(f"{EXTENSION}:OPACITY", "SCALAR", "fBH")
     beyond = opacity[np.abs(opacity - 0.5) > 0.5 + _ROUNDING]
     if beyond.size:
-        raise Malformed(
-            f"holds the opacity {beyond[0]:.3g}, expected 0 to 1: did its writer leave out the sigmoid of logits?"
-        )
+        raise Malformed(f"holds the opacity {beyond[0]:.3g}, expected 0 to 1 (logits need the sigmoid first)")
     degree = 0
     while f"{EXTENSION}:SH_DEGREE_{degree + 1}_COEF_0" in attributes and degree < 3:
         degree += 1

@@ -16,6 +16,7 @@ from jaxtyping import Bool
 
 from splat.gaussians import Gaussians
 from splat.io.files import (
+    FarAway,
     Malformed,
     Rows,
     about,
@@ -140,6 +141,8 @@ def load_ply(path: str | os.PathLike, *, origin: Sequence[float] = (0.0, 0.0, 0.
     data = pathlib.Path(path).read_bytes()
     try:
         return on_device(about(decode_ply(data), origin))
+    except FarAway as problem:
+        raise ValueError(f"{path}: {problem}") from None
     except Malformed as problem:
         expected = "expected a PLY file of gaussians (3D Gaussian splatting layout)"
         raise ValueError(f"{path}: {problem}; {expected}") from None

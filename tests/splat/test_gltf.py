@@ -245,9 +245,9 @@ def rewritten(tmp_path, name, change):
 @pytest.mark.parametrize(
     "name, change, message",
     [
-        ("OPACITY", lambda values: 3.0 + values, "opacity 3.*expected 0 to 1: .*sigmoid"),
-        ("OPACITY", lambda values: values - 1.5, "opacity -0.*expected 0 to 1: .*sigmoid"),
-        ("SCALE", np.log, "scale -.*SCALE is linear, did its writer store logarithms"),
+        ("OPACITY", lambda values: 3.0 + values, "opacity 3.*expected 0 to 1 .logits need the sigmoid first"),
+        ("OPACITY", lambda values: values - 1.5, "opacity -0.*expected 0 to 1 .logits need the sigmoid first"),
+        ("SCALE", np.log, "scale -.*SCALE is linear; logarithms need exp first"),
     ],
 )
 def test_values_before_their_activations_are_refused(name, change, message, tmp_path):
