@@ -13,8 +13,10 @@ def expand(path: str) -> str:
     """A path whose leading ``~`` or ``~user`` is the home folder.
 
     Raises:
-        InputError: There is no home folder.
+        InputError: There is no home folder, or the path holds a zero byte, which no system allows.
     """
+    if "\0" in path:
+        raise InputError(f"the path {path!r} holds a zero byte; give it without")
     if path.split("/", 1)[0] != "~":
         return os.path.expanduser(path)
     expanded = os.path.expanduser(path)

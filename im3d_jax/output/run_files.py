@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import pathlib
 import re
@@ -117,4 +118,5 @@ def write_file(folder: pathlib.Path, name: str, save: Callable[[pathlib.Path], o
             save(partial)
     except OSError as error:
         reason = error.strerror or error
-        raise RunFolderError(f"cannot write {path} ({reason}); make room or choose another --out") from None
+        hint = "remove it" if error.errno in (errno.EISDIR, errno.ENOTDIR, errno.EEXIST) else "make room"
+        raise RunFolderError(f"cannot write {path} ({reason}); {hint} or choose another --out") from None

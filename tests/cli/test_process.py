@@ -117,6 +117,13 @@ def test_paths_expand(home):
     ]  # fmt: skip
 
 
+def test_paths_that_never_end_or_cannot_be(home, fake, capsys):
+    assert main(["views", "--prompt=mug", "--out=a\0b"]) == 2
+    assert "holds a zero byte" in capsys.readouterr().err
+    assert main(["batch", "--prompts=/dev/zero", "--out=~/many"]) == 2
+    assert "more than 64 MiB" in capsys.readouterr().err
+
+
 def test_no_home(monkeypatch, capsys):
     """A container whose user has neither HOME nor a name."""
 
