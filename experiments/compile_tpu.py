@@ -24,6 +24,7 @@ from absl import flags
 
 from experiments.programs import Program
 from im3d_jax.errors import InputError, input_errors
+from im3d_jax.paths import define_path
 
 
 # What the TPU compiler asks for where there is no TPU.
@@ -47,8 +48,8 @@ def define_flags(values: flags.FlagValues) -> None:
     flags.DEFINE_multi_string("case", [], "case to compile (repeatable); all by default", flag_values=values)
     flags.DEFINE_string("topology", None, "chips, such as v5e:2x4; each case's own by default", flag_values=values)
     flags.DEFINE_multi_string("set", [], "override of recipes, --set mesh.fsdp=4 (repeatable)", flag_values=values)
-    flags.DEFINE_string("json", None, "file to which each case adds a line", flag_values=values)
-    flags.DEFINE_string("table", None, "page whose tables are renewed from --json", flag_values=values)
+    define_path("json", None, "file to which each case adds a line", flag_values=values)
+    define_path("table", None, "page whose tables are renewed from --json", flag_values=values)
     flags.DEFINE_bool("list", False, "list the cases", flag_values=values)
 
 
@@ -235,12 +236,12 @@ def renew(page: pathlib.Path, lines: list[dict[str, Any]]) -> None:
         InputError: No such page, or one without markers.
     """
     with input_errors(OSError):
-        text = page.read_text()
+        text = page.read_text(encoding="utf-8")
     before, begin, rest = text.partition(BEGIN)
     _, end, after = rest.partition(END)
     if not (begin and end):
         raise InputError(f"{page} has no lines {BEGIN} and {END}: the tables' place")
-    page.write_text(f"{before}{BEGIN}\n{tables(lines)}\n{END}{after}")
+    page.write_text(f"{before}{BEGIN}\n{tables(lines)}\n{END}{after}", encoding="utf-8")
 
 
 PROGRAM = Program("compile_tpu", define_flags, run, "--json keeps the cases that are done")

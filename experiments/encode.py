@@ -17,6 +17,7 @@ from im3d_jax import environment
 from im3d_jax.data.encoded import EncodedWriter
 from im3d_jax.data.turntable_sets import open_turntables
 from im3d_jax.errors import InputError
+from im3d_jax.paths import define_path
 from im3d_jax.pipelines.memory import MEMORIES
 from im3d_jax.pipelines.sources import open_source
 from im3d_jax.pipelines.svd import FAMILIES, open_orbit_model
@@ -27,9 +28,9 @@ from im3d_jax.weights.hub import find_model
 
 def define_flags(values: flags.FlagValues) -> None:
     """Flags of this program."""
-    flags.DEFINE_string("turntables", None, "folder of turntables, or toybox:COUNT", flag_values=values)
-    flags.DEFINE_string("model", None, "SVD or SV3D: a folder, a file or a hub id", flag_values=values)
-    flags.DEFINE_string("out", None, "folder to write", flag_values=values)
+    define_path("turntables", None, "folder of turntables, or toybox:COUNT", flag_values=values)
+    define_path("model", None, "SVD or SV3D: a folder, a file or a hub id", flag_values=values)
+    define_path("out", None, "folder to write", flag_values=values)
     flags.DEFINE_string("family", "", "whose conditions to write; sv3d_p for explicit cameras", flag_values=values)
     flags.DEFINE_integer("frames", 0, "frames of a video; 0 for the family's", lower_bound=0, flag_values=values)
     flags.DEFINE_float("background", 1.0, "grey of the background, 1: white", 0.0, 1.0, flag_values=values)

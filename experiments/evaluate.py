@@ -45,7 +45,8 @@ from im3d_jax.errors import InputError
 from im3d_jax.generation.plan import PerceptualChoice
 from im3d_jax.generation.request import MOST_ROUNDS
 from im3d_jax.generation.shards import parse_shard
-from im3d_jax.output.run_folder import to_json
+from im3d_jax.output.records import to_json
+from im3d_jax.paths import define_path
 from im3d_jax.pipelines import Pipeline, load
 from im3d_jax.pipelines.base import ViewSettings
 from im3d_jax.pipelines.features import encoder_features
@@ -59,14 +60,14 @@ _OF_RUNS = ("runs", "clip", "lpips_weights", "json")
 
 def define_flags(values: flags.FlagValues) -> None:
     """Flags of this program."""
-    flags.DEFINE_string("model", "tiny", "draws the views: tiny, a folder, a file or a hub id", flag_values=values)
+    define_path("model", "tiny", "draws the views: tiny, a folder, a file or a hub id", flag_values=values)
     flags.DEFINE_integer("objects", 32, "how many objects, from --first on", lower_bound=1, flag_values=values)
     flags.DEFINE_integer("first", 0, "index of the first object", lower_bound=0, flag_values=values)
     flags.DEFINE_enum("quality", "standard", ("draft", "standard", "best"), "draft|standard|best", flag_values=values)
     flags.DEFINE_list("rounds", ["0", "2"], "rounds of refinement to compare, each 0 to 2", flag_values=values)
     flags.DEFINE_integer("seed", 0, "object i is drawn with the seed SEED + i", lower_bound=0, flag_values=values)
-    flags.DEFINE_string("out", "runs/eval", "folder of the results", flag_values=values)
-    flags.DEFINE_string("table", None, "page whose tables are renewed, docs/results.md", flag_values=values)
+    define_path("out", "runs/eval", "folder of the results", flag_values=values)
+    define_path("table", None, "page whose tables are renewed, docs/results.md", flag_values=values)
     flags.DEFINE_float(
         "level", None, "time at which refinement starts (1: pure noise)", lower_bound=0.0, upper_bound=1.0,
         flag_values=values,
@@ -75,10 +76,10 @@ def define_flags(values: flags.FlagValues) -> None:
     flags.DEFINE_list("guidance", None, "guidance of the refinement: image,prompt", flag_values=values)
     flags.DEFINE_integer("view_steps", None, "solver steps of the views", lower_bound=1, flag_values=values)
     flags.DEFINE_list("view_guidance", None, "guidance of the views: image,prompt", flag_values=values)
-    flags.DEFINE_string("clip", None, "folder of CLIP or OpenCLIP: similarities are measured", flag_values=values)
-    flags.DEFINE_string("lpips_weights", None, "VGG16 and LPIPS heads: LPIPS is measured", flag_values=values)
+    define_path("clip", None, "folder of CLIP or OpenCLIP: similarities are measured", flag_values=values)
+    define_path("lpips_weights", None, "VGG16 and LPIPS heads: LPIPS is measured", flag_values=values)
     flags.DEFINE_list("runs", [], "finished run folders of any model to measure; nothing is drawn", flag_values=values)
-    flags.DEFINE_string("json", None, "with --runs: file to write", flag_values=values)
+    define_path("json", None, "with --runs: file to write", flag_values=values)
     flags.DEFINE_string("shard", "0/1", "i/n: only objects i, i + n, i + 2 n, ...", flag_values=values)
 
 

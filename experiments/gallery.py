@@ -19,6 +19,7 @@ from experiments.programs import Program
 from im3d_jax import environment
 from im3d_jax.data.toybox import Toybox
 from im3d_jax.errors import InputError
+from im3d_jax.paths import define_path
 from im3d_jax.pipelines import Pipeline, Quality
 from im3d_jax.progress import Progress, ProgressPrinter
 
@@ -28,11 +29,11 @@ GAP = 24  # pixels between the two sheets
 
 def define_flags(values: flags.FlagValues) -> None:
     """Flags of this program."""
-    flags.DEFINE_string("out", None, "folder of the runs", flag_values=values)
-    flags.DEFINE_string("pictures", None, "folder of the WebP pictures", flag_values=values)
+    define_path("out", None, "folder of the runs", flag_values=values)
+    define_path("pictures", None, "folder of the WebP pictures", flag_values=values)
     flags.DEFINE_integer("count", 8, "how many prompts", lower_bound=1, flag_values=values)
     flags.DEFINE_enum("quality", "standard", ("draft", "standard", "best"), "of each run", flag_values=values)
-    flags.DEFINE_string("model", "tiny", "draws the views and the first pictures", flag_values=values)
+    define_path("model", "tiny", "draws the views and the first pictures", flag_values=values)
 
 
 def side_by_side(left: pathlib.Path, right: pathlib.Path) -> Image.Image:

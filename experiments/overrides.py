@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import Any, TypeVar
 
 from im3d_jax.errors import InputError
+from im3d_jax.paths import expand
 
 
 Config = TypeVar("Config")
@@ -92,7 +93,7 @@ def _parse(text: str, kind: Any, like: Any, name: str) -> Any:
     if dataclasses.is_dataclass(kind) or not isinstance(kind, type) or dataclasses.is_dataclass(like):
         raise InputError(f"--set={name}={text}: {name} has fields; set one of them")
     if kind is str:
-        return text
+        return expand(text) if text.startswith("~/") else text
     expected = f"expected {'an' if kind.__name__[0] in 'aeiou' else 'a'} {kind.__name__}"
     expected += "" if like is None else f" such as {like!r}"
     try:

@@ -1,4 +1,4 @@
-"""How the programs of this package start and end: exit code 0, 2 with one line for a wrong input, 130 after Ctrl-C."""
+"""How the programs of this package start and end, with the exit codes of `im3d`; see `im3d_jax.errors`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 
 from absl import app, flags
 
-from im3d_jax.errors import INTERRUPTED, WRONG_INPUT, InputError
+from im3d_jax.errors import INTERRUPTED, PIPE_CLOSED, WRONG_INPUT, InputError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,6 +57,12 @@ class Program:
             self.run(values)
         except InputError as error:
             return self._end(str(error), WRONG_INPUT)
+        except BrokenPipeError:
+            return PIPE_CLOSED
+        except OSError as error:
+            what = f"use {error.filename}" if error.filename else "write the output"
+            reason = error.strerror or error
+            return self._end(f"cannot {what} ({reason}); check its disk and its permissions", WRONG_INPUT)
         except KeyboardInterrupt:
             return self._end(f"stopped; {self.stopped}", INTERRUPTED)
         return 0

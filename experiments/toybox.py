@@ -21,12 +21,13 @@ from im3d_jax.data import toybox
 from im3d_jax.errors import InputError, input_errors
 from im3d_jax.images.alpha import composite
 from im3d_jax.images.files import to_bytes
+from im3d_jax.paths import define_path
 from splat import orbit_cameras
 
 
 def define_flags(values: flags.FlagValues) -> None:
     """Flags of this program."""
-    flags.DEFINE_string("out", "toybox.png", "image file to write", flag_values=values)
+    define_path("out", "toybox.png", "image file to write", flag_values=values)
     flags.DEFINE_enum("split", "train", ["train", "test"], "split to draw from", flag_values=values)
     flags.DEFINE_integer("count", 64, "number of objects", lower_bound=1, flag_values=values)
     flags.DEFINE_integer("start", 0, "first index", lower_bound=0, flag_values=values)

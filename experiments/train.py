@@ -15,14 +15,17 @@ Several processes: SLURM, Kubernetes and TPU pods are recognised; elsewhere give
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import importlib
 import json
 import pathlib
 import pkgutil
+from collections.abc import Iterator, Mapping
 from types import ModuleType
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 from absl import flags, logging
 
@@ -30,8 +33,10 @@ from experiments import configs
 from experiments.overrides import apply_overrides
 from experiments.programs import Program, command_line
 from im3d_jax import distributed, environment
+from im3d_jax.atomic import Held, hold, write_whole
 from im3d_jax.errors import InputError
 from im3d_jax.generation.flags import define_processes
+from im3d_jax.paths import define_path
 from im3d_jax.progress import Progress, ProgressPrinter
 from im3d_jax.training.recipe import Recipe
 from im3d_jax.training.stages.bundle import BundleStage
@@ -44,7 +49,7 @@ FINISHED = "finished.json"
 def define_flags(values: flags.FlagValues) -> None:
     """Flags of this program."""
     flags.DEFINE_string("config", None, "recipe: a module of experiments/configs", flag_values=values)
-    flags.DEFINE_string("workdir", None, "folder of the run", flag_values=values)
+    define_path("workdir", None, "folder of the run", flag_values=values)
     flags.DEFINE_integer("seed", 0, "seed of the run", lower_bound=0, flag_values=values)
     flags.DEFINE_multi_string("set", [], "typed override, --set run.batch=64 (repeatable)", flag_values=values)
     flags.DEFINE_bool("smoke", False, "the recipe in miniature: the whole path in seconds", flag_values=values)
@@ -103,12 +108,34 @@ def run(values: flags.FlagValues) -> None:
     logging.set_verbosity(logging.WARNING)  # of orbax, which tells every step of a checkpoint
     distributed.start(values.coordinator, values.processes, values.process, line=progress.line)
     environment.start_jax()
-    if not hasattr(module, "get_chain"):
-        recipe = module.get_smoke(workdir / "smoke") if values.smoke else module.get_config()
-        train_one(changed_by_flags(recipe, values), workdir, values, progress)
+    with _alone(workdir):
+        if not hasattr(module, "get_chain"):
+            recipe = module.get_smoke(workdir / "smoke") if values.smoke else module.get_config()
+            train_one(changed_by_flags(recipe, values), workdir, values, progress)
+            return
+        chain = module.get_smoke_chain(workdir / "smoke") if values.smoke else module.get_chain()
+        train_chain(chain, workdir, values, progress)
+
+
+@contextlib.contextmanager
+def _alone(workdir: pathlib.Path) -> Iterator[None]:
+    """Keeps a second program out of a folder, also before and between its runs; process 0 does it for all.
+
+    Raises:
+        InputError: There is one already.
+    """
+    if jax.process_index() != 0:
+        yield
         return
-    chain = module.get_smoke_chain(workdir / "smoke") if values.smoke else module.get_chain()
-    train_chain(chain, workdir, values, progress)
+    workdir.mkdir(parents=True, exist_ok=True)
+    try:
+        held = hold(workdir, ".lock-program")
+    except Held as other:
+        raise InputError(
+            f"another trainer (process {other.holder}) writes to {workdir}; wait for it or take a new --workdir"
+        ) from None
+    with held:
+        yield
 
 
 def train_one(recipe: Recipe, workdir: pathlib.Path, values: flags.FlagValues, progress: Progress) -> bool:
@@ -129,22 +156,35 @@ def train_chain(chain: dict[str, Recipe], workdir: pathlib.Path, values: flags.F
     before = None
     for name, recipe in chain.items():
         folder = workdir / name
-        if (folder / FINISHED).is_file():
+        if before is not None:
+            assert isinstance(recipe.stage, BundleStage)
+            start = dataclasses.replace(recipe.stage.start, bundle=str(before))
+            recipe = dataclasses.replace(recipe, stage=dataclasses.replace(recipe.stage, start=start))
+        recipe = changed_by_flags(recipe, values)
+        # What the run itself accepts or refuses when it goes on.
+        decides = {"seed": values.seed, "steps": recipe.run.steps, "stage": dataclasses.asdict(recipe)["stage"]}
+        decides = json.loads(json.dumps(decides))
+        if _finished_with(folder, decides):
             progress.line(f"{name}: already finished")
         else:
-            if before is not None:
-                assert isinstance(recipe.stage, BundleStage)
-                start = dataclasses.replace(recipe.stage.start, bundle=str(before))
-                recipe = dataclasses.replace(recipe, stage=dataclasses.replace(recipe.stage, start=start))
             progress.line(f"stage {name}")
-            if not train_one(changed_by_flags(recipe, values), folder, values, progress):
+            if not train_one(recipe, folder, values, progress):
                 return
-            (folder / FINISHED).write_text(json.dumps({"command": command_line("train")}) + "\n")
+            write_whole(folder / FINISHED, json.dumps({"command": command_line("train"), **decides}) + "\n")
         before = folder / "bundle"
     assert before is not None
     bundle = load_bundle(str(before))
     save_bundle(workdir / "bundle", bundle.config, bundle.tokenizer, bundle.params, dtype=jnp.bfloat16)
     progress.line(f"wrote {workdir / 'bundle'}")
+
+
+def _finished_with(folder: pathlib.Path, decides: Mapping[str, Any]) -> bool:
+    """Whether a stage was finished with these settings, and its bundle is there."""
+    try:
+        kept = json.loads((folder / FINISHED).read_bytes())
+        return all(kept[name] == value for name, value in decides.items()) and (folder / "bundle").is_dir()
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
 
 
 PROGRAM = Program("train", define_flags, run, "the same command resumes the run from its newest checkpoint")

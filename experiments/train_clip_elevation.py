@@ -26,6 +26,7 @@ from im3d_jax.data.toybox import ToyObject
 from im3d_jax.data.turntables import ORBIT_FRAMES, build_objects, default_workers, render_orbit
 from im3d_jax.errors import InputError, input_errors
 from im3d_jax.models.clip import CLIPVision
+from im3d_jax.paths import define_path
 from im3d_jax.pipelines.clip_elevation import FRAMES, Head, fit_ridge, pooled_features, save_head
 from im3d_jax.pipelines.residency import working_dtype
 from im3d_jax.pipelines.sources import open_source
@@ -41,8 +42,8 @@ SPLITS = ("train", "test")
 
 def define_flags(values: flags.FlagValues) -> None:
     """Flags of this program."""
-    flags.DEFINE_string("model", None, "weights of SV3D or SVD: folder, file or hub id", flag_values=values)
-    flags.DEFINE_string("out", None, "file to write; by default beside the weights", flag_values=values)
+    define_path("model", None, "weights of SV3D or SVD: folder, file or hub id", flag_values=values)
+    define_path("out", None, "file to write; by default beside the weights", flag_values=values)
     flags.DEFINE_integer("objects", 2048, "objects to fit on", lower_bound=8, flag_values=values)
     flags.DEFINE_integer("held_out", 256, "objects to measure on", lower_bound=1, flag_values=values)
     flags.DEFINE_integer("side", 288, "of the renders, pixels", lower_bound=16, flag_values=values)

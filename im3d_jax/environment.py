@@ -20,13 +20,24 @@ def versions(packages: Sequence[str] = RECORDED_PACKAGES) -> dict[str, str]:
     return {"im3d_jax": __version__, **{name: importlib.metadata.version(name) for name in packages}}
 
 
-def compilation_cache() -> pathlib.Path:
-    """Folder of compiled programs: `JAX_COMPILATION_CACHE_DIR`, `IM3D_COMPILATION_CACHE_DIR`, or the user's cache."""
-    for name in ("JAX_COMPILATION_CACHE_DIR", "IM3D_COMPILATION_CACHE_DIR"):
-        if os.environ.get(name):
-            return pathlib.Path(os.environ[name])
-    user_cache = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
-    return pathlib.Path(user_cache) / "im3d" / "compiled"
+def compilation_cache() -> pathlib.Path | None:
+    """Folder of compiled programs: `JAX_COMPILATION_CACHE_DIR`, `IM3D_COMPILATION_CACHE_DIR`, or the user's cache.
+
+    Returns:
+        The folder, which is made; None where it cannot be written, or where there is no home folder, as in containers
+        whose user has no name.
+    """
+    given = next(filter(None, map(os.environ.get, ("JAX_COMPILATION_CACHE_DIR", "IM3D_COMPILATION_CACHE_DIR"))), None)
+    try:
+        if given:
+            folder = pathlib.Path(given).expanduser()
+        else:
+            user_cache = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
+            folder = pathlib.Path(user_cache) / "im3d" / "compiled"
+        folder.mkdir(parents=True, exist_ok=True)
+    except (OSError, RuntimeError):
+        return None
+    return folder if os.access(folder, os.W_OK | os.X_OK) else None
 
 
 def start_jax() -> None:
@@ -37,7 +48,8 @@ def start_jax() -> None:
     """
     import jax
 
-    jax.config.update("jax_compilation_cache_dir", str(compilation_cache()))
+    cache = compilation_cache()
+    jax.config.update("jax_compilation_cache_dir", None if cache is None else str(cache))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
     try:
         jax.devices()

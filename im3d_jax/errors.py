@@ -7,8 +7,8 @@ import difflib
 from collections.abc import Collection, Iterator
 
 
-# Exit codes of all programs; the second is the shell's for Ctrl-C.
-WRONG_INPUT, INTERRUPTED = 2, 130
+# Exit codes of all programs; all but the first are the shell's for SIGINT (Ctrl-C), SIGPIPE and SIGTERM.
+WRONG_INPUT, INTERRUPTED, PIPE_CLOSED, TERMINATED = 2, 130, 141, 143
 
 
 class InputError(ValueError):

@@ -21,15 +21,17 @@ def run(code, **variables):
 @pytest.mark.parametrize(
     "variables, folder",
     [
-        ({"XDG_CACHE_HOME": "/c"}, "/c/im3d/compiled"),
-        ({"XDG_CACHE_HOME": "", "HOME": "/h"}, "/h/.cache/im3d/compiled"),
-        ({"XDG_CACHE_HOME": "/c", "IM3D_COMPILATION_CACHE_DIR": "/a"}, "/a"),
-        ({"IM3D_COMPILATION_CACHE_DIR": "/a", "JAX_COMPILATION_CACHE_DIR": "/b"}, "/b"),
+        ({"XDG_CACHE_HOME": "T/c"}, "T/c/im3d/compiled"),
+        ({"XDG_CACHE_HOME": "", "HOME": "T/h"}, "T/h/.cache/im3d/compiled"),
+        ({"XDG_CACHE_HOME": "T/c", "IM3D_COMPILATION_CACHE_DIR": "T/a"}, "T/a"),
+        ({"HOME": "T/h", "IM3D_COMPILATION_CACHE_DIR": "~/a"}, "T/h/a"),
+        ({"IM3D_COMPILATION_CACHE_DIR": "T/a", "JAX_COMPILATION_CACHE_DIR": "T/b"}, "T/b"),
     ],
 )
-def test_folder_of_compiled_programs(variables, folder):
+def test_folder_of_compiled_programs(variables, folder, tmp_path):
+    variables = {name: value.replace("T/", f"{tmp_path}/") for name, value in variables.items()}
     code = "from im3d_jax.environment import compilation_cache; print(compilation_cache())"
-    assert run(code, **variables) == folder
+    assert run(code, **variables) == folder.replace("T/", f"{tmp_path}/")
 
 
 def test_versions_name_what_decides_bytes():

@@ -45,6 +45,7 @@ from im3d_jax.generation.shards import parse_shard
 from im3d_jax.images import metrics
 from im3d_jax.images.alpha import composite
 from im3d_jax.output.renders import render_views
+from im3d_jax.paths import define_path
 from im3d_jax.progress import ProgressPrinter, Report
 from im3d_jax.reconstruction import FitConfig, Targets, final_gaussians, fit, init_state
 from splat import Cameras
@@ -58,7 +59,7 @@ Drawer = Callable[[Cameras], np.ndarray]
 
 def define_flags(values: flags.FlagValues) -> None:
     """Flags of this program."""
-    flags.DEFINE_string("data", "../shared/data/lego400", "folder of the capture", flag_values=values)
+    define_path("data", "../shared/data/lego400", "folder of the capture", flag_values=values)
     flags.DEFINE_integer("downscale", 1, "mean over so many pixels squared", lower_bound=1, flag_values=values)
     flags.DEFINE_list("runs", list(STRATEGIES), f"which fits: {', '.join(RUNS)}", flag_values=values)
     flags.DEFINE_list("seeds", ["0"], "every run is done with each of them", flag_values=values)
@@ -78,7 +79,7 @@ def define_flags(values: flags.FlagValues) -> None:
     flags.DEFINE_enum("gsplat_start", "hull", ["hull", "cube"], "where gsplat's gaussians begin", flag_values=values)
     flags.DEFINE_bool("gsplat_reset", False, "reset gsplat's opacities every 3,000 steps", flag_values=values)
     flags.DEFINE_string("shard", "0/1", "i/n: only fits i, i + n, i + 2 n, ...", flag_values=values)
-    flags.DEFINE_string("out", None, "also append the lines to this file", flag_values=values)
+    define_path("out", None, "also append the lines to this file", flag_values=values)
 
 
 def parse_fits(values: flags.FlagValues) -> list[tuple[int, str]]:

@@ -19,6 +19,7 @@ from experiments.benchmarks import scenes
 from experiments.benchmarks.timing import Lines, peak_gib
 from experiments.programs import Program
 from im3d_jax.output.renders import render_views
+from im3d_jax.paths import define_path
 from im3d_jax.pipelines import load
 from im3d_jax.reconstruction import Targets, fit, init_state
 
@@ -32,7 +33,7 @@ def define_flags(values: flags.FlagValues) -> None:
     flags.DEFINE_integer("views", 16, "cameras", lower_bound=1, flag_values=values)
     flags.DEFINE_integer("size", 256, "side of the pictures, pixels", lower_bound=16, flag_values=values)
     flags.DEFINE_integer("repeats", 20, "timed steps", lower_bound=1, flag_values=values)
-    flags.DEFINE_string("out", None, "also append the line to this file", flag_values=values)
+    define_path("out", None, "also append the line to this file", flag_values=values)
 
 
 def time_steps(count: int, views: int, size: int, repeats: int) -> dict[str, Any]:

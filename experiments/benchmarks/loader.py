@@ -29,6 +29,7 @@ from im3d_jax.data.turntable import TurntableSet
 from im3d_jax.data.turntable_sets import open_turntables
 from im3d_jax.errors import InputError, input_errors
 from im3d_jax.parallel import make_mesh
+from im3d_jax.paths import define_path
 
 
 @dataclasses.dataclass(frozen=True)
@@ -122,7 +123,7 @@ def define_flags(values: flags.FlagValues) -> None:
     flags.DEFINE_list("workers", ["8"], "numbers of reading threads to compare", flag_values=values)
     flags.DEFINE_integer("batches", 50, "batches to time", lower_bound=1, flag_values=values)
     flags.DEFINE_float("step_ms", None, "milliseconds of a training step of this batch", flag_values=values)
-    flags.DEFINE_string("json", None, "file to write", flag_values=values)
+    define_path("json", None, "file to write", flag_values=values)
 
 
 def run(values: flags.FlagValues) -> None:

@@ -44,6 +44,7 @@ from im3d_jax.errors import InputError
 from im3d_jax.models.calls import apply as apply_network
 from im3d_jax.models.kl_autoencoder import KLAutoencoder
 from im3d_jax.models.stable_unet import StableUNet
+from im3d_jax.paths import define_path
 from im3d_jax.pipelines import Pipeline, Quality, memory, svd
 from im3d_jax.pipelines.memory import Memory
 from im3d_jax.pipelines.residency import unet_of, working_dtype
@@ -69,7 +70,7 @@ def define_flags(values: flags.FlagValues) -> None:
     flags.DEFINE_enum("quality", "standard", ("draft", "standard", "best"), "of generate", flag_values=values)
     flags.DEFINE_enum("drawn", "torus", ("torus", "noise"), "what the fit of generate sees", flag_values=values)
     flags.DEFINE_integer("rounds", 2, "refinements of generate", lower_bound=0, upper_bound=2, flag_values=values)
-    flags.DEFINE_string("out", None, "also append the lines to this file", flag_values=values)
+    define_path("out", None, "also append the lines to this file", flag_values=values)
 
 
 def normal(stream: int, shape: tuple[int, ...]) -> jax.Array:

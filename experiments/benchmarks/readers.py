@@ -24,6 +24,7 @@ import numpy as np
 from absl import flags
 
 from experiments.programs import Program
+from im3d_jax.paths import define_path
 from splat.io.files import Malformed, Rows, on_device
 from splat.io.formats import decode, encode
 from splat.io.frames import to_y_up
@@ -287,7 +288,7 @@ def define_flags(values: flags.FlagValues) -> None:
     flags.DEFINE_integer("inputs", 100_000, "number of damaged files", lower_bound=1, flag_values=values)
     flags.DEFINE_integer("seed", 0, "of the damage", lower_bound=0, flag_values=values)
     flags.DEFINE_float("slowest", 5.0, "seconds that one input may take", flag_values=values)
-    flags.DEFINE_string("keep", "fuzz-failure", "where an input that stops the run is kept", flag_values=values)
+    define_path("keep", "fuzz-failure", "where an input that stops the run is kept", flag_values=values)
 
 
 def run(values: flags.FlagValues) -> None:

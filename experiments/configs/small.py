@@ -5,7 +5,11 @@ from __future__ import annotations
 import dataclasses
 import pathlib
 
+import jax
+import numpy as np
+
 from im3d_jax.data.encoded import EncodedWriter
+from im3d_jax.data.toybox import ALIASES, VOCABULARY
 from im3d_jax.data.toybox.turntable_set import ToyboxTurntables
 from im3d_jax.pipelines.memory import MEMORIES
 from im3d_jax.pipelines.sources import CheckpointSource
@@ -15,8 +19,8 @@ from im3d_jax.training.encode import EncodeSettings, encode_turntables
 from im3d_jax.training.recipe import Recipe
 from im3d_jax.training.stages.bundle import BundleStage, ElevationTraining, Rendered, Start
 from im3d_jax.training.stages.svd import SvdTraining
+from im3d_jax.weights import WordTokenizer, build_tokenizer, open_checkpoint, parameter_shapes, save_bundle
 from im3d_jax.weights import miniature as miniature_weights
-from im3d_jax.weights import open_checkpoint
 from im3d_jax.weights.miniature import SIDE, VIEWS, miniature, write_miniature
 
 
@@ -40,15 +44,27 @@ def short_run(recipe: Recipe) -> Recipe:
     )
 
 
-def small_bundle_stage(recipe: Recipe) -> Recipe:
-    """A stage of a bundle on three Toybox objects of 16 x 16 pixels."""
+def small_bundle_stage(recipe: Recipe, bundle: str = "") -> Recipe:
+    """A stage of a bundle on three Toybox objects of 16 x 16 pixels, from a bundle's folder or from nothing."""
     stage = recipe.stage
     assert isinstance(stage, BundleStage)
     data = Rendered(3, FRAMES[: len(stage.data.frames)], 0)
-    small = dataclasses.replace(stage, start=Start(model=BUNDLE), data=data)
+    small = dataclasses.replace(stage, start=Start(bundle, BUNDLE), data=data)
     if not isinstance(small, ElevationTraining):  # which is float32 anyway
         small = dataclasses.replace(small, dtype="float32")
     return dataclasses.replace(short_run(recipe), stage=small)
+
+
+def write_small_bundle(folder: pathlib.Path) -> str:
+    """Writes `BUNDLE` with random weights, no layer of which is zero; returns the folder as text."""
+    rng = np.random.default_rng(0)
+
+    def draw(leaf: jax.ShapeDtypeStruct) -> np.ndarray:
+        return rng.normal(0.0, 0.1, leaf.shape).astype(np.float32) + (leaf.ndim == 1)
+
+    tokenizer = WordTokenizer(build_tokenizer(VOCABULARY, ALIASES), BUNDLE.text.length)
+    save_bundle(folder, BUNDLE, tokenizer, jax.tree.map(draw, parameter_shapes(BUNDLE)))
+    return str(folder)
 
 
 def small_svd(recipe: Recipe, folder: pathlib.Path, family: str) -> Recipe:

@@ -10,7 +10,7 @@ Two H200: 23.3 ms a step, 4.7 min. Result: a loss of 0.160.
 
 import pathlib
 
-from experiments.configs.small import small_bundle_stage
+from experiments.configs.small import small_bundle_stage, write_small_bundle
 from im3d_jax.training.loop import RunSettings
 from im3d_jax.training.recipe import OptimizerSettings, Recipe
 from im3d_jax.training.stages.bundle import TurntableTraining
@@ -26,5 +26,5 @@ def get_config() -> Recipe:
 
 
 def get_smoke(folder: pathlib.Path) -> Recipe:
-    """The recipe in miniature; `folder` stays empty."""
-    return small_bundle_stage(get_config())
+    """The recipe in miniature, from a bundle of random weights in `folder`."""
+    return small_bundle_stage(get_config(), write_small_bundle(folder / "start"))

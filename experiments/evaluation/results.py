@@ -15,7 +15,7 @@ import numpy as np
 
 from im3d_jax.digests import json_hash
 from im3d_jax.errors import InputError
-from im3d_jax.output.run_folder import to_json
+from im3d_jax.output.records import to_json
 
 
 MEASURES = ("psnr", "foreground_psnr", "ssim", "perceptual")

@@ -168,7 +168,7 @@ def write_tables(page: pathlib.Path, text: str) -> None:
         page: The Markdown file; made if absent.
         text: The tables.
     """
-    before = page.read_text() if page.exists() else "# Results\n"
+    before = page.read_text(encoding="utf-8") if page.exists() else "# Results\n"
     section = f"{_BEGIN}\n\n{text}\n{_END}\n"
     start, stop = before.find(_BEGIN), before.find(_END)
     if start >= 0 and stop > start:
@@ -176,4 +176,4 @@ def write_tables(page: pathlib.Path, text: str) -> None:
         before, section = before[:start], section + after
     else:
         before = before.rstrip("\n") + "\n\n"
-    page.write_text(before + section)
+    page.write_text(before + section, encoding="utf-8")

@@ -9,6 +9,7 @@ import pathlib
 from absl import flags
 
 from im3d_jax.errors import InputError, Stopped, input_errors
+from im3d_jax.paths import define_path
 
 
 LAYOUTS = ("diffusers", "sgm")
@@ -16,11 +17,11 @@ LAYOUTS = ("diffusers", "sgm")
 
 def register(values: flags.FlagValues) -> None:
     """Defines the command's flags."""
-    flags.DEFINE_string("model", None, "folder or file to convert, or a hub id", flag_values=values)
+    define_path("model", None, "folder or file to convert, or a hub id", flag_values=values)
     flags.DEFINE_enum(
         "to", None, LAYOUTS, "diffusers: a folder; sgm: a single file as Stability AI's own", flag_values=values
     )
-    flags.DEFINE_string("out", None, "folder or file to write; must not exist", flag_values=values)
+    define_path("out", None, "folder or file to write; must not exist", flag_values=values)
     flags.DEFINE_string(
         "family", None, "svd, svd_xt, sv3d_u, sv3d_p, sd15, sd21 or sd21_base; recognised from the tensors by default",
         flag_values=values,

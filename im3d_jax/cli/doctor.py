@@ -39,7 +39,8 @@ def run(values: flags.FlagValues) -> None:
     _print_versions()
     environment.start_jax()
     _print_devices()
-    print(f"compiled programs: {environment.compilation_cache()}")
+    cache = environment.compilation_cache()
+    print(f"compiled programs: {cache or 'not kept; set IM3D_COMPILATION_CACHE_DIR to a folder that can be written'}")
     from im3d_jax.pipelines import open_model
 
     try:

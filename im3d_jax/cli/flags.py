@@ -10,6 +10,7 @@ from absl import flags
 
 from im3d_jax.errors import InputError
 from im3d_jax.output.run_folder import RESULTS
+from im3d_jax.paths import define_path
 
 
 if TYPE_CHECKING:
@@ -19,9 +20,7 @@ if TYPE_CHECKING:
 def define_source(values: flags.FlagValues) -> None:
     """Flags that say what to draw."""
     flags.DEFINE_string("prompt", None, "what to make, in words", flag_values=values)
-    flags.DEFINE_string(
-        "image", None, "picture of the object: with alpha, or on a plain background", flag_values=values
-    )
+    define_path("image", None, "picture of the object: with alpha, or on a plain background", flag_values=values)
 
 
 def request_of(values: flags.FlagValues) -> AssetRequest:

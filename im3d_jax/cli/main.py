@@ -4,14 +4,18 @@ absl knows one global set of flags; here every command has a set of its own, so 
 is unknown.
 """
 
+import contextlib
 import difflib
 import importlib
+import io
+import os
+import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from absl import flags
 
-from im3d_jax.errors import INTERRUPTED, WRONG_INPUT, InputError, Stopped
+from im3d_jax.errors import INTERRUPTED, PIPE_CLOSED, TERMINATED, WRONG_INPUT, InputError, Stopped
 from im3d_jax.version import __version__
 
 
@@ -28,7 +32,17 @@ COMMANDS = {
 
 def console() -> None:
     """Entry point of the console script."""
-    sys.exit(main(sys.argv[1:]))
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # locales that lack a character, such as ASCII
+    code = main(sys.argv[1:])
+    for stream in filter(None, (sys.stdout, sys.stderr)):
+        try:
+            stream.flush()
+        except OSError:
+            # Python would flush again at its end, and complain.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+    sys.exit(code)
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -38,19 +52,55 @@ def main(arguments: Sequence[str]) -> int:
         arguments: command line without the program's name.
 
     Returns:
-        Exit code: 0, 2 for a wrong input (one line on stderr), 130 after Ctrl-C.
+        Exit code: 0; 2 for a wrong input, or output that cannot be written (one line on stderr); 130 after Ctrl-C, 143
+        after SIGTERM; 141 where nobody reads the output any more.
     """
+    with _sigterm() as came:
+        try:
+            code = _dispatch(list(arguments))
+            if sys.stdout is not None:
+                sys.stdout.flush()
+            return code
+        except InputError as error:
+            return _end(str(error), WRONG_INPUT)
+        except Stopped as error:
+            return _end(str(error), TERMINATED if came() else INTERRUPTED)
+        except KeyboardInterrupt:
+            how, code = ("stopped by SIGTERM", TERMINATED) if came() else ("stopped", INTERRUPTED)
+            return _end(f"{how}; finished work is kept, rerun the same command to resume", code)
+        except BrokenPipeError:
+            return PIPE_CLOSED
+        except OSError as error:
+            what = f"use {error.filename}" if error.filename else "write the output"
+            return _end(f"cannot {what} ({error.strerror or error}); check its disk and its permissions", WRONG_INPUT)
+
+
+def _end(line: str, code: int) -> int:
+    with contextlib.suppress(OSError):  # nobody reads it
+        print(f"im3d: {line}", file=sys.stderr, flush=True)
+    return code
+
+
+@contextlib.contextmanager
+def _sigterm() -> Iterator[Callable[[], bool]]:
+    """Lets the first SIGTERM stop work as Ctrl-C does; the value tells whether one came."""
+    came = False
+
+    def handle(number: int, frame: object) -> None:
+        nonlocal came
+        if not came:  # a second one must not interrupt what keeps the work
+            came = True
+            raise KeyboardInterrupt
+
     try:
-        return _dispatch(list(arguments))
-    except InputError as error:
-        print(f"im3d: {error}", file=sys.stderr)
-        return WRONG_INPUT
-    except Stopped as error:
-        print(f"im3d: {error}", file=sys.stderr)
-        return INTERRUPTED
-    except KeyboardInterrupt:
-        print("im3d: stopped; finished work is kept, rerun the same command to resume", file=sys.stderr)
-        return INTERRUPTED
+        before = signal.signal(signal.SIGTERM, handle)
+    except ValueError:  # not in the main thread
+        yield lambda: False
+        return
+    try:
+        yield lambda: came
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL if before is None else before)
 
 
 def _dispatch(arguments: list[str]) -> int:
@@ -64,6 +114,11 @@ def _dispatch(arguments: list[str]) -> int:
         print(__version__)
         return 0
     name, *rest = arguments
+    if name in ("view", "viewer", "show", "open"):
+        raise InputError(
+            f"unknown command {name!r}: im3d has no viewer; open a run's asset.ply in a viewer of gaussian splats, or "
+            "its turntable.mp4 (`im3d views` draws views of a prompt)"
+        )
     if name not in COMMANDS:
         near = difflib.get_close_matches(name, COMMANDS, 1)
         hint = f"did you mean {near[0]!r}?" if near else f"expected one of {', '.join(COMMANDS)}"

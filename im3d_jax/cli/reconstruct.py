@@ -16,6 +16,7 @@ from im3d_jax.choices import FEWEST_GAUSSIANS, MOST_GAUSSIANS
 from im3d_jax.cli import flags as commands
 from im3d_jax.errors import InputError
 from im3d_jax.generation import flags as shared
+from im3d_jax.paths import define_path
 from im3d_jax.progress import ProgressPrinter
 
 
@@ -29,7 +30,7 @@ _OF_RUN_FOLDERS = ("model", "quality")
 
 def register(values: flags.FlagValues) -> None:
     """Defines the command's flags."""
-    flags.DEFINE_string("data", None, "run folder or capture to read", flag_values=values)
+    define_path("data", None, "run folder or capture to read", flag_values=values)
     flags.DEFINE_integer(
         "downscale", 1, "shrink the views by this factor before fitting", lower_bound=1, flag_values=values
     )
@@ -54,7 +55,7 @@ def register(values: flags.FlagValues) -> None:
         "hold_out", 0, "captures without transforms_test.json: hold out every N-th view; 0 for none",
         lower_bound=0, flag_values=values,
     )  # fmt: skip
-    flags.DEFINE_string(
+    define_path(
         "lpips_weights", None, "captures: adds LPIPS to metrics.json: files with VGG16 and the LPIPS heads, or lpips-j",
         flag_values=values,
     )  # fmt: skip

@@ -16,15 +16,16 @@ from collections.abc import Iterator
 from absl import flags
 
 from im3d_jax.errors import InputError
+from im3d_jax.paths import define_path
 from im3d_jax.progress import ProgressPrinter
 
 
 def register(values: flags.FlagValues) -> None:
     """Defines the command's flags."""
-    flags.DEFINE_string("meshes", None, "folder of meshes, or a pack", flag_values=values)
-    flags.DEFINE_string("out", None, "folder of turntables to write", flag_values=values)
-    flags.DEFINE_string("pack", None, "file to pack the meshes into, in place of rendering", flag_values=values)
-    flags.DEFINE_string(
+    define_path("meshes", None, "folder of meshes, or a pack", flag_values=values)
+    define_path("out", None, "folder of turntables to write", flag_values=values)
+    define_path("pack", None, "file to pack the meshes into, in place of rendering", flag_values=values)
+    define_path(
         "captions", None, "table with the columns path and caption, tab-separated; others are copied into the index, "
         "and up (y or z) is obeyed; without it, captions are cleaned file names", flag_values=values,
     )  # fmt: skip

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import safetensors.numpy
 
+from im3d_jax.atomic import replacing, write_whole
 from im3d_jax.digests import file_hash
 from im3d_jax.errors import InputError
 
@@ -109,9 +110,9 @@ class EncodedWriter:
         (self.path / EXAMPLES).mkdir(parents=True, exist_ok=True)
         file = self.path / SETTINGS
         wanted = json.loads(json.dumps(dict(settings)))
-        if file.is_file() and json.loads(file.read_bytes()) != wanted:
+        if file.is_file() and _read_settings(file) != wanted:
             raise InputError(f"{self.path} holds turntables of other settings; take a new folder")
-        file.write_text(json.dumps(wanted, indent=1) + "\n")
+        write_whole(file, json.dumps(wanted, indent=1) + "\n")
         self._lines: list[str] = []
 
     def name(self, number: int) -> str:
@@ -126,13 +127,18 @@ class EncodedWriter:
         """Writes an example (None: it is there already) and notes it for the index."""
         if arrays is not None:
             path = self.path / self.name(number)
-            partial = path.with_name(f".partial-{path.name}")
-            safetensors.numpy.save_file({name: np.ascontiguousarray(a) for name, a in arrays.items()}, partial)
-            os.replace(partial, path)
+            with replacing(path) as partial:
+                safetensors.numpy.save_file({name: np.ascontiguousarray(a) for name, a in arrays.items()}, partial)
         self._lines.append(json.dumps({"file": self.name(number), "key": key, "caption": caption}))
 
     def finish(self) -> None:
         """Writes the index: from here on the folder is whole."""
-        partial = self.path / f".partial-{INDEX}"
-        partial.write_text("".join(line + "\n" for line in self._lines))
-        os.replace(partial, self.path / INDEX)
+        write_whole(self.path / INDEX, "".join(line + "\n" for line in self._lines))
+
+
+def _read_settings(file: pathlib.Path) -> Any:
+    """Of a folder that is written to; None where they are damaged, which no settings equal."""
+    try:
+        return json.loads(file.read_bytes())
+    except ValueError:
+        return None

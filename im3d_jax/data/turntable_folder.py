@@ -78,7 +78,7 @@ class TurntableFolder:
         if self._verify and hashlib.sha256(content).hexdigest() != entry["sha256"]:
             raise TurntableError(f"turntable {path} has changed or is damaged (SHA-256 differs); {again}")
         try:
-            picture = Image.open(io.BytesIO(content))
+            picture = Image.open(io.BytesIO(content), formats=("PNG",))
             expected = (self.size, self.size * self.frames)
             if picture.size != expected or picture.mode != "RGBA":
                 found = f"{picture.width}x{picture.height} {picture.mode}"

@@ -352,7 +352,7 @@ def _encode(view: np.ndarray) -> bytes:
 
 
 def _decode(png: bytes) -> np.ndarray:
-    return np.asarray(Image.open(io.BytesIO(png)))
+    return np.asarray(Image.open(io.BytesIO(png), formats=("PNG",)))
 
 
 def _text(value: str | bytes) -> str:

@@ -87,8 +87,7 @@ def generate(
             raise InputError("a list of requests takes neither `out` nor fields: set the fields of each AssetRequest")
         return _generate_all(_plans(request, pipeline, features), pipeline, told)
     plan = make_plan(_request(request, fields), pipeline, lpips=features)
-    runner = _runner_of(plan, out, overwrite, told)
-    with enough_memory(pipeline.views.memory):
+    with _runner_of(plan, out, overwrite, told) as runner, enough_memory(pipeline.views.memory):
         return _asset(drive(asset_stages(plan, files=out is not None), runner), runner)
 
 
@@ -110,11 +109,10 @@ def views(
     if isinstance(request, Sequence) and not isinstance(request, str):
         raise InputError(f"a {type(request).__name__} of requests: `views` takes one request; call it for each of them")
     plan = make_plan(_request(request, fields), pipeline, what="views")
-    runner = _runner_of(plan, out, overwrite, told)
-    with enough_memory(pipeline.views.memory):
+    with _runner_of(plan, out, overwrite, told) as runner, enough_memory(pipeline.views.memory):
         refs: ViewRefs = drive(view_stages(plan, files=out is not None), runner)
-    orbit = refs.orbit.get()
-    return Views(refs.views.get(), orbit.cameras, orbit.elevation, runner.evaluations)
+        orbit = refs.orbit.get()
+        return Views(refs.views.get(), orbit.cameras, orbit.elevation, runner.evaluations)
 
 
 def reconstruct(
@@ -187,7 +185,6 @@ def reconstruct(
         settings = settings or CaptureSettings()
         config = settings.config(capture)
         decides |= {"hold_out": hold_out, **settings_json(settings, capture)}
-    runner = _runner_in(out, {**decides, "fit": dataclasses.asdict(config)}, overwrite, told, facts)
     stages = reconstruction_stages(
         capture,
         config,
@@ -198,7 +195,8 @@ def reconstruct(
         enlarged=capture.family is None or quality != "draft",
         files=out is not None,
     )
-    with enough_memory(None):
+    settings_of_run = {**decides, "fit": dataclasses.asdict(config)}
+    with _runner_in(out, settings_of_run, overwrite, told, facts) as runner, enough_memory(None):
         return _asset(drive(stages, runner), runner, capture)
 
 

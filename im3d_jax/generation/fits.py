@@ -17,7 +17,6 @@ import numpy as np
 
 from im3d_jax import seeds
 from im3d_jax.data.captures import Capture
-from im3d_jax.errors import input_errors
 from im3d_jax.generation.stages import Result, Workplace
 from im3d_jax.images.alpha import composite
 from im3d_jax.images.files import encode_png
@@ -101,8 +100,11 @@ class Fit:
     def _resume(self, place: Workplace) -> FitState | None:
         if place.folder is None or read_label(place.folder / partial_file(place.name)) != place.label:
             return None
-        with input_errors(ValueError):
+        try:
             state = load_state(place.folder / partial_file(place.name), self.config)
+        except ValueError:
+            place.line("the fit so far is damaged: its part begins again")
+            return None
         place.line(f"resuming at step {int(state.step)}")
         return state
 

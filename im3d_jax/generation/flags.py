@@ -12,6 +12,7 @@ from absl import flags
 from im3d_jax import environment, seeds
 from im3d_jax.choices import Direction, Quality
 from im3d_jax.errors import InputError
+from im3d_jax.paths import define_path
 
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ QUALITIES, DIRECTIONS, MEMORIES = get_args(Quality), get_args(Direction), ("16gb
 
 def define_run(values: flags.FlagValues) -> None:
     """Flags of every command that makes a run folder."""
-    flags.DEFINE_string("out", None, "folder of the results; the same command resumes there", flag_values=values)
+    define_path("out", None, "folder of the results; the same command resumes there", flag_values=values)
     flags.DEFINE_bool("overwrite", False, "remove the results in --out and start over", flag_values=values)
     flags.DEFINE_integer(
         "seed", 0, "random seed; the same seed gives the same files", lower_bound=0, upper_bound=seeds.LARGEST,
@@ -36,7 +37,7 @@ def define_run(values: flags.FlagValues) -> None:
 
 def define_model(values: flags.FlagValues) -> None:
     """The flag that chooses the weights."""
-    flags.DEFINE_string(
+    define_path(
         "model", "tiny", "`tiny` (bundled), the folder of another bundle, or weights of SV3D or SVD (folder, file or "
         "hub id)", flag_values=values,
     )  # fmt: skip
@@ -48,7 +49,7 @@ def define_drawing(values: flags.FlagValues) -> None:
         "elevation_deg", None, "elevation of the cameras in degrees; estimated if not given", lower_bound=-89.0,
         upper_bound=89.0, flag_values=values,
     )  # fmt: skip
-    flags.DEFINE_string(
+    define_path(
         "image_model", None, "model that draws the first picture from the prompt: Stable Diffusion, or tiny",
         flag_values=values,
     )  # fmt: skip
@@ -64,7 +65,7 @@ def define_drawing(values: flags.FlagValues) -> None:
 def define_fit(values: flags.FlagValues) -> None:
     """Flags of commands that fit an asset to drawn views."""
     flags.DEFINE_integer("rounds", 2, "rounds of refinement, 0 to 2", lower_bound=0, upper_bound=2, flag_values=values)
-    flags.DEFINE_string(
+    define_path(
         "lpips_weights", None, "perceptual loss of the fit: files with VGG16 and the LPIPS heads, or lpips-j",
         flag_values=values,
     )  # fmt: skip
@@ -115,7 +116,7 @@ def define_processes(values: flags.FlagValues) -> None:
 
 def define_batch(values: flags.FlagValues) -> None:
     """All flags of `make_lines`."""
-    flags.DEFINE_string("prompts", None, "file of JSON lines with prompt, image, seed", flag_values=values)
+    define_path("prompts", None, "file of JSON lines with prompt, image, seed", flag_values=values)
     flags.DEFINE_integer("batch", None, "objects drawn at once, over all devices", lower_bound=1, flag_values=values)
     flags.DEFINE_bool("assets", False, "fit an asset to the views of each line", flag_values=values)
     flags.DEFINE_string("shard", "0/1", "i/n: only lines i, i + n, i + 2 n, ...", flag_values=values)

@@ -2,26 +2,29 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import io
 import json
 import os
 import pathlib
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 import jax
 import numpy as np
 
 from im3d_jax import environment
+from im3d_jax.atomic import LOCK_FILE, Held, hold, write_whole
 from im3d_jax.errors import InputError, RunFolderError
 from im3d_jax.generation.batch import OWN_ERRORS, Outcome, draw_ahead, make_room
 from im3d_jax.generation.loop import asset_stages, view_stages
 from im3d_jax.generation.plan import PerceptualChoice, Plan, make_plan
 from im3d_jax.generation.prompt_files import Line
 from im3d_jax.generation.runners import FolderRunner, Loop, MemoryRunner, enough_memory
-from im3d_jax.output.run_folder import RUN_FILE, STAGES_FILE, RunFolder, to_json
+from im3d_jax.output.records import read_object, stage_records, to_json
+from im3d_jax.output.run_folder import RUN_FILE, STAGES_FILE, RunFolder, is_whole
 from im3d_jax.pipelines import Pipeline
 from im3d_jax.progress import Progress, ProgressPrinter
 
@@ -117,9 +120,7 @@ class Summary:
             "assets_a_minute": round(60 * self._drawn / seconds, 3) if self._drawn else None,
             "assets_a_minute_after_first_batch": round(60 * rest / later, 3) if rest else None,
         }
-        partial = self._path.with_name(f".partial-{self._path.name}")
-        partial.write_bytes(to_json(held))
-        os.replace(partial, self._path)
+        write_whole(self._path, to_json(held))
         return held
 
 
@@ -151,16 +152,50 @@ def make_all(
     """
     me, processes = jax.process_index(), jax.process_count()
     works = [_open(line, pipeline, settings, lpips, own=place % processes == me) for place, line in enumerate(lines)]
-    own = sum(work.own for work in works)
     last = "metrics" if settings.what == "asset" else "preview"
     ready = _agreed([last in work.done for work in works])
+    summary_name = settings.summary if processes == 1 else f"summary_{me}_of_{processes}.json"
+    path = pathlib.Path(settings.out) / summary_name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with _alone(path):
+        return _make_pending(works, ready, path, pipeline, settings, progress, clock)
+
+
+@contextlib.contextmanager
+def _alone(path: pathlib.Path) -> Iterator[None]:
+    """Keeps a second process from making the same lines.
+
+    Raises:
+        InputError: There is one already.
+    """
+    try:
+        held = hold(path.parent, f"{LOCK_FILE}-{path.name}")
+    except Held as other:
+        raise InputError(
+            f"another process ({other.holder}) makes these lines in {path.parent}; wait for it, choose another --out, "
+            "or share the lines with --shard"
+        ) from None
+    except OSError as error:
+        raise InputError(f"cannot write to {path.parent} ({error.strerror}); choose another --out") from None
+    with held:
+        yield
+
+
+def _make_pending(
+    works: Sequence[Work],
+    ready: Sequence[bool],
+    path: pathlib.Path,
+    pipeline: Pipeline,
+    settings: ManySettings,
+    progress: Progress,
+    clock: Callable[[], float],
+) -> dict[str, Any]:
+    """Makes the lines that are not ready; `path` is that of the summary."""
+    processes, own = jax.process_count(), sum(work.own for work in works)
     pending = [work for work, done in zip(works, ready, strict=True) if not done]
     finished = [work.folder for work, done in zip(works, ready, strict=True) if done and work.own]
     if finished:
         progress.line(f"{len(finished)} of {own} lines: already finished")
-    summary_name = settings.summary if processes == 1 else f"summary_{me}_of_{processes}.json"
-    path = pathlib.Path(settings.out) / summary_name
-    path.parent.mkdir(parents=True, exist_ok=True)
     facts = {**settings.facts, "model": pipeline.name, "assets": settings.what == "asset"}
     if not pending:
         held = Summary(path, facts, finished, own, clock).write() if own else {}
@@ -179,7 +214,8 @@ def make_all(
         if processes > 1:
             # The processes must draw the same: what only this one has begun is drawn again, to the same bytes.
             work.folder = RunFolder(work.folder.path, work.plan.settings(), overwrite=True)
-        work.folder.start(environment.versions(), work.plan.facts())
+        # Held at each stage alone: a file could not be kept open for each of many lines.
+        work.folder.start(environment.versions(), work.plan.facts(), held=False)
         loops[Loop(stages, FolderRunner(work.folder, quiet))] = work
     fewer = room.rows if room.rows > len(room.devices) else None
     held, rate = {}, ""
@@ -246,14 +282,15 @@ def _stages_done(folder: RunFolder) -> set[str]:
     Run folders themselves also look at the files' content; for lines that are finished, reading it all costs too much.
     """
     done: set[str] = set()
-    try:
-        for name, stage in json.loads((folder / STAGES_FILE).read_bytes()).items():
-            if not all((folder / file).is_file() for file in stage["outputs"]):
-                break
-            done.add(name)
-        return done
-    except (OSError, ValueError, AttributeError, KeyError, TypeError):
-        return set()  # none yet, or damaged: opening the run says so
+    run = read_object(folder / RUN_FILE) or {}
+    if type(run.get("network_evaluations")) is not int:
+        return done  # damaged: starting the run mends it
+    for name, stage in (stage_records(folder / STAGES_FILE) or {}).items():
+        files = ((folder / file, digest) for file, digest in stage["outputs"].items())
+        if not all(file.is_file() if digest else is_whole(file, None) for file, digest in files):
+            break
+        done.add(name)
+    return done
 
 
 def _finish(outcome: Outcome, work: Work, progress: Progress) -> str | None:

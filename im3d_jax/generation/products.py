@@ -15,8 +15,8 @@ from im3d_jax.images.files import encode_png
 from im3d_jax.images.metrics import psnr, ssim
 from im3d_jax.images.resize import block_mean
 from im3d_jax.models import lpips as lpips_distance
+from im3d_jax.output.records import to_json
 from im3d_jax.output.renders import render_views, turntable_cameras
-from im3d_jax.output.run_folder import to_json
 from im3d_jax.output.sheets import contact_sheet
 from im3d_jax.output.videos import encode_mp4
 from splat import Cameras, Gaussians

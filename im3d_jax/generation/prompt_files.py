@@ -11,6 +11,7 @@ from typing import Any
 from im3d_jax import seeds
 from im3d_jax.errors import InputError, unknown_field
 from im3d_jax.generation.request import AssetRequest
+from im3d_jax.paths import expand
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -40,11 +41,16 @@ def read_lines(path: str | pathlib.Path, *, seed: int = 0, **fields: Any) -> lis
         **fields: Further fields of every `AssetRequest`: quality, rounds, elevation_deg, orbit_direction.
 
     Raises:
-        InputError: no such file, a line that is not such an object, or a picture that is not there.
+        InputError: no such file, one of more than 64 MiB, a line that is not such an object, or a picture that is not
+            there.
     """
     path = pathlib.Path(path)
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        with path.open("rb") as file:
+            content = file.read(_MOST_BYTES + 1)
+        if len(content) > _MOST_BYTES:
+            raise InputError(f"--prompts={path}: more than {_MOST_BYTES >> 20} MiB; split it, or use --shard")
+        text = content.decode("utf-8-sig")
     except OSError as error:
         raise InputError(f"--prompts={path}: cannot be read ({error.strerror}); give a file of JSON lines") from None
     except UnicodeDecodeError:
@@ -56,6 +62,7 @@ def read_lines(path: str | pathlib.Path, *, seed: int = 0, **fields: Any) -> lis
     return [_line(path, number, line, seed, fields) for number, line in numbered]
 
 
+_MOST_BYTES = 1 << 26  # devices such as /dev/zero never end
 _EXAMPLE = '{"prompt": "a red mug", "seed": 1}'
 _KINDS = {"prompt": (str, "text"), "image": (str, "a path"), "seed": (int, f"a whole number from 0 to {seeds.LARGEST}")}
 
@@ -93,7 +100,7 @@ def _line(path: pathlib.Path, number: int, text: str, seed: int, fields: dict[st
         raise InputError(f"{where}: seed is {given['seed']}; expected {_KINDS['seed'][1]}")
     image = None
     if "image" in given:
-        image = path.parent / given["image"]
+        image = path.parent / expand(given["image"])
         # Not pathlib's test, which fails on names that are too long.
         if not os.path.isfile(image):
             raise InputError(

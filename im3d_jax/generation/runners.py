@@ -140,6 +140,12 @@ class MemoryRunner:
         self.refs[stage.name] = self._kept[key]
         return self._kept[key]
 
+    def __enter__(self) -> MemoryRunner:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
     def begin(self) -> None:
         """Forgets which stages the last loop had, not their results."""
         self.refs = {}
@@ -177,6 +183,8 @@ class FolderRef(Generic[T]):
 class FolderRunner:
     """Keeps every result in a run folder and skips stages that are finished there.
 
+    Use as a context manager: leaving it lets other processes work in the folder.
+
     Args:
         folder: Of the run; it has been started.
         progress: Who is told.
@@ -184,6 +192,12 @@ class FolderRunner:
 
     def __init__(self, folder: RunFolder, progress: Progress):
         self.folder, self._progress = folder, progress
+
+    def __enter__(self) -> FolderRunner:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.folder.close()
 
     @property
     def seconds(self) -> float:

@@ -13,7 +13,8 @@ import numpy as np
 from im3d_jax.data.camera_files import decode_cameras, elevation_of, encode_cameras, read_fields
 from im3d_jax.errors import input_errors
 from im3d_jax.images.files import as_stored, encode_png, read_image, read_images
-from im3d_jax.output.run_folder import RunFolder, StageFiles, to_json
+from im3d_jax.output.records import to_json
+from im3d_jax.output.run_folder import RunFolder, StageFiles
 from im3d_jax.pipelines import Orbit
 from im3d_jax.reconstruction import FitConfig, FitState, load_state, save_state
 from splat import Gaussians

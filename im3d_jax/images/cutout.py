@@ -15,12 +15,14 @@ MINIMUM_SIDE = 16  # pixels of the picture
 _BACKGROUND_BELOW = 0.05
 # Share of the border that must show the background colour for the background to count as plain.
 _PLAIN_BORDER = 0.6
+# Share of the pixels that must be transparent for alpha to count.
+_TRANSPARENT = 1e-3
 
 
 def foreground_mask(image: Float[np.ndarray, "height width channels"]) -> Float[np.ndarray, "height width"]:
     """Alpha of an object: the picture's own, or by the colour of a plain background.
 
-    Without alpha (three channels, or four that are opaque everywhere) the background is what has about the
+    Without alpha (three channels, or four and hardly any transparent pixel) the background is what has about the
     border's median colour and touches the border, or is enclosed and of exactly that colour (the hole of a
     handle). The outermost two pixels come out soft.
 
@@ -36,9 +38,16 @@ def foreground_mask(image: Float[np.ndarray, "height width channels"]) -> Float[
     image = np.asarray(image, np.float32)
     if image.ndim != 3 or image.shape[-1] not in (3, 4):
         raise ImageError(f"image of shape {image.shape}: expected [height, width, 3 or 4]")
-    if image.shape[-1] == 4 and image[..., 3].min() < 1.0:
+    if _is_cut_out(image):
         return image[..., 3]
     return _plain_background(image[..., :3])[0]
+
+
+def _is_cut_out(image: np.ndarray) -> bool:
+    """Whether the alpha of `image[H, W, 3 or 4]` tells an object: a stray value or rounded corners do not."""
+    if image.shape[-1] == 3:
+        return False
+    return bool((image[..., 3] < 0.5).sum() >= max(4, _TRANSPARENT * image[..., 3].size))
 
 
 def _plain_background(rgb: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -120,7 +129,7 @@ def cut_out(image: Float[np.ndarray, "height width channels"]) -> Float[np.ndarr
     if min(height, width) < MINIMUM_SIDE:
         raise ImageError(f"the picture has {width}x{height} pixels: expected {MINIMUM_SIDE}x{MINIMUM_SIDE} or more")
     rgb = image[..., :3]
-    if image.shape[-1] == 4 and image[..., 3].min() < 1.0:
+    if _is_cut_out(image):
         alpha = image[..., 3]
         if alpha.max() < 0.5:
             raise ImageError("the picture is entirely transparent: expected an object with alpha above 0.5")

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import pathlib
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from jaxtyping import Float, UInt8
@@ -16,13 +17,19 @@ from im3d_jax.errors import ImageError
 
 
 MAXIMUM_PIXELS = 50_000_000  # cutting out takes about 120 bytes a pixel
+MAXIMUM_TOTAL = 200_000_000  # pixels of pictures that are read together, 16 bytes each
+# Pillow would start other programs for some formats, whatever a file is called.
+FORMATS = ("PNG", "JPEG", "WEBP", "TIFF")
+_ORIENTATION = 0x0112  # the EXIF tag
+_EXPECTED = "PNG, JPEG, WebP or TIFF"
 
 
 def read_image(path: str | os.PathLike) -> Float[np.ndarray, "height width 4"]:
-    """Reads a picture of any common format.
+    """Reads a picture.
 
     Args:
-        path: file to read. EXIF orientation is applied; of an animation, the first frame is read.
+        path: PNG, JPEG, WebP or TIFF file of 8 or 16 bits a channel, whatever its suffix. EXIF orientation is applied;
+            of an animation, the first frame is read.
 
     Returns:
         float32 `[H, W, 4]` in [0, 1], straight alpha (1 where the file has none).
@@ -30,34 +37,56 @@ def read_image(path: str | os.PathLike) -> Float[np.ndarray, "height width 4"]:
     Raises:
         ImageError: the file is missing, no picture, truncated, too large, or of an unusable kind.
     """
+    with _opened(path) as opened:
+        opened.load()
+        picture = ImageOps.exif_transpose(opened)
+    # 32-bit greys and signed ones come in this mode; what is white in them the file does not tell.
+    if picture.mode == "F" or (picture.mode == "I" and opened.format == "TIFF"):
+        kind = "floating-point" if picture.mode == "F" else "32-bit or signed"
+        raise ImageError(f"image {path}: {kind} pixels; expected 8 or 16 bits a channel")
+    if picture.mode in ("I;16", "I;16B", "I;16L", "I"):
+        grey = np.asarray(picture, np.float32) / 65535.0
+        return np.stack([grey, grey, grey, np.ones_like(grey)], -1).clip(0.0, 1.0)
+    pixels = np.asarray(picture.convert("RGBA")).astype(np.float32)
+    pixels /= 255.0
+    return pixels
+
+
+def picture_size(path: str | os.PathLike) -> tuple[int, int]:
+    """Width and height of a picture as `read_image` gives it, from its header alone.
+
+    Raises:
+        ImageError: see `read_image`.
+    """
+    with _opened(path) as opened:
+        turned = opened.getexif().get(_ORIENTATION, 1) in (5, 6, 7, 8)
+        return (opened.height, opened.width) if turned else (opened.width, opened.height)
+
+
+@contextlib.contextmanager
+def _opened(path: str | os.PathLike) -> Iterator[Image.Image]:
+    """A picture file whose header is read."""
     path = pathlib.Path(path)
     # Not pathlib's tests, which fail on names that are too long.
     if not os.path.isfile(path):
         kind = "a folder, not a picture" if os.path.isdir(path) else "missing"
-        raise ImageError(f"image {path}: the file is {kind}; give the path of a PNG, JPEG or WebP file")
+        raise ImageError(f"image {path}: the file is {kind}; give the path of a {_EXPECTED} file")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            opened = Image.open(path)
+            opened = Image.open(path, formats=FORMATS)
         with opened:
             if opened.width * opened.height > MAXIMUM_PIXELS:
                 raise Image.DecompressionBombError
-            opened.load()
-            picture = ImageOps.exif_transpose(opened)
+            yield opened
     except UnidentifiedImageError:
-        raise ImageError(f"image {path}: not a readable picture; expected PNG, JPEG or WebP") from None
+        raise ImageError(f"image {path}: not a readable picture; expected {_EXPECTED}") from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         most = f"{MAXIMUM_PIXELS / 1e6:g} million"
         raise ImageError(f"image {path}: more than {most} pixels; scale it down first") from None
     # Pillow reports damaged files by these, depending on the format and on where the damage is.
     except (OSError, SyntaxError, ValueError, EOFError, IndexError) as error:
         raise ImageError(f"image {path}: truncated or damaged ({error}); export it again") from None
-    if picture.mode in ("I;16", "I;16B", "I;16L", "I"):
-        grey = np.asarray(picture, np.float32) / 65535.0
-        return np.stack([grey, grey, grey, np.ones_like(grey)], -1).clip(0.0, 1.0)
-    if picture.mode == "F":
-        raise ImageError(f"image {path}: floating-point pixels; expected 8 or 16 bits a channel")
-    return np.asarray(picture.convert("RGBA"), np.float32) / 255.0
 
 
 def to_bytes(image: Float[np.ndarray, "*batch channels"]) -> UInt8[np.ndarray, "*batch channels"]:
@@ -85,14 +114,20 @@ def read_images(paths: Sequence[str | os.PathLike]) -> Float[np.ndarray, "views 
     Raises:
         ImageError: see `read_image`; ValueError where sizes differ.
     """
-    images = [read_image(path) for path in paths]
-    for path, image in zip(paths, images, strict=True):
-        if image.shape != images[0].shape:
+    sizes = [picture_size(path) for path in paths]
+    for path, (width, height) in zip(paths, sizes, strict=True):
+        if (width, height) != sizes[0]:
             raise ValueError(
-                f"mismatched image sizes: {path} has {image.shape[1]}x{image.shape[0]} pixels, "
-                f"{paths[0]} has {images[0].shape[1]}x{images[0].shape[0]}; give all views one size"
+                f"mismatched image sizes: {path} has {width}x{height} pixels, "
+                f"{paths[0]} has {sizes[0][0]}x{sizes[0][1]}; give all views one size"
             )
-    return np.stack(images)
+    total = sum(width * height for width, height in sizes)
+    if total > MAXIMUM_TOTAL:
+        raise ImageError(
+            f"{len(paths)} images of {sizes[0][0]}x{sizes[0][1]} pixels: together more than "
+            f"{MAXIMUM_TOTAL / 1e6:g} million pixels; scale them down"
+        )
+    return np.stack([read_image(path) for path in paths])
 
 
 def as_stored(images: Float[np.ndarray, "*batch channels"]) -> Float[np.ndarray, "*batch channels"]:

@@ -6,8 +6,6 @@ layouts of torchvision (`features.N.weight`) and of the `lpips` package (`net.sl
 """
 
 import re
-import zipfile
-import zlib
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -16,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import DTypeLike
 
+from im3d_jax.archives import read_arrays
 from im3d_jax.models import perceptual
 
 
@@ -33,6 +32,8 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 
 # What numpy can hold of safetensors' types.
 _DTYPES = ("F64", "F32", "F16", "BF16", "I64", "I32", "I16", "I8", "U64", "U32", "U16", "U8", "BOOL")
+
+_MOST_BYTES = 1 << 29  # of an archive's arrays; those of LPIPS have 59 MB in float32
 
 Params = dict[str, jax.Array]
 
@@ -162,10 +163,8 @@ def _read(path: Path) -> Mapping[str, np.ndarray]:
         return load_file(path)
     if path.suffix == ".npz":
         try:
-            with np.load(path, allow_pickle=False) as archive:
-                return dict(archive)
-        # What numpy raises for a file that is no archive (an array alone is none either), or a damaged one.
-        except (zipfile.BadZipFile, zlib.error, EOFError, TypeError, ValueError) as error:
+            return read_arrays(path, _rename, most=_MOST_BYTES)
+        except ValueError as error:
             raise ValueError(f"{path} is not a whole .npz archive ({error}): download or write it again") from error
     if path.suffix in (".h5", ".hdf5"):
         import h5py
@@ -173,7 +172,10 @@ def _read(path: Path) -> Mapping[str, np.ndarray]:
         arrays: dict[str, np.ndarray] = {}
 
         def keep(name: str, node: object) -> None:
-            if isinstance(node, h5py.Dataset):
+            if isinstance(node, h5py.Dataset) and _rename(name):
+                # A few bytes of a file can declare any number of them.
+                if node.nbytes > _MOST_BYTES:
+                    raise ValueError(f"{path} declares {node.nbytes / 1e9:.3g} GB of {name}: download it again")
                 arrays[name] = node[()]
 
         try:

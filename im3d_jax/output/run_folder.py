@@ -5,32 +5,29 @@ A run is a row of named stages. A stage reads files, writes files, and is finish
 pass nothing to each other but files, so an interrupted run ends with the same bytes as an uninterrupted one.
 """
 
+import contextlib
 import dataclasses
 import json
 import os
 import pathlib
-import shutil
 import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+from im3d_jax.atomic import LOCK_FILE, Held, Hold, check_writable, hold
 from im3d_jax.digests import file_hash, json_hash
 from im3d_jax.errors import RunFolderError
-
-
-RUN_FILE, TIMINGS_FILE, STAGES_FILE = "run.json", "timings.json", "state/stages.json"
-# What a run writes; a folder that holds any of these without a run.json belongs to something else.
-RESULTS = (
-    "drawn.png", "input.png", "views", "views_round1", "views_round2", "views.mp4", "sheet.png", "cameras.json",
-    "state", "asset.ply", "asset_sheet.png", "turntable.mp4", "metrics.json",
-)  # fmt: skip
-
-LONGEST_SHOWN = 60  # characters of a setting in a message
-
-
-def to_json(value: Any) -> bytes:
-    """JSON text that is the same for equal values; NaN is refused."""
-    return (json.dumps(value, indent=2, allow_nan=False) + "\n").encode()
+from im3d_jax.output.records import differences, read_object, seconds_of_stages, stage_records, to_json
+from im3d_jax.output.run_files import (
+    RESULTS,
+    RUN_FILE,
+    STAGES_FILE,
+    TIMINGS_FILE,
+    clean,
+    is_whole,
+    outside,
+    write_file,
+)
 
 
 @dataclasses.dataclass
@@ -52,12 +49,15 @@ class StageFiles:
 
     def save(self, name: str, save: Callable[[pathlib.Path], object]) -> None:
         """Lets `save(path)` write a temporary file (same suffix), then moves it to `name`."""
-        _write_atomically(self.folder / name, save)
+        write_file(self.folder, name, save)
         self.written.append(name)
 
 
 class RunFolder:
     """A folder with one run. Making the object only checks; `start` is the first to change anything.
+
+    One process at a time works in a folder: from `start` to `close`, or during each stage. Damaged records count as
+    missing, so their stages are done again.
 
     Args:
         path: the folder; made if absent.
@@ -68,7 +68,7 @@ class RunFolder:
         sha256: of the settings; run.json holds it, and a folder goes on only where it is the same.
 
     Raises:
-        RunFolderError: not writable, a file, damaged, or with other settings' results.
+        RunFolderError: not writable, a file, or with other settings' results.
     """
 
     def __init__(
@@ -86,28 +86,45 @@ class RunFolder:
         self._facts: dict[str, Any] = {}
         self._stages: dict[str, Any] = {}
         self._timings: dict[str, float] = {}
+        self._held: Hold | None = None
         self._make_writable()
         if not overwrite:
             self._check_settings()
 
-    def start(self, versions: Mapping[str, str] | None = None, facts: Mapping[str, Any] | None = None) -> None:
+    def start(
+        self,
+        versions: Mapping[str, str] | None = None,
+        facts: Mapping[str, Any] | None = None,
+        *,
+        held: bool = True,
+    ) -> None:
         """Begins or resumes the run.
 
         Args:
             versions: package versions, recorded but not compared.
             facts: more to record in run.json, JSON values.
+            held: whether to hold the folder until `close`; otherwise each stage holds it.
+
+        Raises:
+            RunFolderError: another process works in the folder.
         """
-        if self._overwrite:
-            self._remove_results()
-        # A process that was killed could not clean up.
-        for folder in (self.path, *(self.path / name for name in RESULTS)):
-            for leftover in folder.glob(".partial-*"):
-                leftover.unlink()
-        self._versions = dict(versions or {})
-        self._facts = dict(facts or {})
-        self._stages = self._read_json(STAGES_FILE, _is_record)
-        self._timings = self._read_json(TIMINGS_FILE, lambda seconds: isinstance(seconds, int | float))
-        self._write_run_file()
+        self.close()
+        kept = self._hold()
+        with kept if not held else contextlib.nullcontext():
+            clean(self.path, overwrite=self._overwrite)
+            self._versions = dict(versions or {})
+            self._facts = dict(facts or {})
+            self._stages = self._finished_stages()
+            self._timings = seconds_of_stages(self.path / TIMINGS_FILE)
+            self._write_run_file()
+        if held:
+            self._held = kept
+
+    def close(self) -> None:
+        """Lets other processes work in the folder."""
+        if self._held is not None:
+            self._held.close()
+            self._held = None
 
     def note_files(self, files: Mapping[str, str]) -> None:
         """Takes what a stage found out over into run.json.
@@ -141,10 +158,7 @@ class RunFolder:
         record = self._stages.get(name)
         if record is None or record["key"] != self.key(name, inputs, settings or {}):
             return False
-        return all(
-            (self.path / file).is_file() and digest in (None, file_hash(self.path / file))
-            for file, digest in record["outputs"].items()
-        )
+        return all(is_whole(self.path / file, digest) for file, digest in record["outputs"].items())
 
     def stage(
         self,
@@ -169,22 +183,24 @@ class RunFolder:
         inputs = list(inputs)
         if self.finished(name, inputs, settings):
             return False
-        started = time.monotonic()
-        files = StageFiles(self.path)
-        key = self.key(name, inputs, settings or {})
-        evaluations = work(files) or 0
-        self._stages[name] = {
-            "key": key,
-            "outputs": {
-                file: None if file in files.volatile else file_hash(self.path / file) for file in files.written
-            },
-            "network_evaluations": int(evaluations),
-        }
-        self._timings[name] = round(time.monotonic() - started, 3)
-        self._write(TIMINGS_FILE, to_json(self._timings))
-        # With this the stage counts as finished; run.json is written again by any later start.
-        self._write(STAGES_FILE, to_json(self._stages))
-        self._write_run_file()
+        with contextlib.nullcontext() if self._held else self._hold():
+            started = time.monotonic()
+            files = StageFiles(self.path)
+            key = self.key(name, inputs, settings or {})
+            evaluations = work(files) or 0
+            self._stages[name] = {
+                "key": key,
+                "run": self.sha256,
+                "outputs": {
+                    file: None if file in files.volatile else file_hash(self.path / file) for file in files.written
+                },
+                "network_evaluations": int(evaluations),
+            }
+            self._timings[name] = round(time.monotonic() - started, 3)
+            self._write(TIMINGS_FILE, to_json(self._timings))
+            # With this the stage counts as finished; run.json is written again by any later start.
+            self._write(STAGES_FILE, to_json(self._stages))
+            self._write_run_file()
         return True
 
     def key(self, name: str, inputs: Iterable[str], settings: Mapping[str, Any]) -> str:
@@ -193,7 +209,7 @@ class RunFolder:
         return json_hash([name, dict(settings), hashes])
 
     def _write(self, name: str, content: bytes) -> None:
-        _write_atomically(self.path / name, lambda path: path.write_bytes(content))
+        write_file(self.path, name, lambda path: path.write_bytes(content))
 
     def _write_run_file(self) -> None:
         run = {
@@ -210,104 +226,72 @@ class RunFolder:
         request = self.settings.get("request")
         return self.settings.get("seed") if request is None else request["seed"]
 
-    def _read_json(self, name: str, valid: Callable[[Any], bool] | None = None) -> dict[str, Any]:
-        """The dictionary in the file, empty without one; `valid` judges each of its values."""
-        path = self.path / name
-        if not path.is_file():
-            return {}
+    def _hold(self) -> Hold:
+        """Keeps other processes out of the folder."""
         try:
-            value = json.loads(path.read_bytes())
-        except ValueError:
-            value = None
-        if not isinstance(value, dict) or not all(valid is None or valid(entry) for entry in value.values()):
-            raise RunFolderError(f"{path} is damaged; choose another --out or start over with --overwrite")
-        return value
+            return hold(self.path)
+        except Held as other:
+            raise RunFolderError(
+                f"another process ({other.holder}) works in {self.path}; wait for it or choose another --out"
+            ) from None
+        except OSError as error:
+            raise RunFolderError(
+                f"cannot write {self.path / LOCK_FILE} ({error.strerror}); choose another --out"
+            ) from None
 
     def _make_writable(self) -> None:
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            probe = self.path / ".writable.partial"
-            probe.write_bytes(b"")
-            probe.unlink()
+            check_writable(self.path)
         except OSError as error:
             raise RunFolderError(
                 f"cannot write to the folder {self.path} ({error.strerror}); choose another --out"
             ) from None
 
-    def _remove_results(self) -> None:
-        for name in (*RESULTS, RUN_FILE, TIMINGS_FILE):
-            path = self.path / name
-            if path.is_dir() and not path.is_symlink():
-                shutil.rmtree(path)
-            else:
-                path.unlink(missing_ok=True)
+    def _recorded(self) -> tuple[dict[str, Any] | None, str | None]:
+        """Settings of the run that the folder holds, and their SHA-256; None where that cannot be read."""
+        run = read_object(self.path / RUN_FILE) or {}
+        settings, sha256 = run.get("settings"), run.get("sha256")
+        if isinstance(settings, dict):
+            return settings, sha256 if isinstance(sha256, str) else ""
+        runs = {record.get("run") for record in (stage_records(self.path / STAGES_FILE) or {}).values()}
+        return None, runs.pop() if len(runs) == 1 else None
+
+    def _finished_stages(self) -> dict[str, Any]:
+        """Records of stages that this run, or one with its settings, has finished."""
+        same = self._recorded()[1] == self.sha256
+        return {
+            name: record
+            for name, record in (stage_records(self.path / STAGES_FILE) or {}).items()
+            if same and record.get("run", self.sha256) == self.sha256
+        }
 
     def _check_settings(self) -> None:
-        run = self._read_json(RUN_FILE)
-        recorded = run.get("settings")
-        if recorded is not None and not isinstance(recorded, dict):
-            raise RunFolderError(
-                f"{self.path / RUN_FILE} is damaged; choose another --out or start over with --overwrite"
-            )
-        if recorded is None:
+        for name in RESULTS:
+            if (self.path / name).is_symlink() and (self.path / name).is_dir():
+                raise outside(self.path / name)
+        settings, sha256 = self._recorded()
+        if sha256 == self.sha256:
+            return
+        if settings is None and not os.path.lexists(self.path / RUN_FILE):
             foreign = [name for name in RESULTS if (self.path / name).exists()]
             if foreign:
                 raise RunFolderError(
                     f"{self.path} holds {foreign[0]} but no {RUN_FILE}, so it is not a run folder; choose another "
                     "--out or replace it with --overwrite"
                 )
-        elif run.get("sha256") != self.sha256 and self._read_json(STAGES_FILE):
-            differ = lambda key: recorded.get(key) != self.settings.get(key)  # noqa: E731
+            return
+        # A file of stages that cannot be read may have held any. Where nothing tells the settings, all is done again.
+        if sha256 is None or not (self.path / STAGES_FILE).is_file() or read_object(self.path / STAGES_FILE) == {}:
+            return
+        changes = []
+        if settings is not None:
+            differ = lambda key: settings.get(key) != self.settings.get(key)  # noqa: E731
             # Whoever meets another command's folder needs no list of all that this command has besides.
-            before, now = ({"what": one.get("what")} if differ("what") else one for one in (recorded, self.settings))
-            changes = _differences(before, now) or ["it was made by another version"]
-            raise RunFolderError(
-                f"{self.path} holds results of other settings ({'; '.join(changes[:3])}); choose another --out or "
-                "replace them with --overwrite"
-            )
-
-
-def _differences(before: Any, now: Any, name: str = "") -> list[str]:
-    """One text for each setting in which two values differ, inside of nested ones too."""
-    if not (isinstance(before, dict) and isinstance(now, dict)):
-        return [] if before == now else [_difference(name, repr(before), repr(now))]
-    prefix = f"{name}." if name else ""
-    keys = sorted(before.keys() | now.keys())
-    return [text for key in keys for text in _differences(before.get(key), now.get(key), prefix + key)]
-
-
-def _difference(name: str, before: str, now: str) -> str:
-    """A line for two values of a setting; of long ones, the part around the first difference."""
-    same = len(os.path.commonprefix([before, now]))
-    begin = 0 if max(len(before), len(now)) <= LONGEST_SHOWN else max(0, same - LONGEST_SHOWN // 3)
-    shown = []
-    for text in (before, now):
-        rest = text[begin:]
-        end = "…" if len(rest) > LONGEST_SHOWN else ""
-        shown.append(("…" if begin else "") + rest[:LONGEST_SHOWN] + end)
-    return f"{name} was {shown[0]}, now {shown[1]}"
-
-
-def _is_record(value: Any) -> bool:
-    """Whether `value` is what a finished stage leaves in `state/stages.json`."""
-    if not isinstance(value, dict) or set(value) != {"key", "outputs", "network_evaluations"}:
-        return False
-    return isinstance(value["outputs"], dict) and isinstance(value["network_evaluations"], int)
-
-
-def _write_atomically(path: pathlib.Path, save: Callable[[pathlib.Path], object]) -> None:
-    # The suffix stays last: numpy and other writers append their own to a name that lacks it.
-    partial = path.with_name(f".partial-{path.name}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial.touch()
-        mode = partial.stat().st_mode
-        save(partial)
-        # Writers that use a private temporary file of their own leave it unreadable to everybody else.
-        partial.chmod(mode)
-        os.replace(partial, path)
-    except OSError as error:
-        reason = error.strerror or error
-        raise RunFolderError(f"cannot write {path} ({reason}); make room or choose another --out") from None
-    finally:
-        partial.unlink(missing_ok=True)
+            before, now = ({"what": one.get("what")} if differ("what") else one for one in (settings, self.settings))
+            changes = differences(before, now)
+        shown = "; ".join(changes[:3]) or "it was made by another version"
+        raise RunFolderError(
+            f"{self.path} holds results of other settings ({shown}); choose another --out or replace them with "
+            "--overwrite"
+        )

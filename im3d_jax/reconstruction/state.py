@@ -1,7 +1,6 @@
 """The state of a fit, and its npz files: every number of a stopped fit, so that it resumes bit for bit."""
 
 import os
-import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +9,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from im3d_jax.archives import read_arrays
+from im3d_jax.atomic import replacing
 from im3d_jax.reconstruction.poses import Poses
 from im3d_jax.reconstruction.presets import FitConfig
 from splat import Gaussians
@@ -88,22 +89,15 @@ def save_state(path: str | os.PathLike, state: FitState, label: str | None = Non
     if label is not None:
         arrays["label"] = np.frombuffer(label.encode(), np.uint8)
     path = Path(path)
-    # The name of what run folders sweep away after a process that was killed.
-    partial = path.with_name(f".partial-{os.getpid()}-{path.name}")
-    try:
-        with open(partial, "wb") as file:
-            np.savez(file, **arrays)
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+    with replacing(path) as partial, open(partial, "wb") as file:
+        np.savez(file, **arrays)
 
 
 def read_label(path: str | os.PathLike) -> str | None:
     """The label of a saved state; None where there is no file, no label, or a damaged file."""
     try:
-        with np.load(path, allow_pickle=False) as archive:
-            return archive["label"].tobytes().decode()
-    except (KeyError, ValueError, EOFError, OSError, zipfile.BadZipFile):
+        return read_arrays(path, ["label"])["label"].tobytes().decode()
+    except (ValueError, OSError):
         return None
 
 
@@ -117,11 +111,8 @@ def load_state(path: str | os.PathLike, config: FitConfig) -> FitState:
     statistics = config.strategy.init_statistics(config.capacity)
     layout = _layout(statistics=statistics is not None, poses=bool(config.lr_poses))
     try:
-        with np.load(path, allow_pickle=False) as archive:
-            arrays = {name: archive[name] for name in layout}
-    except (KeyError, ValueError, EOFError, OSError, zipfile.BadZipFile) as error:
-        if isinstance(error, FileNotFoundError):
-            raise
+        arrays = read_arrays(path, layout)
+    except ValueError as error:
         raise ValueError(f"{path} is not a saved fit ({error}); delete it and fit again") from error
     sizes: dict[int | str, int] = {"capacity": config.capacity, "bands": (config.sh_degree + 1) ** 2}
     if config.lr_poses:

@@ -15,6 +15,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from im3d_jax.atomic import write_whole
+
 
 class MetricsLog:
     """`metrics.jsonl` of a run folder, and TensorBoard's files where its writer is installed; process 0 writes.
@@ -36,10 +38,8 @@ class MetricsLog:
             return
         path = pathlib.Path(folder) / "metrics.jsonl"
         kept = [line for line in _lines(path) if line["step"] <= step]
-        partial = path.with_name(".partial-metrics.jsonl")
-        partial.write_text("".join(json.dumps(line) + "\n" for line in kept))
-        os.replace(partial, path)
-        self._file = path.open("a")
+        write_whole(path, "".join(json.dumps(line) + "\n" for line in kept))
+        self._file = path.open("a", encoding="utf-8")
         if tensorboard:
             try:
                 from tensorboardX import SummaryWriter  # type: ignore[import-not-found]  # of an extra
@@ -80,7 +80,7 @@ def _lines(path: pathlib.Path) -> list[dict[str, Any]]:
     if not path.is_file():
         return []
     found = []
-    for line in path.read_text().splitlines():
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
         try:
             found.append(json.loads(line))
         except ValueError:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import fcntl
 import json
 import math
 import os
@@ -20,8 +19,9 @@ import optax
 from jax.sharding import Mesh
 
 from im3d_jax import parallel
+from im3d_jax.atomic import Held, hold
 from im3d_jax.data.loading import Batches, one_ahead
-from im3d_jax.errors import InputError
+from im3d_jax.errors import InputError, input_errors
 from im3d_jax.training.checkpoints import Checkpoints
 from im3d_jax.training.logs import MetricsLog, Piece, jsonable, peak_memory_gib, peak_tflops, progress_line
 from im3d_jax.training.stage import Outline, Stage
@@ -67,10 +67,15 @@ class RunSettings:
     tensorboard: bool = False
 
     def __post_init__(self):
-        positive = ("steps", "batch", "micro_batches", "log_every", "bad_steps")
-        for name in positive:
-            if getattr(self, name) < 1:
-                raise InputError(f"{name}={getattr(self, name)}: expected at least 1")
+        least = dict.fromkeys(("steps", "batch", "micro_batches", "log_every", "bad_steps", "workers"), 1)
+        least |= dict.fromkeys(("evaluate_every", "checkpoint_every", "checkpoint_seconds", "max_seconds"), 0)
+        for name, smallest in least.items():
+            if not getattr(self, name) >= smallest:  # NaN neither
+                raise InputError(f"{name}={getattr(self, name)}: expected at least {smallest}")
+        if self.fit_seconds is not None and not 0.0 < self.fit_seconds < math.inf:
+            raise InputError(f"fit_seconds={self.fit_seconds}: expected seconds above 0")
+        if len(self.profile) != 2 or min(self.profile) < 0:
+            raise InputError(f"profile={self.profile}: expected the first step and a number of steps")
         if not 0.0 <= self.ema < 1.0:
             raise InputError(f"ema={self.ema}: expected a decay in [0, 1)")
 
@@ -107,11 +112,12 @@ def train(
         Whether the run has reached its length.
 
     Raises:
-        InputError: The folder belongs to another run or trainer, a checkpoint cannot be written, or too many steps in a
-            row are not finite.
+        InputError: The folder belongs to another run or trainer, a checkpoint cannot be written, too many steps in a
+            row are not finite, or nothing is learned because all gradients are 0.
     """
     workdir = pathlib.Path(workdir)
-    workdir.mkdir(parents=True, exist_ok=True)
+    with input_errors(OSError):
+        workdir.mkdir(parents=True, exist_ok=True)
     say = line if jax.process_index() == 0 else lambda text: None
     trained, held = partition(stage.params, stage.trained)
     if not trained:
@@ -216,6 +222,12 @@ class Run:
                 seconds = piece.seconds()
                 self._check(state, step, checkpoints)
                 figures = piece.means()
+                if figures["gradient_norm"] == 0.0 and not figures["skipped"]:
+                    raise InputError(
+                        f"{self.stage.name}: the gradient of all that is trained is 0 at step {step}, so nothing is "
+                        "learned: layers that end in zeros are held at their start; start from trained weights (--set "
+                        "stage.start.bundle=DIR), or train those layers too"
+                    )
                 if judged and self.stage.evaluate is not None:
                     figures |= self.stage.evaluate(self._averaged(state, held))
                     self._show(log, step, state, held)
@@ -318,18 +330,15 @@ def _locked(workdir: pathlib.Path) -> Iterator[None]:
     if jax.process_index() != 0:
         yield
         return
-    with (workdir / ".lock").open("a+") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            file.seek(0)
-            holder = file.read().strip() or "unknown"
-            raise InputError(
-                f"another trainer (process {holder}) writes to {workdir}; wait for it or take a new --workdir"
-            ) from None
-        file.truncate(0)
-        file.write(str(os.getpid()))
-        file.flush()
+    try:
+        held = hold(workdir)
+    except Held as other:
+        raise InputError(
+            f"another trainer (process {other.holder}) writes to {workdir}; wait for it or take a new --workdir"
+        ) from None
+    except OSError as error:
+        raise InputError(f"cannot write to {workdir} ({error.strerror}); take another --workdir") from None
+    with held:
         yield
 
 

@@ -43,6 +43,15 @@ class StageSettings(Protocol):
         ...
 
 
+_EXPECTED = {
+    "weight_decay": "expected 0 or more",
+    "clip": "expected a norm above 0",
+    "b2": "expected a decay in [0, 1)",
+    "warmup": "expected steps, 0 or more",
+    "decay": "expected a share of the run, 0 to 1",
+}
+
+
 @dataclasses.dataclass(frozen=True)
 class OptimizerSettings:
     """Settings of an optimizer and of its schedule.
@@ -54,6 +63,9 @@ class OptimizerSettings:
         b2: Adam's decay of the squares.
         warmup: Steps of the linear warm-up.
         decay: Last share of the run over which the rate falls linearly to 0; 0 keeps it.
+
+    Raises:
+        InputError: A value outside of its range.
     """
 
     kind: Literal["adamw", "muon"] = "adamw"
@@ -62,6 +74,18 @@ class OptimizerSettings:
     b2: float = 0.99
     warmup: int = 200
     decay: float = 0.4
+
+    def __post_init__(self):
+        ranges = {
+            "weight_decay": self.weight_decay >= 0.0,
+            "clip": self.clip > 0.0,
+            "b2": 0.0 <= self.b2 < 1.0,
+            "warmup": self.warmup >= 0,
+            "decay": 0.0 <= self.decay <= 1.0,
+        }
+        for name, fine in ranges.items():
+            if not fine:
+                raise InputError(f"optimizer.{name}={getattr(self, name)}: {_EXPECTED[name]}")
 
     def make(self, rate: Callable[[str], float]) -> optax.GradientTransformation:
         """The optimizer; `rate` gives a parameter's peak learning rate."""

@@ -23,6 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import DTypeLike
 
+from im3d_jax.atomic import write_whole
 from im3d_jax.diffusion import Cosine
 from im3d_jax.errors import WeightsError
 from im3d_jax.models import (
@@ -173,8 +174,8 @@ def save_bundle(
     """Writes a bundle; tensors are rounded to `dtype`."""
     folder = pathlib.Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "config.json").write_text(json.dumps(dataclasses.asdict(config), indent=1) + "\n")
-    (folder / "tokenizer.json").write_text(tokenizer.json + "\n")
+    write_whole(folder / "config.json", json.dumps(dataclasses.asdict(config), indent=1) + "\n")
+    write_whole(folder / "tokenizer.json", tokenizer.json + "\n")
     for part in PARTS:
         save_safetensors(folder / f"{part}.safetensors", flatten(params[part]), dtype=dtype)
 

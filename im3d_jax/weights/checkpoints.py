@@ -265,6 +265,16 @@ def _preset(family: str | None, tensors: dict[str, StoredTensor], config: dict, 
         == (preset.unet.in_channels, sum(preset.unet.vector_dims), preset.unet.context_dims)
     ]
     if not fits:
+        if any("lora_" in name or ".lora." in name for name in tensors):
+            raise WeightsError(
+                f"{path} holds low-rank adapters (LoRA), which are no model alone: merge them into the model that they "
+                "were trained on, and give that"
+            )
+        if channels is None:
+            raise WeightsError(
+                f"{path} holds no UNet ({len(tensors)} tensors, such as {', '.join(sorted(tensors)[:2])[:120]}): give "
+                "a whole model's folder or file"
+            )
         raise WeightsError(
             f"{path} belongs to no known family (UNet with {channels} input channels, {vector or 0} features of scalar "
             f"conditions, contexts of {context}): expected one of {', '.join(PRESETS)}"

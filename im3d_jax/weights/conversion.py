@@ -12,10 +12,12 @@ import json
 import os
 import pathlib
 import shutil
+import tempfile
 from collections.abc import Callable
 
 import numpy as np
 
+from im3d_jax.atomic import PARTIAL
 from im3d_jax.errors import WeightsError
 from im3d_jax.models.clip import CLIPTextConfig, CLIPVisionConfig
 from im3d_jax.models.t5 import T5Config
@@ -156,13 +158,14 @@ def _copies(tensors: dict[str, StoredTensor]) -> list[tuple]:
 
 def _write_folder(checkpoint: Checkpoint, folder: pathlib.Path, networks: dict, aside: dict) -> dict[str, int]:
     """A diffusers folder, under its name only when it is whole: without its record it would be another model."""
-    partial = folder.with_name(f"{folder.name}.{os.getpid()}.partial")
-    partial.mkdir(parents=True)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    partial = pathlib.Path(tempfile.mkdtemp(prefix=PARTIAL, dir=folder.parent)) / folder.name
     try:
+        partial.mkdir()
         counts = _fill_folder(checkpoint, partial, networks, aside)
         os.replace(partial, folder)
     finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        shutil.rmtree(partial.parent, ignore_errors=True)
     return counts
 
 

@@ -7,9 +7,11 @@ import json
 import os
 import pathlib
 import shutil
+import tempfile
 
 import jax.numpy as jnp
 
+from im3d_jax.atomic import PARTIAL
 from im3d_jax.weights.checkpoints import Checkpoint, save_network
 from im3d_jax.weights.conversion import FILES, convert_checkpoint, diffusers_configs, record_of
 from im3d_jax.weights.names.networks import unet_shapes, unet_table
@@ -26,8 +28,18 @@ def export_checkpoint(checkpoint: Checkpoint, preset: Preset, unet: dict, folder
         folder: To write.
     """
     folder = pathlib.Path(folder)
-    partial = folder.with_name(f".partial-{folder.name}")
-    shutil.rmtree(partial, ignore_errors=True)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    partial = pathlib.Path(tempfile.mkdtemp(prefix=PARTIAL, dir=folder.parent)) / folder.name
+    try:
+        _fill(checkpoint, preset, unet, partial)
+        shutil.rmtree(folder, ignore_errors=True)
+        os.replace(partial, folder)
+    finally:
+        shutil.rmtree(partial.parent, ignore_errors=True)
+
+
+def _fill(checkpoint: Checkpoint, preset: Preset, unet: dict, partial: pathlib.Path) -> None:
+    """Writes the folder `partial`, which is not there."""
     rest = dataclasses.replace(
         checkpoint, networks={name: found for name, found in checkpoint.networks.items() if name != "unet"}
     )
@@ -41,8 +53,6 @@ def export_checkpoint(checkpoint: Checkpoint, preset: Preset, unet: dict, folder
     config = diffusers_configs(preset)["unet"]
     (partial / "unet" / "config.json").write_text(json.dumps(config, indent=1) + "\n")
     (partial / "im3d.json").write_text(json.dumps(record_of(preset), indent=1) + "\n")
-    shutil.rmtree(folder, ignore_errors=True)
-    os.replace(partial, folder)
 
 
 def _unet_alone(root: pathlib.Path):

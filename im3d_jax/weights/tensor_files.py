@@ -17,6 +17,7 @@ import numpy as np
 import safetensors
 from jax.typing import DTypeLike
 
+from im3d_jax.atomic import replacing
 from im3d_jax.errors import WeightsError
 from im3d_jax.weights.trees import check_no_pickle
 
@@ -69,7 +70,8 @@ def network_files(folder: pathlib.Path) -> list[pathlib.Path]:
     A folder may hold the same network several times (half precision, without EMA): the plain name is taken.
 
     Raises:
-        WeightsError: No file, several that could be meant, an unreadable index, or a shard that is missing.
+        WeightsError: No file, several that could be meant, an unreadable index, or a shard that is missing or lies
+            outside of the folder.
     """
     indices = _plainest(sorted(folder.glob("*.safetensors.index.json")))
     if len(indices) == 1:
@@ -80,6 +82,11 @@ def network_files(folder: pathlib.Path) -> list[pathlib.Path]:
             )
         names = sorted(set(weight_map.values()))
         # Not pathlib's test, which fails on names that are too long.
+        away = next((name for name in names if os.path.isabs(name) or ".." in pathlib.PurePath(name).parts), None)
+        if away is not None:
+            raise WeightsError(
+                f"{indices[0]} names the shard {away[:100]!r}, which is not in its folder: download the model again"
+            )
         missing = [name for name in names if not os.path.isfile(folder / name)]
         if missing:
             shown = ", ".join(name[:100] for name in missing[:3])
@@ -212,19 +219,13 @@ def write_tensors(
         offset += size
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
-    partial = path.with_name(path.name + ".partial")
-    with partial.open("wb") as file:
-        try:
-            file.write(len(text).to_bytes(8, "little") + text)
-            for name, dtype, shape, values in tensors:
-                array = np.ascontiguousarray(values()).reshape(shape)
-                if array.dtype != DTYPES[dtype]:
-                    raise ValueError(f"{name} has dtype {array.dtype}, expected {dtype}")
-                # Bytes, because the file cannot take bfloat16's buffer.
-                file.write(array.reshape(-1).view(np.uint8).data)
-            file.flush()
-            os.fsync(file.fileno())
-            os.replace(partial, path)
-        finally:
-            # There only when something, Ctrl-C too, came between: such a file can be as large as the result.
-            partial.unlink(missing_ok=True)
+    with replacing(path) as partial, partial.open("wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        for name, dtype, shape, values in tensors:
+            array = np.ascontiguousarray(values()).reshape(shape)
+            if array.dtype != DTYPES[dtype]:
+                raise ValueError(f"{name} has dtype {array.dtype}, expected {dtype}")
+            # Bytes, because the file cannot take bfloat16's buffer.
+            file.write(array.reshape(-1).view(np.uint8).data)
+        file.flush()
+        os.fsync(file.fileno())

@@ -13,6 +13,7 @@ import safetensors
 import safetensors.numpy
 from jax.typing import DTypeLike
 
+from im3d_jax.atomic import replacing
 from im3d_jax.errors import WeightsError
 
 
@@ -48,16 +49,10 @@ def save_safetensors(
     path: str | os.PathLike, flat: dict, metadata: dict[str, str] | None = None, dtype: DTypeLike | None = None
 ) -> None:
     """Writes {name: array} atomically, optionally cast to `dtype` (bfloat16 for what is shipped)."""
-    path = pathlib.Path(path)
     arrays = {k: np.asarray(v if dtype is None else jnp.asarray(v, dtype)) for k, v in flat.items()}
     arrays = {k: np.ascontiguousarray(v).reshape(v.shape) for k, v in arrays.items()}
-    temporary = path.with_name(path.name + ".partial")
-    temporary.touch()
-    mode = temporary.stat().st_mode
-    safetensors.numpy.save_file(arrays, temporary, metadata)
-    # safetensors writes a private file; the result gets the permissions that a plain open would have given.
-    temporary.chmod(mode)
-    os.replace(temporary, path)
+    with replacing(path) as partial:
+        safetensors.numpy.save_file(arrays, partial, metadata)
 
 
 def check_no_pickle(path: pathlib.Path) -> None:

@@ -60,9 +60,15 @@ def decode_splat(data: bytes) -> Rows:
         raise Malformed(f"has {len(data)} bytes, not a positive multiple of {ROW.itemsize}")
     rows = np.frombuffer(data, ROW)
     sound = np.isfinite(rows["mean"]).all(axis=1) & np.isfinite(rows["scale"]).all(axis=1)
-    sound &= (rows["scale"] >= 0).all(axis=1)
     if not sound.all():
-        raise Malformed(f"row {int(sound.argmin())} holds a number that is not finite or a negative scale")
+        raise Malformed(f"row {int(sound.argmin())} holds a number that is not finite")
+    sound = (rows["scale"] >= 0).all(axis=1)
+    if not sound.all():
+        row = int(sound.argmin())
+        raise Malformed(
+            f"row {row} holds the scale {rows['scale'][row].min():.3g}, expected 0 or more (scales are linear; "
+            "logarithms need exp first)"
+        )
     rgba = rows["rgba"] / 255.0
     return Rows(
         means=rows["mean"],

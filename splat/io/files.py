@@ -6,6 +6,7 @@ import os
 import pathlib
 import tempfile
 import warnings
+from collections.abc import Sequence
 
 import jax
 import numpy as np
@@ -44,8 +45,16 @@ class Rows:
         return math.isqrt(self.sh.shape[1]) - 1
 
 
+# Shares of a gaussian's size, and of the scene's, by which rounding may move it.
+_MOST_MOVED, _VISIBLE = 0.1, 1e-6
+
+
 class Malformed(ValueError):
     """A file is damaged or not supported; the message says why, without the file's name."""
+
+
+class FarAway(Malformed):
+    """Positions are too far from the origin for float32; the message says what to subtract."""
 
 
 class NonFinite(ValueError):
@@ -112,6 +121,45 @@ def on_device(gaussians: Rows) -> Gaussians:
             )
         ]
     return Gaussians(*jax.device_put(leaves))
+
+
+def about(gaussians: Rows, origin: Sequence[float]) -> Rows:
+    """Moves gaussians so that a point of the file becomes the origin, in float64, before they are rounded.
+
+    Args:
+        gaussians: As they were read.
+        origin: [3] point of their world.
+
+    Returns:
+        Gaussians whose means float32 can hold.
+
+    Raises:
+        FarAway: One gaussian in a hundred or more would move by a tenth of its size and by a visible part of the
+            scene, because they are far from the origin.
+    """
+    shift = np.asarray(origin, np.float64)
+    if shift.shape != (3,) or not np.isfinite(shift).all():
+        raise ValueError(f"origin is {origin}; expected three numbers")
+    if shift.any():
+        gaussians = dataclasses.replace(gaussians, means=gaussians.means.astype(np.float64) - shift[None])
+    means = gaussians.means
+    if means.dtype != np.float64:
+        return gaussians
+    with np.errstate(over="ignore", invalid="ignore"):
+        lost = np.abs(means - means.astype(np.float32)).max(axis=1, initial=0.0)
+        sizes = np.exp(gaussians.log_scales.astype(np.float64).max(axis=1, initial=-np.inf))
+    sound = np.isfinite(lost) & np.isfinite(sizes)
+    if not sound.any():
+        return gaussians
+    extent = np.ptp(means[sound], axis=0).max()
+    moved = sound & (lost > _MOST_MOVED * sizes) & (lost > _VISIBLE * extent)
+    if moved.sum() >= max(1, 0.01 * len(means)):
+        centre = ", ".join(f"{number:.0f}" for number in np.median(means[sound], axis=0) + shift)
+        raise FarAway(
+            f"has positions about ({centre}), where float32 would move {moved.sum()} of {len(means)} gaussians by up "
+            f"to {lost[sound].max():.2g}; read it with origin=({centre}), which is subtracted first"
+        )
+    return gaussians
 
 
 def check_finite(gaussians: Rows) -> None:

@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -9,7 +10,7 @@ from jaxtyping import Bool, Float
 
 from splat.gaussians import Gaussians
 from splat.io.dotsplat import decode_splat, encode_splat
-from splat.io.files import Malformed, Rows, check_writable, on_device, on_host, write_atomically
+from splat.io.files import FarAway, Malformed, Rows, about, check_writable, on_device, on_host, write_atomically
 from splat.io.frames import to_y_up, transform
 from splat.io.gltf import decode_glb, encode_glb
 from splat.io.ply import decode_ply, encode_ply
@@ -57,7 +58,7 @@ def save(
     write_atomically(path, encode(on_host(gaussians, active), suffix, turn, **options))
 
 
-def load(path: str | os.PathLike, *, up: str = "z") -> Gaussians:
+def load(path: str | os.PathLike, *, up: str = "z", origin: Sequence[float] = (0.0, 0.0, 0.0)) -> Gaussians:
     """Reads gaussians from a PLY, SPZ (version 1 to 3), .splat or .glb file.
 
     The content decides the format; where it does not, the suffix does.
@@ -66,13 +67,16 @@ def load(path: str | os.PathLike, *, up: str = "z") -> Gaussians:
         path: File to read.
         up: Direction that is up in the result, "z", "y" or "-y": y-up files (SPZ, glTF) are rotated to it. PLY and
             .splat files declare no frame and are not rotated.
+        origin: [3] point of the result's frame that becomes the origin: for scenes in world coordinates of double
+            precision, which float32 cannot hold.
 
     Returns:
         `Gaussians`. SPZ, .splat and .glb files give finite opacity logits and quaternions of length one (zero where the
-        file has zero); PLY files give their numbers unchanged.
+        file has zero); PLY files give their numbers, with the limits as `load_ply` has them.
 
     Raises:
-        ValueError: The file holds no gaussians or is damaged, or `up` is unknown; one line says why.
+        ValueError: The file holds no gaussians or is damaged, `up` is unknown, or the positions are too far from the
+            origin for float32; one line says why.
         OSError: The file cannot be read.
     """
     turn = to_y_up(up).T
@@ -82,7 +86,9 @@ def load(path: str | os.PathLike, *, up: str = "z") -> Gaussians:
     if kind is None:
         raise ValueError(f"{path}: neither its content nor its suffix is one of {', '.join(SUFFIXES)}")
     try:
-        return on_device(decode(data, kind, turn))
+        return on_device(about(decode(data, kind, turn), origin))
+    except FarAway as problem:
+        raise ValueError(f"{path}: {problem}") from None
     except Malformed as problem:
         raise ValueError(f"{path}: {problem}; expected a {kind} file of gaussians") from None
 

@@ -29,6 +29,7 @@ from splat.io.glb import GlbReader, write_glb
 
 EXTENSION = "KHR_gaussian_splatting"
 _COLOR_SPACE = "srgb_rec709_display"
+_ROUNDING = 1e-3  # of opacities that a writer computed
 _MOST_NODES = 10_000
 # A row takes at least 32 bytes; nodes may repeat a mesh, but not until copies fill the memory.
 _FEWEST_BYTES_PER_ROW = 8
@@ -158,8 +159,13 @@ def _primitive(reader: GlbReader, primitive: dict[str, Any], settings: dict[str,
     quats = take(f"{EXTENSION}:ROTATION", "VEC4", "fbh")
     scales = take(f"{EXTENSION}:SCALE", "VEC3", "fBH")
     if scales.size and scales.min() < 0:
-        raise Malformed("holds a negative scale")
+        raise Malformed(
+            f"holds the scale {scales.min():.3g}, expected 0 or more (SCALE is linear; logarithms need exp first)"
+        )
     opacity = take(f"{EXTENSION}:OPACITY", "SCALAR", "fBH")
+    beyond = opacity[np.abs(opacity - 0.5) > 0.5 + _ROUNDING]
+    if beyond.size:
+        raise Malformed(f"holds the opacity {beyond[0]:.3g}, expected 0 to 1 (logits need the sigmoid first)")
     degree = 0
     while f"{EXTENSION}:SH_DEGREE_{degree + 1}_COEF_0" in attributes and degree < 3:
         degree += 1

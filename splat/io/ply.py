@@ -9,14 +9,17 @@ import io
 import itertools
 import os
 import pathlib
+from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import Bool
 
 from splat.gaussians import Gaussians
 from splat.io.files import (
+    FarAway,
     Malformed,
     Rows,
+    about,
     base_coefficients,
     check_finite,
     drop_zero_degrees,
@@ -46,6 +49,8 @@ _TYPES = {
     "float64": "f8",
 }
 _REST_COUNTS = {0: 1, 9: 4, 24: 9, 45: 16, 72: 25}
+_SCALES = ("scale_0", "scale_1", "scale_2")
+_OPAQUE = 100.0  # a logit whose sigmoid is 1 in float32
 _MAX_HEADER = 64 * 1024
 _SLICE = 4096
 
@@ -115,15 +120,19 @@ def encode_ply(gaussians: Rows, *, lean: bool = False) -> bytes:
     return "\n".join(header).encode() + table.astype("<f4").tobytes()
 
 
-def load_ply(path: str | os.PathLike) -> Gaussians:
+def load_ply(path: str | os.PathLike, *, origin: Sequence[float] = (0.0, 0.0, 0.0)) -> Gaussians:
     """Reads gaussians from a PLY file: binary of either byte order or ascii, any property types and order.
 
     Args:
         path: File with at least x, y, z, opacity, scale_0..2, rot_0..3 and f_dc_0..2 (or red, green, blue); f_rest_* up
-            to degree 4 are optional, other properties and elements are skipped.
+            to degree 4 are optional, other properties and elements are skipped. Colours count by their type: 255 of
+            uchar and 65535 of ushort are full, 1 of float (255 where a value exceeds 1).
+        origin: [3] point that becomes the origin, subtracted before positions of double precision become float32.
 
     Returns:
-        `Gaussians` of the file's SH degree, without trailing degrees whose coefficients are all zero.
+        `Gaussians` of the file's SH degree, without trailing degrees whose coefficients are all zero. The limits that
+        other programs write are finite: an opacity of +inf becomes a logit of 100 (opaque), -inf of -100
+        (transparent), a log scale of -inf that of float32's smallest normal number (flat).
 
     Raises:
         ValueError: The file is not such a PLY file; one line says why.
@@ -131,7 +140,9 @@ def load_ply(path: str | os.PathLike) -> Gaussians:
     """
     data = pathlib.Path(path).read_bytes()
     try:
-        return on_device(decode_ply(data))
+        return on_device(about(decode_ply(data), origin))
+    except FarAway as problem:
+        raise ValueError(f"{path}: {problem}") from None
     except Malformed as problem:
         expected = "expected a PLY file of gaussians (3D Gaussian splatting layout)"
         raise ValueError(f"{path}: {problem}; {expected}") from None
@@ -149,11 +160,11 @@ def decode_ply(data: bytes) -> Rows:
     Raises:
         Malformed: The file is damaged or not supported; nothing is allocated for rows that it does not hold.
     """
-    return _gaussians(_vertices(data))
+    return _gaussians(*_vertices(data))
 
 
-def _vertices(data: bytes) -> dict[str, np.ndarray]:
-    """The vertex element's scalar properties by name."""
+def _vertices(data: bytes) -> tuple[dict[str, np.ndarray], np.dtype]:
+    """The vertex element's scalar properties by name, and their types as declared."""
     if not data.startswith(b"ply"):
         raise Malformed("does not start with 'ply'")
     end = data.find(b"end_header", 0, _MAX_HEADER)
@@ -174,7 +185,7 @@ def _vertices(data: bytes) -> dict[str, np.ndarray]:
             raise Malformed(f"truncated: element {name} of {count} rows needs {size} bytes, {have} are left")
         if name == "vertex":
             rows = np.frombuffer(body, dtype, count, offset)
-            return {key: rows[key] for key in dtype.names or ()}
+            return {key: rows[key] for key in dtype.names or ()}, dtype
         offset += size
     raise Malformed("has no element 'vertex'")
 
@@ -213,7 +224,7 @@ def _dtype(properties: list[tuple[str, str]], order: str) -> np.dtype:
     return np.dtype([(name, order + _TYPES[kind]) for name, kind in properties])
 
 
-def _read_ascii(body: bytes, elements: list) -> dict[str, np.ndarray]:
+def _read_ascii(body: bytes, elements: list) -> tuple[dict[str, np.ndarray], np.dtype]:
     lines = io.BytesIO(body)
     for name, count, properties in elements:
         if name != "vertex":
@@ -221,7 +232,8 @@ def _read_ascii(body: bytes, elements: list) -> dict[str, np.ndarray]:
             if have < count:
                 raise Malformed(f"truncated: element {name} needs {count} lines, {have} are left")
             continue
-        names = _dtype(properties, "<").names or ()
+        dtype = _dtype(properties, "<")
+        names = dtype.names or ()
         # A digit and a separator each, before anything is allocated for them.
         if 2 * count * len(names) > len(body) + 1:
             raise Malformed(f"truncated: {count} lines of {len(names)} numbers do not fit into {len(body)} bytes")
@@ -237,25 +249,29 @@ def _read_ascii(body: bytes, elements: list) -> dict[str, np.ndarray]:
                 table[start : start + len(rows)] = np.array(rows, dtype=object).astype(np.float64)
             except ValueError:
                 raise Malformed("a vertex line holds something that is not a number") from None
-        return {key: table[:, i] for i, key in enumerate(names)}
+        return {key: table[:, i] for i, key in enumerate(names)}, dtype
     raise Malformed("has no element 'vertex'")
 
 
-def _gaussians(columns: dict[str, np.ndarray]) -> Rows:
-    def take(*names: str) -> np.ndarray:
+def _gaussians(columns: dict[str, np.ndarray], types: np.dtype) -> Rows:
+    def take(*names: str, kind: type = np.float32) -> np.ndarray:
         missing = [name for name in names if name not in columns]
         if missing:
             raise Malformed(f"has no property {', '.join(missing)}")
         # Doubles beyond float32 become inf here; the renderer counts them as invalid.
         with np.errstate(over="ignore", invalid="ignore"):
-            return np.stack([columns[name].astype(np.float32) for name in names], axis=-1)
+            return np.stack([columns[name].astype(kind) for name in names], axis=-1)
 
     if "packed_position" in columns:
         raise Malformed("is a compressed PLY; convert it with: splat-transform in.compressed.ply out.ply")
-    means, scales = take("x", "y", "z"), take("scale_0", "scale_1", "scale_2")
+    double = any(name in columns and types[name] == np.dtype(types[name].str[0] + "f8") for name in "xyz")
+    means, scales = take("x", "y", "z", kind=np.float64 if double else np.float32), take(*_SCALES)
     quats, opacity = take("rot_0", "rot_1", "rot_2", "rot_3"), take("opacity")[:, 0]
+    # Limits of the activations, which have pictures; logarithms and logits of other numbers that are not finite do not.
+    scales = np.where(np.isneginf(scales), np.log(np.finfo(np.float32).tiny), scales).astype(np.float32)
+    opacity = np.where(np.isinf(opacity), np.copysign(_OPAQUE, opacity), opacity).astype(np.float32)
     if "f_dc_0" not in columns and "red" in columns:
-        sh = base_coefficients(take("red", "green", "blue") / 255.0)
+        sh = base_coefficients(_colors(take("red", "green", "blue", kind=np.float64), types["red"]))
     else:
         sh = take("f_dc_0", "f_dc_1", "f_dc_2")[:, None]
     rest = sum(name.startswith("f_rest_") for name in columns)
@@ -266,3 +282,13 @@ def _gaussians(columns: dict[str, np.ndarray]) -> Rows:
         sh = np.concatenate([sh, values.transpose(0, 2, 1)], axis=1)
         sh = drop_zero_degrees(sh)
     return Rows(means=means, quats=quats, log_scales=scales, opacity_logits=opacity, sh=sh)
+
+
+def _colors(values: np.ndarray, kind: np.dtype) -> np.ndarray:
+    """Colours in [0, 1] of a point cloud's, by the type of the property."""
+    with np.errstate(invalid="ignore"):
+        most = values.max(initial=0.0)
+    # Floats have two conventions, and so have integers that are wider than any colour.
+    if kind.kind == "f":
+        return values / (255.0 if most > 1.0 else 1.0)
+    return values / (255.0 if kind.itemsize > 2 and most <= 255.0 else np.iinfo(kind).max)

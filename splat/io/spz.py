@@ -28,6 +28,7 @@ _HEADER = struct.Struct("<4sIIBBBB")
 _COLOR_SCALE = 0.15
 _SMALLEST_THREE_STEP = math.sqrt(0.5) / 511
 _HAS_EXTENSIONS = 2
+_MOST_MEMBERS = 64
 _MOST_EXTENSION_BYTES = 1 << 16
 _COORDINATE_SYSTEM_EXTENSION, _RIGHT_UP_BACK = 0xADBE0003, 4
 # Deflate cannot exceed 1032 to 1; no scene exceeds 64 to 1, but attacks that fill the memory do.
@@ -92,7 +93,10 @@ def decode_spz(data: bytes) -> Rows:
         Malformed: The file is damaged or not supported; never more is allocated than the gaussians that it can hold.
     """
     if data[:4] == b"NGSP":
-        raise Malformed("is SPZ version 4 (zstd); convert it: splat-transform in.spz --spz-version 3 out.spz")
+        version = int.from_bytes(data[4:8], "little")
+        if version < 4:
+            raise Malformed(f"is SPZ version {version} without its gzip compression; compress it: gzip -n FILE")
+        raise Malformed(f"is SPZ version {version} (zstd); convert it: splat-transform in.spz --spz-version 3 out.spz")
     header = _inflate(data, _HEADER.size)[0]
     if len(header) < _HEADER.size:
         raise Malformed("holds no SPZ header")
@@ -135,10 +139,17 @@ def decode_spz(data: bytes) -> Rows:
 
 
 def _inflate(data: bytes, most: int) -> tuple[bytes, bool]:
-    """At most `most` bytes of a gzip stream, and whether that is all of it with the right checksum."""
-    stream = zlib.decompressobj(31)
+    """At most `most` bytes of a gzip stream of one or more members, and whether that is all of it, checksums right."""
+    parts: list[bytes] = []
     try:
-        return stream.decompress(data, most), stream.eof
+        for _ in range(_MOST_MEMBERS):
+            stream = zlib.decompressobj(31)
+            parts.append(stream.decompress(data, most))
+            most -= len(parts[-1])
+            data = stream.unused_data
+            if not stream.eof or most <= 0 or not data.startswith(b"\x1f\x8b"):
+                return b"".join(parts), stream.eof
+        raise Malformed(f"holds more than {_MOST_MEMBERS} gzip members")
     except zlib.error as problem:
         raise Malformed(f"is no intact gzip stream ({problem})") from None
 

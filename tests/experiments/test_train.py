@@ -11,6 +11,7 @@ import pytest
 import im3d_jax as im3d
 from experiments import train
 from experiments.configs import svd_multiview
+from im3d_jax.atomic import hold
 from im3d_jax.models import is_temporal_parameter
 from im3d_jax.training.recipe import Recipe
 from im3d_jax.weights import flatten, load_bundle, save_bundle
@@ -67,6 +68,16 @@ def test_a_chain_starts_each_stage_from_the_one_before_and_keeps_what_is_finishe
     assert [bundle for _, bundle in started[:3]] == ["", *(str(tmp_path / name / "bundle") for name in names[:2])]
     said = capsys.readouterr().err
     assert said.count("already finished") == 2 and "wrote" in said
+    # A stage whose settings or bundle are others is not finished: its run says whether it may go on.
+    for change in (["--seed=1"], ["--set", "steps=3"], ["--set", "stage.start.model.log_snr_shift=0.5"]):
+        before = len(started)
+        assert start("tiny", tmp_path, *change) == 0
+        assert started[before][0] == "autoencoder"
+    before = len(started)
+    shutil.rmtree(tmp_path / "elevation/bundle")
+    (tmp_path / "unfrozen/finished.json").write_text("{")
+    assert start("tiny", tmp_path, *change) == 0
+    assert [name for name, _ in started[before:]] == ["unfrozen", "elevation"]
     assert load_bundle(str(tmp_path / "bundle")).config == load_bundle(str(tmp_path / "elevation" / "bundle")).config
 
 
@@ -105,9 +116,26 @@ def test_a_finished_run_is_extended_and_says_so(video, tmp_path, capsys):
     assert "stage was 'svd', now 'emu'" in capsys.readouterr().err
 
 
+def test_two_programs_in_one_folder(tmp_path, capsys):
+    with hold(tmp_path, ".lock-program"):
+        assert start("svd_multiview", tmp_path) == 2
+    assert "another trainer (process " in capsys.readouterr().err and not (tmp_path / "smoke").exists()
+
+
+def test_the_smallest_video_stage_learns(tmp_path):
+    """Its spatial layers are held, so it starts from weights whose last layer is not zero."""
+    recipe = train.open_recipe("tiny_video").get_smoke(tmp_path)
+    kernels = flatten(recipe.stage.start.open(0).params["unet"])
+    assert all(np.any(np.asarray(leaf)) for leaf in kernels.values())
+
+
 @pytest.mark.parametrize(
     "arguments, message",
     [
+        (["--config=im3d_paper", "--workdir=W", "--set", "steps=-5"], "steps=-5: expected at least 1"),
+        (["--config=im3d_paper", "--workdir=W", "--set", "decay=1.5"], "optimizer.decay=1.5: expected a share"),
+        (["--config=im3d_paper", "--workdir=W", "--set", "clip=0"], "optimizer.clip=0.0: expected a norm"),
+        (["--config=tiny_video", "--workdir=/dev/null/x"], "cannot use /dev/null/x (Not a directory)"),
         (["--config=tyni"], "--config=tyni: expected one of camera_conditioned, im3d_paper"),
         (["--config=im3d_paper"], "--workdir is missing"),
         (["--config=im3d_paper", "--workdir=W", "--set", "run.stepps=3"], "has no field stepps; did you mean steps?"),

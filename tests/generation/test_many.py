@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from im3d_jax import InputError, generate, views
+from im3d_jax.atomic import hold
 from im3d_jax.errors import OutOfMemory, WeightsError
 from im3d_jax.generation.many import ManySettings, make_all
 from im3d_jax.generation.prompt_files import read_lines
@@ -223,6 +224,30 @@ def test_a_folder_that_cannot_be_written_ends_the_run_with_its_line(tmp_path):
         make(Blocking(1).pipeline, file)
     summary = summary_of(file)
     assert summary["failed"] == {"00001": "no cameras"} and summary["finished"] == 0
+
+
+def test_damaged_records_of_finished_lines_are_mended(tmp_path):
+    file = written(tmp_path, *({"prompt": "mug", "seed": seed} for seed in range(3)))
+    make(FakeModel(2).pipeline, file)
+    one, two, three = (tmp_path / f"out/{number:05d}" for number in (1, 2, 3))
+    whole = {path: path.read_bytes() for path in tmp_path.rglob("*.json") if path.name in ("run.json", "stages.json")}
+    for path in (one / "run.json", two / "state/stages.json", three / "timings.json"):
+        path.write_bytes(path.read_bytes()[:-20])
+    model = FakeModel(2)
+    assert make(model.pipeline, file)["finished"] == 3
+    assert model.calls.count("views") == 1, "the second line alone is drawn again"
+    assert {path: path.read_bytes() for path in whole} == whole
+
+
+def test_a_second_process_on_the_same_lines_is_refused(tmp_path):
+    file = written(tmp_path, {"prompt": "mug"})
+    (tmp_path / "out").mkdir()
+    with hold(tmp_path / "out", ".lock-summary.json"):
+        with pytest.raises(InputError, match="another process .* makes these lines in .*out; wait for it"):
+            make(FakeModel().pipeline, file)
+        # Other shards are made beside it.
+        assert make(FakeModel().pipeline, file, summary="summary_1_of_2.json")["finished"] == 1
+    assert not list((tmp_path / "out").glob(".lock*"))
 
 
 class Clock:

@@ -121,6 +121,13 @@ def test_a_capture_stopped_at_steps(tmp_path):
     assert not any("resuming" in line for line in run(None, seed=1))
     assert results(tmp_path / "cut")["asset.ply"] != results(tmp_path / "whole")["asset.ply"]
     assert "stopped at step 3 of 12" in run(4, overwrite=True)[-1]
+    # A state that is damaged since begins again.
+    kept = tmp_path / "cut/state/fit0.partial.npz"
+    damaged = bytearray(kept.read_bytes())
+    damaged[len(damaged) // 2] ^= 1
+    kept.write_bytes(damaged)
+    lines = run(4)
+    assert "the fit so far is damaged: its part begins again" in lines and "stopped at step 3 of 12" in lines[-1]
     assert "resuming at step 3" in run(None)
     assert results(tmp_path / "cut") == results(tmp_path / "whole")
 

@@ -1,5 +1,6 @@
 """Picture files: what is read, what is refused, and PNG files with the same bytes for the same pixels."""
 
+import struct
 import warnings
 
 import numpy as np
@@ -84,3 +85,54 @@ def test_damaged_files(tmp_path):
     (tmp_path / "text.png").write_text("no picture")
     with pytest.raises(ImageError, match="not a readable picture"):
         files.read_image(tmp_path / "text.png")
+
+
+def tiff(pixels, sample_format):
+    """A TIFF file of one grey channel; the format is 1 for unsigned, 2 for signed, 3 for floating-point numbers."""
+    height, width = pixels.shape
+    shorts = {258: 8 * pixels.itemsize, 259: 1, 262: 1, 277: 1, 339: sample_format}
+    longs = {256: width, 257: height, 273: 8, 278: height, 279: pixels.nbytes}
+    entries = b"".join(
+        struct.pack("<HHIHH", tag, 3, 1, shorts[tag], 0)
+        if tag in shorts
+        else struct.pack("<HHII", tag, 4, 1, longs[tag])
+        for tag in sorted(shorts | longs)
+    )
+    count = struct.pack("<H", len(shorts) + len(longs))
+    return b"II*\0" + struct.pack("<I", 8 + pixels.nbytes) + pixels.tobytes() + count + entries + bytes(4)
+
+
+def test_greys_that_do_not_tell_white_are_refused(tmp_path):
+    path = tmp_path / "a.tif"
+    path.write_bytes(tiff(np.full((4, 5), 32768, np.uint16), 1))
+    assert files.read_image(path)[2, 3, 0] == pytest.approx(0.5, abs=1e-4)
+    for pixels, sample_format, kind in (
+        (np.full((4, 5), 3_000_000_000, np.uint32), 1, "32-bit or signed"),
+        (np.full((4, 5), 200, np.int32), 2, "32-bit or signed"),
+        (np.full((4, 5), 200, np.int16), 2, "32-bit or signed"),
+        (np.full((4, 5), 0.5, np.float32), 3, "floating-point"),
+    ):
+        path.write_bytes(tiff(pixels, sample_format))
+        with pytest.raises(ImageError, match=f"{kind} pixels; expected 8 or 16 bits"):
+            files.read_image(path)
+
+
+@pytest.mark.parametrize("kind", ["GIF", "BMP", "PPM", "EPS"])
+def test_other_formats_are_not_opened_whatever_their_names(kind, tmp_path):
+    """Pillow would start Ghostscript for EPS."""
+    Image.new("RGB", (20, 20), "red").save(tmp_path / "a.png", kind)
+    with pytest.raises(ImageError, match="not a readable picture; expected PNG, JPEG, WebP or TIFF"):
+        files.read_image(tmp_path / "a.png")
+
+
+def test_sizes_come_from_headers(tmp_path, monkeypatch):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new("RGB", (30, 20)).save(tmp_path / "a.jpg", exif=exif)
+    assert files.picture_size(tmp_path / "a.jpg") == (20, 30)
+    assert files.read_image(tmp_path / "a.jpg").shape == (30, 20, 4)
+    # Pictures that are too large together are refused before any is decoded.
+    Image.new("1", (7_000, 7_000)).save(tmp_path / "large.png")
+    monkeypatch.setattr(files, "read_image", lambda path: pytest.fail("decoded"))
+    with pytest.raises(ImageError, match="5 images of 7000x7000 pixels: together more than 200 million"):
+        files.read_images([tmp_path / "large.png"] * 5)

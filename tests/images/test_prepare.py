@@ -78,3 +78,22 @@ def test_refusals(picture, words, unchecked):
     with pytest.raises(ImageError) as caught:
         prepare_image(picture, 32, 0.8)
     assert words in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("stray", [254 / 255, 0.5, 0.0])
+@pytest.mark.parametrize("pixels", [(slice(3, 4), slice(5, 6)), (slice(0, 1), slice(0, 3))])
+def test_a_stray_alpha_does_not_make_the_picture_an_object(stray, pixels):
+    plain = disc(64, 16.0, (30.0, 34.0), (0.8, 0.1, 0.1), (1.0, 1.0, 1.0))
+    picture = np.concatenate([plain, np.ones((64, 64, 1), np.float32)], -1)
+    picture[(*pixels, 3)] = stray
+    np.testing.assert_array_equal(foreground_mask(picture), foreground_mask(plain))
+    np.testing.assert_array_equal(prepare_image(picture, 32, 0.8), prepare_image(plain, 32, 0.8))
+    picture[..., 3] = max(stray, 0.5)
+    np.testing.assert_array_equal(foreground_mask(picture), foreground_mask(plain))
+
+
+def test_small_holes_of_a_cut_out_count():
+    """An object that fills nearly all of the picture."""
+    picture = np.ones((64, 64, 4), np.float32)
+    picture[0, :8, 3] = 0.0
+    np.testing.assert_array_equal(foreground_mask(picture), picture[..., 3])

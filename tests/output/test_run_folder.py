@@ -3,10 +3,11 @@
 import functools
 import json
 import os
+import re
 
 import pytest
 
-from im3d_jax.output.run_folder import RunFolder, RunFolderError, StageFiles
+from im3d_jax.output.run_folder import STAGES_FILE, RunFolder, RunFolderError, StageFiles
 
 
 def two_stages(folder, calls, *, fail=False):
@@ -96,6 +97,18 @@ def test_other_settings_are_refused_and_overwritten_on_demand(tmp_path):
     assert (tmp_path / "mine.txt").read_text() == "keep", "only a run's own results may go"
 
 
+def test_what_was_given_is_told_before_what_follows_from_it(tmp_path):
+    settings = {"fit": {"densify_every": 1, "steps": 30}, "steps": 30, "data_sha256": "a"}
+    two_stages(RunFolder(tmp_path, {"text": "x", **settings}), [])
+    for change, told in (
+        ({"steps": 40, "data_sha256": "b", "fit": {"densify_every": 2, "steps": 40}}, "(steps was 30, now 40;"),
+        ({"data_sha256": "b"}, "(data_sha256 was 'a', now 'b')"),
+        ({"fit": {"densify_every": 2, "steps": 30}}, "(fit.densify_every was 1, now 2)"),
+    ):
+        with pytest.raises(RunFolderError, match=re.escape(told)):
+            RunFolder(tmp_path, {"text": "x", **settings, **change})
+
+
 def test_long_settings_are_shown_in_part(tmp_path):
     long = "a red mug " * 40
     two_stages(RunFolder(tmp_path, {"text": long}), [])
@@ -112,28 +125,52 @@ def test_foreign_results_are_refused(tmp_path):
     assert (tmp_path / "asset.ply").read_text() == "precious"
 
 
-def test_damaged_run_file(tmp_path):
-    (tmp_path / "run.json").write_text("{")
-    with pytest.raises(RunFolderError, match="damaged"):
-        RunFolder(tmp_path, {})
-    RunFolder(tmp_path, {}, overwrite=True).start()
-    assert json.loads((tmp_path / "run.json").read_text())["settings"] == {}
-
-
 @pytest.mark.parametrize(
     ("name", "content"),
     [
         ("run.json", {"settings": [1]}),
         ("state/stages.json", {"first": 3}),
+        ("state/stages.json", {"first": {"key": "x", "outputs": {"../a": None}, "network_evaluations": 1}}),
         ("state/stages.json", {"first": {"key": "x"}}),
         ("timings.json", {"first": "long"}),
     ],
 )
-def test_records_of_another_shape_are_damage(tmp_path, name, content):
-    two_stages(RunFolder(tmp_path, {"text": "x", "seed": 0}), [])
-    (tmp_path / name).write_text(json.dumps(content))
-    with pytest.raises(RunFolderError, match="damaged"):
-        two_stages(RunFolder(tmp_path, {"text": "x", "seed": 0}), [])
+def test_damaged_records_are_mended(tmp_path, name, content):
+    """Cut short, or of another shape: at most the stages are done again."""
+    settings = {"text": "x", "seed": 0}
+    two_stages(RunFolder(tmp_path, settings), [])
+    whole, calls = contents(tmp_path), []
+    for damage in (json.dumps(content), (tmp_path / name).read_text()[:-9], ""):
+        (tmp_path / name).write_text(damage)
+        two_stages(RunFolder(tmp_path, settings), calls)
+        assert contents(tmp_path) == whole
+    assert len(calls) == (6 if name == STAGES_FILE else 0), "the stages tell their run too"
+    # Not even damage lets one run write over another.
+    if name != "timings.json":
+        (tmp_path / name).write_text("{")
+        with pytest.raises(RunFolderError, match="other settings"):
+            RunFolder(tmp_path, {"text": "y", "seed": 0})
+
+
+def test_metrics_cut_short_are_made_again(tmp_path):
+    folder = RunFolder(tmp_path, {})
+    folder.start()
+    work = functools.partial(StageFiles.write, name="metrics.json", content=b'{"seconds": 1}', volatile=True)
+    assert folder.stage("metrics", work) and not folder.stage("metrics", work)
+    (tmp_path / "metrics.json").write_text('{"seconds"')
+    assert folder.stage("metrics", work)
+
+
+def test_folders_of_the_version_before_go_on(tmp_path):
+    """Their stages do not tell the run."""
+    calls = []
+    two_stages(RunFolder(tmp_path, {"text": "x"}), [])
+    records = json.loads((tmp_path / STAGES_FILE).read_text())
+    for record in records.values():
+        del record["run"]
+    (tmp_path / STAGES_FILE).write_text(json.dumps(records))
+    two_stages(RunFolder(tmp_path, {"text": "x"}), calls)
+    assert calls == []
 
 
 def test_unwritable(tmp_path):

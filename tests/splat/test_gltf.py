@@ -229,3 +229,45 @@ def test_a_small_file_cannot_ask_for_many_copies(tmp_path, levels):
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 60 * len(content)
+
+
+def rewritten(tmp_path, name, change):
+    """A written file in which `change` acts on the numbers of an attribute of the extension."""
+    splat.save(tmp_path / "b.glb", scene(), up="y")
+    document, binary = unpack((tmp_path / "b.glb").read_bytes())
+    accessor = document["accessors"][document["meshes"][0]["primitives"][0]["attributes"][f"{NAME}:{name}"]]
+    view = document["bufferViews"][accessor["bufferView"]]
+    start, stop = view["byteOffset"], view["byteOffset"] + view["byteLength"]
+    values = change(np.frombuffer(binary[start:stop], "<f4")).astype("<f4").tobytes()
+    return pack(document, binary[:start] + values + binary[stop:])
+
+
+@pytest.mark.parametrize(
+    "name, change, message",
+    [
+        ("OPACITY", lambda values: 3.0 + values, "opacity 3.*expected 0 to 1 .logits need the sigmoid first"),
+        ("OPACITY", lambda values: values - 1.5, "opacity -0.*expected 0 to 1 .logits need the sigmoid first"),
+        ("SCALE", np.log, "scale -.*SCALE is linear; logarithms need exp first"),
+    ],
+)
+def test_values_before_their_activations_are_refused(name, change, message, tmp_path):
+    with pytest.raises(ValueError, match=message):
+        read(tmp_path, rewritten(tmp_path, name, change))
+
+
+def test_opacities_may_be_rounded_and_at_their_limits(tmp_path):
+    limits = np.array([0.0, 1.0, 1.0000002, -1e-8, 0.5])
+    back = read(tmp_path, rewritten(tmp_path, "OPACITY", lambda values: limits))
+    np.testing.assert_allclose(back.opacities, limits.clip(0, 1), atol=1e-6)
+
+
+def test_a_node_far_from_the_origin_keeps_its_digits(tmp_path):
+    splat.save(tmp_path / "b.glb", scene(), up="y")
+    document, binary = unpack((tmp_path / "b.glb").read_bytes())
+    document["nodes"] = [{"mesh": 0, "translation": [4_500_000.25, 120.125, 500_000.5], "scale": [0.1, 0.1, 0.1]}]
+    path = tmp_path / "a.glb"
+    path.write_bytes(pack(document, binary))
+    with pytest.raises(ValueError, match="origin="):
+        splat.load(path, up="y")
+    moved = splat.load(path, up="y", origin=(4_500_000.25, 120.125, 500_000.5))
+    np.testing.assert_allclose(moved.means, 0.1 * scene().means, atol=1e-6)

@@ -185,3 +185,87 @@ def test_a_file_of_separators_takes_no_memory_beyond_its_size(tmp_path, rows):
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 8 * len(content)
+
+
+def table(rows, kind="float", encoding="binary_little_endian", colours=()):
+    """A file with columns as `NAMES` has them; with `colours` (type, three numbers) in place of coefficients."""
+    names = NAMES[:-3] if colours else NAMES
+    types = {name: kind for name in names}
+    header = f"ply\nformat {encoding} 1.0\nelement vertex {len(rows)}\n"
+    header += "".join(f"property {types[name]} {name}\n" for name in names)
+    fields = [(name, "<f8" if kind == "double" else "<f4") for name in names]
+    if colours:
+        header += "".join(f"property {colours[0]} {name}\n" for name in ("red", "green", "blue"))
+        numpys = {"uchar": "u1", "ushort": "<u2", "float": "<f4", "double": "<f8", "int": "<i4"}
+        fields += [(name, numpys[colours[0]]) for name in ("red", "green", "blue")]
+    found = np.array([(*row, *colours[1:]) for row in rows], fields)
+    content = found.tobytes() if encoding != "ascii" else "\n".join(" ".join(map(str, row)) for row in found).encode()
+    return (header + "end_header\n").encode() + content
+
+
+#      opacity, x, y, z, extra, rotation, scales, coefficients
+ROW = [0.5, 1.0, 2.0, 3.0, 0.0, 1.0, 0.0, 0.0, 0.0, -2.0, -3.0, -4.0, 0.1, 0.2, 0.3]
+
+
+@pytest.mark.parametrize("encoding", ["binary_little_endian", "ascii"])
+@pytest.mark.parametrize("kind", ["float", "double"])
+def test_opaque_and_flat_gaussians_are_drawn(kind, encoding, tmp_path):
+    """Limits of the logit and of the logarithm, which other writers leave in their files."""
+    rows = np.tile(ROW, (4, 1))
+    rows[:, 0] = np.inf, -np.inf, 0.5, np.nan
+    rows[2, 9] = -np.inf
+    (tmp_path / "a.ply").write_bytes(table(rows.tolist(), kind, encoding))
+    read = splat.load_ply(tmp_path / "a.ply")
+    np.testing.assert_array_equal(np.asarray(usable(read)), [True, True, True, False])
+    np.testing.assert_allclose(read.opacities[:2], [1.0, 0.0], atol=1e-40, rtol=0)
+    assert float(read.scales[2, 0]) <= np.finfo(np.float32).tiny * 1.01
+    np.testing.assert_allclose(read.log_scales[2, 1:], [-3, -4])
+    splat.save_ply(tmp_path / "b.ply", read, usable(read))
+    assert_same(splat.load_ply(tmp_path / "b.ply"), splat.load(tmp_path / "b.ply"))
+
+
+@pytest.mark.parametrize(
+    "kind, stored, colour",
+    [
+        ("uchar", (255, 51, 0), (1.0, 0.2, 0.0)),
+        ("ushort", (65535, 13107, 0), (1.0, 0.2, 0.0)),
+        ("ushort", (200, 100, 0), (200 / 65535, 100 / 65535, 0.0)),
+        ("float", (1.0, 0.2, 0.0), (1.0, 0.2, 0.0)),
+        ("double", (0.5, 0.25, 0.0), (0.5, 0.25, 0.0)),
+        ("float", (255.0, 51.0, 0.0), (1.0, 0.2, 0.0)),
+        ("int", (255, 51, 0), (1.0, 0.2, 0.0)),
+    ],
+)
+@pytest.mark.parametrize("encoding", ["binary_little_endian", "ascii"])
+def test_colours_of_point_clouds_count_by_their_type(kind, stored, colour, encoding, tmp_path):
+    (tmp_path / "a.ply").write_bytes(table([ROW[:-3]], encoding=encoding, colours=(kind, *stored)))
+    read = splat.load_ply(tmp_path / "a.ply")
+    np.testing.assert_allclose(0.5 + 0.28209479 * np.asarray(read.sh[0, 0]), colour, atol=1e-6)
+
+
+def far_away(kind, size=-4.0, centre=(4_500_000.25, 500_000.5, 120.125)):
+    """20 gaussians within a metre about a point in UTM coordinates, e to the power of `size` metres large."""
+    offsets = np.random.default_rng(0).uniform(-0.5, 0.5, (20, 3))
+    rows = np.tile(ROW, (20, 1))
+    rows[:, 1:4], rows[:, 9:12] = np.array(centre) + offsets, size
+    return table(rows.tolist(), kind), offsets
+
+
+def test_double_coordinates_far_from_the_origin_keep_their_digits(tmp_path):
+    content, offsets = far_away("double")
+    (tmp_path / "a.ply").write_bytes(content)
+    for read in (splat.load_ply, splat.load):
+        with pytest.raises(
+            ValueError, match=r"positions about \(4500000, 50000[01], 120\).* 20 of 20 .*origin=\(4500000"
+        ):
+            read(tmp_path / "a.ply")
+        moved = read(tmp_path / "a.ply", origin=(4_500_000.25, 500_000.5, 120.125))
+        np.testing.assert_allclose(moved.means, offsets, atol=1e-7)
+    with pytest.raises(ValueError, match="origin is"):
+        splat.load(tmp_path / "a.ply", origin=(1.0, float("nan"), 0.0))
+
+
+def test_positions_that_float32_holds_are_read_as_before(tmp_path):
+    for content in (far_away("float")[0], far_away("double", size=4.0)[0], far_away("double", centre=(3, -40, 9))[0]):
+        (tmp_path / "a.ply").write_bytes(content)
+        assert len(splat.load_ply(tmp_path / "a.ply")) == 20

@@ -122,6 +122,10 @@ BODY = POSITION + REST + smallest_three(1, 0, 0, 0)
 good = header() + BODY
 RECORD = struct.pack("<III", 0xADBE0003, 4, 4)
 MALFORMED = {
+    "not compressed": (
+        b"NGSP" + struct.pack("<I", 3) + bytes(40),
+        "SPZ version 3 without its gzip compression; .*gzip",
+    ),
     "version 4": (b"NGSP" + struct.pack("<I", 4) + bytes(40), "zstd.*splat-transform"),
     "other gzip": (gzip.compress(b"hello world, this is no splat"), "not of SPZ"),
     "short": (gzip.compress(b"NGSP"), "holds no SPZ header"),
@@ -161,3 +165,13 @@ def test_a_bomb_is_not_inflated(tmp_path, claim):
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 2_000_000 + len(bomb)
+
+
+def test_members_of_a_gzip_file_are_joined(tmp_path):
+    whole, half = read(tmp_path, gzip.compress(good)), len(good) // 2
+    parts = read(tmp_path, gzip.compress(good[:half]) + gzip.compress(good[half:]))
+    np.testing.assert_array_equal(parts.means, whole.means)
+    with pytest.raises(ValueError, match="truncated: 1 gaussians"):
+        read(tmp_path, gzip.compress(good[:half]) + gzip.compress(good[half:-1]))
+    with pytest.raises(ValueError, match="more than 64 gzip members"):
+        read(tmp_path, gzip.compress(b"") * 100 + gzip.compress(good))

@@ -11,10 +11,12 @@ import subprocess
 import sys
 import time
 
+import jax
 import numpy as np
 import pytest
 
 from im3d_jax.errors import InputError
+from tests.training import toy
 from tests.training.toy import make_stage, run
 
 
@@ -128,10 +130,36 @@ def test_another_run_is_refused(whole, change, message, tmp_path):
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "run/checkpoints").rglob("*")} == before
 
 
-@pytest.mark.parametrize("change", [{"steps": -5}, {"batch": 0}, {"ema": 1.0}, {"log_every": 0}])
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"steps": -5},
+        {"batch": 0},
+        {"ema": 1.0},
+        {"log_every": 0},
+        {"workers": 0},
+        {"evaluate_every": -1},
+        {"max_seconds": float("nan")},
+        {"fit_seconds": 0.0},
+        {"profile": (-1, 2)},
+    ],
+)
 def test_settings_outside_their_range_are_refused(change, tmp_path):
     with pytest.raises(InputError, match="expected"):
         run(tmp_path, **change)
+
+
+def test_a_run_that_cannot_learn_is_refused(tmp_path):
+    """As where temporal layers are trained under a last layer of zeros that is held."""
+
+    def blocked(params, batch, keys):
+        loss, figures = toy.objective(params, batch, keys)
+        return jax.lax.stop_gradient(loss) + 0.0 * loss, figures
+
+    stage = dataclasses.replace(make_stage(), objective=blocked)
+    with pytest.raises(InputError, match="toy: the gradient of all that is trained is 0 at step 4.*stage.start.bundle"):
+        run(tmp_path, stage=stage, line=lambda text: None)
+    assert not (tmp_path / "out.json").exists()
 
 
 def test_two_trainers_in_one_folder(tmp_path):

@@ -10,7 +10,7 @@ import pytest
 from im3d_jax.errors import WeightsError
 from im3d_jax.weights.checkpoints import open_checkpoint
 from im3d_jax.weights.conversion import convert_checkpoint
-from im3d_jax.weights.tensor_files import list_tensors, read_tensor, write_tensors
+from im3d_jax.weights.tensor_files import list_tensors, network_files, read_tensor, write_tensors
 
 
 FIRST = "model.diffusion_model.input_blocks.0.0.weight"
@@ -123,3 +123,28 @@ def test_deep_configs(folder, checkpoints, tmp_path):
     (video / "unet" / "config.json").write_text(DEEP)
     with pytest.raises(WeightsError, match="config.json is not readable as JSON"):
         open_checkpoint(video)
+
+
+@pytest.mark.parametrize("name", ["../../secret.safetensors", "/etc/secret.safetensors", "a/../../x.safetensors"])
+def test_shards_outside_of_the_folder_are_refused(name, tmp_path):
+    index = tmp_path / "model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": {"a": name}}))
+    with pytest.raises(WeightsError, match="names the shard .*, which is not in its folder"):
+        network_files(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "name, message",
+    [
+        ("down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q.lora_A.weight", "holds low-rank adapters .LoRA."),
+        ("lora_unet_down_blocks_0_attentions_0_proj_in.lora_down.weight", "holds low-rank adapters .LoRA."),
+        ("unet.mid_block.attn1.processor.to_q.lora.up.weight", "holds low-rank adapters .LoRA."),
+        ("first_stage_model.decoder.conv_in.weight", "holds no UNet .1 tensors, such as first_stage_model"),
+    ],
+)
+def test_files_that_hold_no_network_are_named_for_what_they_are(name, message, tmp_path):
+    path = tmp_path / "a.safetensors"
+    write_tensors(path, [(name, "F32", (2, 3), lambda: np.zeros((2, 3), np.float32))])
+    with pytest.raises(WeightsError, match=message) as error:
+        open_checkpoint(path)
+    assert "None" not in str(error.value)

@@ -88,3 +88,13 @@ def test_files_that_cannot_be_used(cache, tmp_path):
         with pytest.raises(InputError) as raised:
             load_lpips(f"{backbone},{file}")
         assert "\n" not in str(raised.value) and file.name in str(raised.value)
+
+
+def test_numbers_that_hdf5_declares_alone_take_no_memory(tmp_path):
+    path = tmp_path / "bomb.h5"
+    with h5py.File(path, "w") as file:
+        file.create_dataset("conv1_1/weight", (10**6, 10**6), np.float32, chunks=(64, 64))
+        file.create_dataset("fc6/weight", (10**6, 10**6), np.float32, chunks=(64, 64))
+    assert path.stat().st_size < 100_000
+    with pytest.raises(InputError, match="bomb.h5 declares 4e.03 GB of conv1_1/weight"):
+        load_lpips(str(path))

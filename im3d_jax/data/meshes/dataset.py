@@ -22,17 +22,21 @@ import contextlib
 import json
 import os
 import pathlib
-import shutil
+import re
 from collections.abc import Iterable
 from typing import Any
 
+from im3d_jax.atomic import LOCK_FILE, PARTIAL, Held, hold
 from im3d_jax.data.meshes.model import Limits
 from im3d_jax.data.meshes.settings import RenderSettings
 from im3d_jax.data.meshes.sources import Source
-from im3d_jax.data.meshes.workers import PARTIAL, Fatal, draw_all, write_atomically
+from im3d_jax.data.meshes.workers import Fatal, draw_all, write_atomically
 from im3d_jax.data.turntable_folder import read_index
 from im3d_jax.errors import InputError
 from im3d_jax.progress import Progress
+
+
+_OF_OBJECT = re.compile(r"-[0-9a-f]{10}\.png$")  # the end of an object's file, see `sources.object_id`
 
 
 class DatasetFolder:
@@ -54,32 +58,55 @@ class DatasetFolder:
         self.path = pathlib.Path(path)
         self.objects = self.path / "objects"
         self._index, self._failed = self.path / "index.jsonl", self.path / "failed.jsonl"
-        self._check(settings, overwrite)
+        record = self._check(settings)
         try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            self._held = hold(self.path)
+            if self.objects.is_symlink():
+                raise InputError(f"{self.objects} is a symbolic link; remove it or choose another --out")
+            if overwrite:
+                self._remove()
+            elif record is not None:
+                self._compare(settings, record)
             self.objects.mkdir(parents=True, exist_ok=True)
             self.clean()
+        except Held as held:
+            raise InputError(
+                f"another process ({held.holder}) renders into --out={path}; wait for it or choose another folder"
+            ) from None
         except OSError as error:
             raise InputError(f"cannot write --out={path} ({error.strerror or error}); choose another folder") from None
         write_atomically(self.path / "settings.json", (json.dumps(settings.record(), indent=2) + "\n").encode())
         self.entries = {entry["id"]: entry for entry in read_index(self._index) if self._is_there(entry)}
 
-    def _check(self, settings: RenderSettings, overwrite: bool) -> None:
+    def _check(self, settings: RenderSettings) -> dict[str, Any] | None:
+        """The settings that the folder was begun with; None where it is new."""
         record = self.path / "settings.json"
         if not record.is_file():
-            if self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
+            if self.path.exists() and (not self.path.is_dir() or not self._is_new()):
                 raise InputError(f"--out={self.path} holds something else; give a new folder, or one of render-dataset")
-            return
+            return None
         try:
             before = json.loads(record.read_text("utf-8"))
         except (OSError, ValueError):
             before = None
         if not isinstance(before, dict) or "look" not in before:
             raise InputError(f"{record} is not of render-dataset, or damaged; give another --out")
-        if overwrite:
-            shutil.rmtree(self.objects, ignore_errors=True)
-            for path in (self._index, self._failed, record):
+        return before
+
+    def _is_new(self) -> bool:
+        """Whether nothing is there but what a run that was killed at its start leaves."""
+        return all(path.name == LOCK_FILE or path.name.startswith(PARTIAL) for path in self.path.iterdir())
+
+    def _remove(self) -> None:
+        """Removes what an earlier run wrote, and no other file."""
+        for path in self.objects.glob("*.png"):
+            if _OF_OBJECT.search(path.name):
                 path.unlink(missing_ok=True)
-            return
+        for path in (self._index, self._failed, self.path / "settings.json"):
+            path.unlink(missing_ok=True)
+
+    def _compare(self, settings: RenderSettings, before: dict[str, Any]) -> None:
         now = settings.record()
         changed = [f"{name} was {before.get(name)}, now {now[name]}" for name in now if before.get(name) != now[name]]
         if changed:

@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 
+from im3d_jax.atomic import replacing
 from im3d_jax.data.meshes import textures
 from im3d_jax.data.meshes.model import Limits, Material, Mesh, MeshError, Texture
 from im3d_jax.data.meshes.packing import encode_picture, pack_part, packed_size, unpack_part
@@ -49,15 +50,10 @@ def write_pack(path: str | os.PathLike, meshes: Iterable[tuple[Source, Mesh]]) -
         InputError: The file cannot be written.
     """
     path = pathlib.Path(path)
-    partial = path.with_name(f".partial-{path.name}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with partial.open("wb") as file:
-                count = _Writer(file).write(meshes)
-            os.replace(partial, path)
-        finally:
-            partial.unlink(missing_ok=True)
+        with replacing(path) as partial, partial.open("wb") as file:
+            count = _Writer(file).write(meshes)
     except OSError as error:
         raise InputError(f"cannot write {path} ({error.strerror or error}); make room or choose another path") from None
     return count

@@ -11,11 +11,15 @@ from PIL import Image, UnidentifiedImageError
 from im3d_jax.data.meshes.model import Limits, MeshError
 
 
+# Those of OBJ files too; Pillow would start other programs for some formats.
+FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "TGA", "GIF", "DDS")
+
+
 def decode(content: bytes, name: str, limits: Limits, *, alpha: bool | None, nearest: bool = False) -> np.ndarray:
     """A picture file as a texture.
 
     Args:
-        content: PNG, JPEG, WebP or another format that Pillow reads.
+        content: A picture of one of `FORMATS`.
         name: For messages.
         limits: `texture_pixels` is compared with the header, `texture_side` is what the result keeps to.
         alpha: Whether the picture's alpha counts; otherwise the result is opaque. None: it does, and its colours are
@@ -31,7 +35,7 @@ def decode(content: bytes, name: str, limits: Limits, *, alpha: bool | None, nea
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            picture = Image.open(io.BytesIO(content))
+            picture = Image.open(io.BytesIO(content), formats=FORMATS)
         width, height = picture.size
         if width * height > limits.texture_pixels:
             most = f"{limits.texture_pixels / 1e6:g} million"

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from im3d_jax.atomic import write_whole
 from im3d_jax.data.meshes import rig
 from im3d_jax.data.meshes.model import Limits, Mesh, MeshError
 from im3d_jax.data.meshes.settings import RenderSettings
@@ -25,7 +26,6 @@ from im3d_jax.data.meshes.sources import Source
 from im3d_jax.errors import InputError
 
 
-PARTIAL = ".partial-"  # prefix of unfinished files
 SECONDS_PER_MESH = 300.0
 _LEAST_COVER = 1e-4  # of all pixels
 
@@ -40,13 +40,8 @@ def write_atomically(path: pathlib.Path, content: bytes) -> None:
     Raises:
         Fatal: It cannot be written.
     """
-    partial = path.with_name(PARTIAL + path.name)
     try:
-        try:
-            partial.write_bytes(content)
-            os.replace(partial, path)
-        finally:
-            partial.unlink(missing_ok=True)
+        write_whole(path, content)
     except OSError as error:
         reason = error.strerror or error
         raise Fatal(

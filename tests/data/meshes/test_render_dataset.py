@@ -295,3 +295,25 @@ def test_a_mesh_that_takes_too_long_is_given_up(draw, renderer):
     results = [(kind, value) for _, kind, value in draw(84, 1024, seconds=0.1)]
     assert results == [("failed", "takes longer than 0.1 s")] * 2
     assert time.monotonic() - started < 30
+
+
+def test_the_folder_has_one_process_and_keeps_what_is_not_its_own(tmp_path):
+    from im3d_jax.data.meshes.dataset import DatasetFolder
+    from im3d_jax.data.meshes.settings import RenderSettings
+
+    folder = DatasetFolder(tmp_path / "out", RenderSettings())
+    with pytest.raises(InputError, match=rf"another process \({os.getpid()}\) renders into --out="):
+        DatasetFolder(tmp_path / "out", RenderSettings(), overwrite=True)
+    del folder
+    for name in ("red-mug-0123456789.png", "mine.png"):
+        (tmp_path / "out/objects" / name).write_bytes(b"x")
+    folder = DatasetFolder(tmp_path / "out", RenderSettings(), overwrite=True)
+    assert [path.name for path in folder.objects.iterdir()] == ["mine.png"]
+    del folder
+    (tmp_path / "out/objects/mine.png").rename(tmp_path / "mine.png")
+    (tmp_path / "out/objects").rmdir()
+    (tmp_path / "out/objects").symlink_to(tmp_path)
+    for overwrite in (False, True):
+        with pytest.raises(InputError, match="objects is a symbolic link"):
+            DatasetFolder(tmp_path / "out", RenderSettings(), overwrite=overwrite)
+    assert (tmp_path / "mine.png").exists()
