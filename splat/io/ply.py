@@ -24,6 +24,7 @@ from splat.io.files import (
     on_host,
     write_atomically,
 )
+from splat.io.ply_fields import FILTER, check_properties, fuse_filter
 from splat.typing import AnyArray
 
 
@@ -120,7 +121,8 @@ def load_ply(path: str | os.PathLike) -> Gaussians:
 
     Args:
         path: File with at least x, y, z, opacity, scale_0..2, rot_0..3 and f_dc_0..2 (or red, green, blue); f_rest_* up
-            to degree 4 are optional, other properties and elements are skipped.
+            to degree 4 are optional. Mip-Splatting's filter_3D is fused into scales and opacities. Other properties are
+            skipped with a warning, those that change the picture are refused; other elements are skipped.
 
     Returns:
         `Gaussians` of the file's SH degree, without trailing degrees whose coefficients are all zero.
@@ -258,6 +260,9 @@ def _gaussians(columns: dict[str, np.ndarray]) -> Rows:
         sh = base_coefficients(take("red", "green", "blue") / 255.0)
     else:
         sh = take("f_dc_0", "f_dc_1", "f_dc_2")[:, None]
+    check_properties(columns)
+    if FILTER in columns:
+        scales, opacity = fuse_filter(scales, opacity, take(FILTER)[:, 0])
     rest = sum(name.startswith("f_rest_") for name in columns)
     if rest not in _REST_COUNTS:
         raise Malformed(f"has {rest} f_rest properties, not one of {sorted(_REST_COUNTS)}")
