@@ -5,10 +5,12 @@ with zeros in unused f_rest, which every viewer reads. `f_rest` runs channel by 
 Opacity is a logit, scales are logarithms, rotations wxyz.
 """
 
+import dataclasses
 import io
 import itertools
 import os
 import pathlib
+from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import Bool
@@ -57,6 +59,7 @@ def save_ply(
     active: Bool[AnyArray, "N"] | None = None,
     *,
     lean: bool = False,
+    origin: Sequence[float] = (0.0, 0.0, 0.0),
 ) -> None:
     """Writes a binary PLY file, atomically.
 
@@ -65,20 +68,23 @@ def save_ply(
         gaussians: N gaussians of one scene.
         active: [N] bool, rows to write; None for all.
         lean: Leave out normals and unused f_rest properties (most readers, not all, accept it).
+        origin: [3] place in the file's world of the gaussians' origin: added to the means, whose x, y and z then have
+            double precision, because float32 cannot hold a scene far from the origin.
 
     Raises:
         NonFinite: Some hold a NaN or an infinity; nothing is written.
         OSError: The file cannot be written.
     """
-    write_atomically(pathlib.Path(path), encode_ply(on_host(gaussians, active), lean=lean))
+    write_atomically(pathlib.Path(path), encode_ply(on_host(gaussians, active), lean=lean, origin=origin))
 
 
-def encode_ply(gaussians: Rows, *, lean: bool = False) -> bytes:
+def encode_ply(gaussians: Rows, *, lean: bool = False, origin: Sequence[float] = (0.0, 0.0, 0.0)) -> bytes:
     """Encodes a whole binary file.
 
     Args:
         gaussians: Rows to write.
         lean: As for `save_ply`.
+        origin: As for `save_ply`.
 
     Returns:
         The file's bytes.
@@ -112,17 +118,25 @@ def encode_ply(gaussians: Rows, *, lean: bool = False) -> bytes:
     names += [f"f_rest_{i}" for i in range(rest.shape[1])] + ["opacity"]
     names += [f"scale_{i}" for i in range(3)] + [f"rot_{i}" for i in range(4)]
     header = ["ply", "format binary_little_endian 1.0", f"element vertex {count}"]
-    header += [f"property float {name}" for name in names] + ["end_header", ""]
-    return "\n".join(header).encode() + table.astype("<f4").tobytes()
+    shift = np.asarray(origin, np.float64)
+    kinds = ["double" if shift.any() and name in "xyz" else "float" for name in names]
+    header += [f"property {kind} {name}" for kind, name in zip(kinds, names, strict=True)] + ["end_header", ""]
+    content = table.astype("<f4")
+    if shift.any():
+        rows = np.empty(count, [("means", "<f8", 3), ("rest", "<f4", content.shape[1] - 3)])
+        rows["means"], rows["rest"] = means.astype(np.float64) + shift[None], content[:, 3:]
+        content = rows
+    return "\n".join(header).encode() + content.tobytes()
 
 
-def load_ply(path: str | os.PathLike) -> Gaussians:
+def load_ply(path: str | os.PathLike, *, origin: Sequence[float] = (0.0, 0.0, 0.0)) -> Gaussians:
     """Reads gaussians from a PLY file: binary of either byte order or ascii, any property types and order.
 
     Args:
         path: File with at least x, y, z, opacity, scale_0..2, rot_0..3 and f_dc_0..2 (or red, green, blue); f_rest_* up
             to degree 4 are optional. Mip-Splatting's filter_3D is fused into scales and opacities. Other properties are
             skipped with a warning, those that change the picture are refused; other elements are skipped.
+        origin: [3] point that becomes the origin, subtracted before positions of double precision become float32.
 
     Returns:
         `Gaussians` of the file's SH degree, without trailing degrees whose coefficients are all zero.
@@ -133,7 +147,11 @@ def load_ply(path: str | os.PathLike) -> Gaussians:
     """
     data = pathlib.Path(path).read_bytes()
     try:
-        return on_device(decode_ply(data))
+        gaussians = decode_ply(data)
+        shift = np.asarray(origin, np.float64)
+        if shift.any():
+            gaussians = dataclasses.replace(gaussians, means=gaussians.means.astype(np.float64) - shift[None])
+        return on_device(gaussians)
     except Malformed as problem:
         expected = "expected a PLY file of gaussians (3D Gaussian splatting layout)"
         raise ValueError(f"{path}: {problem}; {expected}") from None
@@ -152,6 +170,21 @@ def decode_ply(data: bytes) -> Rows:
         Malformed: The file is damaged or not supported; nothing is allocated for rows that it does not hold.
     """
     return _gaussians(_vertices(data))
+
+
+def ply_vertices(data: bytes) -> dict[str, np.ndarray]:
+    """The vertex element's scalar properties, of a point cloud for instance.
+
+    Args:
+        data: Bytes of a PLY file.
+
+    Returns:
+        {name: [N] values in the property's own type}.
+
+    Raises:
+        Malformed: The file is damaged or not supported; nothing is allocated for rows that it does not hold.
+    """
+    return _vertices(data)
 
 
 def _vertices(data: bytes) -> dict[str, np.ndarray]:
@@ -244,17 +277,19 @@ def _read_ascii(body: bytes, elements: list) -> dict[str, np.ndarray]:
 
 
 def _gaussians(columns: dict[str, np.ndarray]) -> Rows:
-    def take(*names: str) -> np.ndarray:
+    def take(*names: str, kind: type = np.float32) -> np.ndarray:
         missing = [name for name in names if name not in columns]
         if missing:
             raise Malformed(f"has no property {', '.join(missing)}")
         # Doubles beyond float32 become inf here; the renderer counts them as invalid.
         with np.errstate(over="ignore", invalid="ignore"):
-            return np.stack([columns[name].astype(np.float32) for name in names], axis=-1)
+            return np.stack([columns[name].astype(kind) for name in names], axis=-1)
 
     if "packed_position" in columns:
         raise Malformed("is a compressed PLY; convert it with: splat-transform in.compressed.ply out.ply")
-    means, scales = take("x", "y", "z"), take("scale_0", "scale_1", "scale_2")
+    double = any(name in columns and columns[name].dtype.itemsize == 8 for name in "xyz")
+    means = take("x", "y", "z", kind=np.float64 if double else np.float32)
+    scales = take("scale_0", "scale_1", "scale_2")
     quats, opacity = take("rot_0", "rot_1", "rot_2", "rot_3"), take("opacity")[:, 0]
     if "f_dc_0" not in columns and "red" in columns:
         sh = base_coefficients(take("red", "green", "blue") / 255.0)
