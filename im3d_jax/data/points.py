@@ -7,6 +7,7 @@ is told by the cameras that they share.
 
 from __future__ import annotations
 
+import os
 import pathlib
 from collections.abc import Sequence
 from typing import Any
@@ -63,6 +64,9 @@ def read_points(fields: dict[str, Any], path: pathlib.Path) -> tuple[Points | No
 
 def _point_cloud(file: pathlib.Path) -> tuple[Points | None, str]:
     """Points of a PLY file, or what is wrong with it."""
+    # Neither a folder nor a device, which may have no end; nor a name that no file can have.
+    if not os.path.isfile(file):
+        return None, "no such file"
     try:
         columns = ply_vertices(file.read_bytes())
     except OSError as error:

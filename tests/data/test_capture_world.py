@@ -95,7 +95,7 @@ def test_the_point_cloud_of_ns_process_data(tmp_path, at):
 
 def test_point_clouds_that_cannot_be_used_are_named(tmp_path):
     write_capture(tmp_path, ply_file_path="sparse_pc.ply")
-    assert "ply_file_path 'sparse_pc.ply' is not used (No such file" in load_capture(tmp_path).remarks[0]
+    assert "ply_file_path 'sparse_pc.ply' is not used (no such file)" in load_capture(tmp_path).remarks[0]
     (tmp_path / "sparse_pc.ply").write_bytes(b"ply\nformat")
     capture = load_capture(tmp_path)
     assert capture.points is None and "is not used (no end_header" in capture.remarks[0]

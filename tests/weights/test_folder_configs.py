@@ -75,6 +75,7 @@ def test_files_as_published_are_taken_without_a_word(family, made):
         (SCHEDULER, {"prediction_type": "flow_prediction"}, "prediction_type"),
         (SCHEDULER, {"beta_start": 0.0001}, "beta_start is '0.0001'"),
         (SCHEDULER, {"beta_end": 0.02}, "beta_end"),
+        (SCHEDULER, {"beta_end": 10**400}, "beta_end"),
         (SCHEDULER, {"num_train_timesteps": 50}, "num_train_timesteps"),
         (SCHEDULER, {"trained_betas": [0.1, 0.2]}, "trained_betas"),
         (SCHEDULER, {"clip_sample": True}, "clip_sample"),
