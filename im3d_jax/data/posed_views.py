@@ -110,6 +110,10 @@ def load_json(fields: dict[str, Any], path: pathlib.Path, downscale: int, centre
     sizes = sizes_of(views, path, downscale)
     for frame, view, size in zip(fields["frames"], views, sizes, strict=True):
         _check_size(view, size, declared_size({**fields, **frame}, path), path.name)
+    if generated:
+        # One model drew them all.
+        for view, size in zip(views, sizes, strict=True):
+            _check_size(view, size, sizes[0], views[0].picture.name)
     cameras = decode_cameras(fields, path, sizes, downscale, centre)
     images, valid = read_views(views, sizes, downscale)
     return Capture(

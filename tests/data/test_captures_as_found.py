@@ -54,6 +54,10 @@ def test_a_run_folder_without_a_view_is_refused(tmp_path):
     write_json(tmp_path, {"camera_angle_x": 0.7, "frames": frames_of(["views/00.png", "views/01.png"])}, "cameras.json")
     with pytest.raises(CaptureError, match="frame 1: missing image"):
         load_capture(tmp_path)
+    # Nor are its views padded: a model draws views of one size.
+    write_picture(tmp_path / "views/01.png", 24, 17)
+    with pytest.raises(CaptureError, match="mismatched image sizes"):
+        load_capture(tmp_path)
 
 
 def test_pictures_of_several_sizes_are_padded(tmp_path):
