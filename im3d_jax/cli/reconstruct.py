@@ -30,7 +30,7 @@ _OF_RUN_FOLDERS = ("model", "quality")
 
 def register(values: flags.FlagValues) -> None:
     """Defines the command's flags."""
-    define_path("data", None, "run folder or capture to read", flag_values=values)
+    define_path("data", None, "run folder or capture to read, or its camera file", flag_values=values)
     flags.DEFINE_integer(
         "downscale", 1, "shrink the views by this factor before fitting", lower_bound=1, flag_values=values
     )
@@ -66,11 +66,13 @@ def run(values: flags.FlagValues) -> None:
     """Checks the flags, then fits. Raises `InputError` for a wrong input."""
     if not values.data:
         raise InputError("--data is missing; give a run folder or a capture, for instance --data=runs/mug")
-    if values.out and os.path.realpath(values.out) == os.path.realpath(values.data):
+    from im3d_jax.data.captures import find_camera_file, folder_of, load_capture
+
+    data = str(folder_of(values.data))
+    if values.out and os.path.realpath(values.out) == os.path.realpath(data):
         raise InputError("--out and --data are the same folder; give another --out, or their results would mix")
-    commands.refuse_source_in_results(values, "--data", values.data)
-    commands.refuse_out_in_results(values, "--data", values.data)
-    from im3d_jax.data.captures import find_camera_file, load_capture
+    commands.refuse_source_in_results(values, "--data", data)
+    commands.refuse_out_in_results(values, "--data", data)
     from im3d_jax.generation.captures import CaptureSettings, check_capture
 
     _refuse_flags_of_the_other_kind(values, find_camera_file(values.data))

@@ -14,7 +14,7 @@ from im3d_jax.data.lens import LARGEST, lens_problem
 
 
 MODEL_FOLDERS = (".", "sparse/0", "sparse", "colmap/sparse/0")
-_CAMERA_FILES = ("cameras.bin", "cameras.txt")
+CAMERA_FILES = ("cameras.bin", "cameras.txt")
 # What of a binary file's records has one length (COLMAP's documentation of its output format): bytes of the smallest
 # record; or bytes before a list, whether a name stands before the list, its count's type and its entries' bytes.
 _SMALLEST = {"cameras.bin": 48, "rigs.bin": 8}
@@ -55,9 +55,8 @@ class ColmapModel:
         intrinsics: [V, 3, 3] pixels.
         distortion: [V, 8] or [V, 4] as `splat.Cameras` has it; None for none.
         lens: 'pinhole' or 'fisheye'.
-        width: Of the pictures, in pixels.
-        height: Of the pictures, in pixels.
-        points: [n, 3] in the model's world.
+        sizes: Width and height of every picture, in pixels.
+        points: [n, 3] in the model's world, float64.
         colours: [n, 3] of the points in [0, 1].
     """
 
@@ -66,8 +65,7 @@ class ColmapModel:
     intrinsics: np.ndarray
     distortion: np.ndarray | None
     lens: str
-    width: int
-    height: int
+    sizes: tuple[tuple[int, int], ...]
     points: np.ndarray
     colours: np.ndarray
 
@@ -76,7 +74,7 @@ def find_model(folder: str | os.PathLike) -> pathlib.Path | None:
     """The folder inside `folder` that holds a sparse model, if one does: itself, sparse/0, sparse, colmap/sparse/0."""
     for name in MODEL_FOLDERS:
         place = pathlib.Path(folder) / name
-        if any((place / file).is_file() for file in _CAMERA_FILES):
+        if any((place / file).is_file() for file in CAMERA_FILES):
             return place
     return None
 
@@ -86,7 +84,7 @@ def read_model(path: pathlib.Path) -> ColmapModel:
 
     Raises:
         ColmapError: pycolmap is missing, the model is damaged or empty, or its cameras are of an unknown kind, or of
-            several sizes or lenses.
+            several kinds of lenses.
     """
     try:
         import pycolmap  # pyright: ignore[reportMissingImports]  # of the extra [colmap]
@@ -101,16 +99,13 @@ def read_model(path: pathlib.Path) -> ColmapModel:
         raise ColmapError(
             f"{path}: not a readable COLMAP model ({reason[-1] if reason else 'damaged'}); export it again"
         ) from None
-    images = sorted((image for image in model.images.values() if image.has_pose), key=lambda image: image.name)
+    spelled = _text_names(path)
+    named = [(str(spelled.get(image.image_id, image.name)), image) for image in model.images.values() if image.has_pose]
+    named.sort(key=lambda pair: pair[0])
+    images = [image for _, image in named]
     if not images:
         raise ColmapError(f"{path}: no registered image; run COLMAP's mapper again")
     cameras = [model.cameras[image.camera_id] for image in images]
-    sizes = sorted({(camera.width, camera.height) for camera in cameras})
-    if len(sizes) > 1:
-        raise ColmapError(
-            f"{path}: cameras of {sizes[0][0]}x{sizes[0][1]} and {sizes[1][0]}x{sizes[1][1]} pixels; expected one "
-            "size: undistort with COLMAP's image_undistorter or give all pictures one size"
-        )
     intrinsics, distortion, lens = _lenses(path, cameras)
     points = [model.points3D[number] for number in sorted(model.points3D)]
     places = np.asarray([point.xyz for point in points], np.float64).reshape(-1, 3)
@@ -122,16 +117,32 @@ def read_model(path: pathlib.Path) -> ColmapModel:
                 f"{path}: {what} holds a number that is not finite or above {LARGEST:g}; run COLMAP's mapper again"
             )
     return ColmapModel(
-        names=tuple(image.name for image in images),
+        names=tuple(name for name, _ in named),
         world_to_camera=poses,
         intrinsics=intrinsics,
         distortion=distortion,
         lens=lens,
-        width=sizes[0][0],
-        height=sizes[0][1],
-        points=places.astype(np.float32),
+        sizes=tuple((camera.width, camera.height) for camera in cameras),
+        points=places,
         colours=np.asarray([point.color for point in points], np.float32).reshape(-1, 3) / 255.0,
     )
+
+
+def _text_names(path: pathlib.Path) -> dict[int, str]:
+    """{number of an image: its name} of a text model: pycolmap cuts names off at their first space."""
+    if (path / "images.bin").is_file() or not (path / "images.txt").is_file():
+        return {}
+    names, points_follow = {}, False
+    for line in (path / "images.txt").read_text(encoding="utf-8", errors="surrogateescape").splitlines():
+        if points_follow:
+            points_follow = False
+        elif line.strip() and not line.startswith("#"):
+            # Number, quaternion, translation, camera, name; the line of its points comes next and may be empty.
+            words = line.split(maxsplit=9)
+            if len(words) == 10 and words[0].isdecimal():
+                names[int(words[0])] = words[9].strip()
+            points_follow = True
+    return names
 
 
 def _check_lengths(path: pathlib.Path) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, overload
 
 from im3d_jax import environment
-from im3d_jax.data.captures import Capture, check_reading, load_capture
+from im3d_jax.data.captures import Capture, check_reading, folder_of, load_capture
 from im3d_jax.errors import InputError, unknown_field
 from im3d_jax.generation.asset import Asset, Views
 from im3d_jax.generation.batch import draw_ahead
@@ -152,19 +152,22 @@ def reconstruct(
     if not isinstance(capture, Capture):
         if not isinstance(capture, str | os.PathLike):
             raise InputError(f"capture={str(capture)[:40]}: expected a folder, or what `load_capture` returns")
-        if out is not None and os.path.realpath(out) == os.path.realpath(capture):
+        if out is not None and os.path.realpath(out) == os.path.realpath(folder_of(capture)):
             raise InputError(f"out={out} is the folder to read; give another, or the results of both would mix")
         capture = load_capture(capture, downscale, hold_out=hold_out)
     weights = None if lpips is None else open_lpips(lpips)
     check_capture(capture, lpips=weights is not None, downscale=downscale, hold_out=hold_out)
     told = _listener(progress)
+    for line in capture.remarks:
+        told.line(line)
     decides: dict[str, Any] = {
         "what": "reconstruct",
         "data_sha256": capture.digest(),
         "downscale": downscale,
         "seed": int(seed),
     }
-    network, side, facts = None, None, {}
+    network, side = None, None
+    facts: dict[str, Any] = {} if capture.centre is None else {"origin": list(capture.origin)}
     if capture.family is not None:
         if settings is not None:
             raise InputError(f"{capture.source} is a run folder: expected a quality instead of capture settings")
@@ -179,7 +182,7 @@ def reconstruct(
         else:
             config, side = fit_settings(capture.family, quality)
         network, name = drawer.perceptual()
-        facts = {"model": drawer.name, "perceptual_features": name}
+        facts |= {"model": drawer.name, "perceptual_features": name}
         decides |= {"quality": quality, "model": drawer.identity(elevation_known=True)}
     else:
         settings = settings or CaptureSettings()
@@ -293,4 +296,5 @@ def _asset(refs: AssetRefs, runner: Runs, capture: Capture | None = None) -> Ass
     else:
         views, cameras = refs.drawn.views.get(), refs.drawn.orbit.get().cameras
     targets = refs.targets.get()
-    return Asset(refs.gaussians.get(), views, targets, cameras, runner.evaluations, runner.seconds)
+    origin = (0.0, 0.0, 0.0) if capture is None else capture.origin
+    return Asset(refs.gaussians.get(), views, targets, cameras, runner.evaluations, runner.seconds, origin)

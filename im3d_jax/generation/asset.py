@@ -61,6 +61,8 @@ class Asset:
         cameras: Of the views.
         network_evaluations: Of the whole run.
         seconds: Of the whole run.
+        origin: Place of the gaussians' and cameras' origin in the world of a capture; other than zero for captures far
+            from their origin, in UTM coordinates for instance.
     """
 
     gaussians: Gaussians
@@ -69,6 +71,7 @@ class Asset:
     cameras: Cameras
     network_evaluations: int
     seconds: float
+    origin: tuple[float, ...] = (0.0, 0.0, 0.0)
 
     def __repr__(self) -> str:
         views, height, width, _ = self.views.shape
@@ -77,11 +80,17 @@ class Asset:
     def save(self, path: str | os.PathLike) -> None:
         """Writes the gaussians; the suffix chooses the format: ``.ply``, ``.spz``, ``.splat``, ``.glb``.
 
+        PLY files are in the world of a capture, at `origin`; the other formats cannot hold places far from their own
+        origin and leave it out.
+
         Raises:
             InputError: Another suffix, gaussians that hold a NaN or an infinity, or a path that cannot be written.
         """
         with input_errors(ValueError), _writing(path):
-            save(path, self.gaussians)
+            if any(self.origin) and os.fspath(path).lower().endswith(".ply"):
+                save(path, self.gaussians, origin=self.origin)
+            else:
+                save(path, self.gaussians)
 
     def render(self, cameras: Cameras) -> np.ndarray:
         """Renders the asset.

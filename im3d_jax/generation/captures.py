@@ -107,8 +107,9 @@ def refuse_one_place(capture: Capture, hold_out: int = 0) -> None:
     pose = np.asarray(capture.cameras.world_to_camera, np.float64)
     eyes = -np.einsum("vji,vj->vi", pose[:, :3, :3], pose[:, :3, 3])
     spread = np.ptp(eyes, axis=0).max()
-    # The poses are float32: what is left of equal positions is their rounding.
-    if capture.points is None and spread <= 1e-6 * np.abs(eyes).max():
+    # The poses are float32: what is left of equal positions is their rounding. A capture whose centre was subtracted
+    # in float64 has cameras in different places.
+    if capture.points is None and capture.centre is None and spread <= 1e-6 * np.abs(eyes).max():
         left = f" (--hold_out={hold_out} leaves {len(eyes)} to fit)" if hold_out else ""
         raise CaptureError(
             f"{capture.source}: {len(eyes)} view{'s' * (len(eyes) > 1)} from one place{left}, so depth "

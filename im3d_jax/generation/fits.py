@@ -20,7 +20,7 @@ from im3d_jax.data.captures import Capture
 from im3d_jax.generation.stages import Result, Workplace
 from im3d_jax.images.alpha import composite
 from im3d_jax.images.files import encode_png
-from im3d_jax.images.metrics import psnr
+from im3d_jax.images.metrics import foreground_psnr, psnr
 from im3d_jax.images.resize import resize
 from im3d_jax.models.perceptual import Perceptual
 from im3d_jax.output.run_folder import RunFolder, StageFiles
@@ -87,7 +87,8 @@ class Fit:
         """
         self.before()
         images, cameras = smaller_views(images, cameras, self.side)
-        targets = Targets(jnp.asarray(images))
+        valid = None if self.capture is None else self.capture.valid
+        targets = Targets(jnp.asarray(images), None if valid is None else jnp.asarray(valid))
         kept = self._resume(place)
         if kept is not None:
             state = kept
@@ -143,7 +144,9 @@ class Fit:
         except KeyboardInterrupt:
             if folder is not None and int(latest.step):
                 save()
-                StageFiles(folder.path).save("asset.ply", lambda path: save_ply(path, final_gaussians(latest)))
+                origin = (0.0, 0.0, 0.0) if self.capture is None else self.capture.origin
+                write = lambda path: save_ply(path, final_gaussians(latest), origin=origin)  # noqa: E731
+                StageFiles(folder.path).save("asset.ply", write)
                 asset = folder / "asset.ply"
                 place.line(f"stopped at step {int(latest.step)} of {self.config.steps}: {asset} holds the fit so far")
             raise
@@ -167,6 +170,7 @@ class Previewer:
         self._kind = "view" if capture.test is None else "held-out view"
         self._camera: Cameras = shown.cameras[0]
         self._name, self._true = shown.names[0], composite(shown.images[0])
+        self._valid = None if shown.valid is None else shown.valid[0]
         self._every = max(1, config.steps // PREVIEWS)
 
     def __call__(self, state: FitState, step: int) -> None:
@@ -179,7 +183,10 @@ class Previewer:
             capacity = capacity if picture is None else round_capacity(int(picture.pairs), margin=1.0)
             picture = render(state.gaussians, self._camera, background=1.0, capacity=capacity, active=state.active)
         drawn = np.asarray(picture.rgb[0]).clip(0.0, 1.0)
-        decibels = float(psnr(jnp.asarray(drawn), jnp.asarray(self._true)))
+        if self._valid is None:
+            decibels = float(psnr(jnp.asarray(drawn), jnp.asarray(self._true)))
+        else:
+            decibels = float(foreground_psnr(drawn, self._true, self._valid.astype(np.float32)))
         name = f"state/previews/{step:06d}.png"
         StageFiles(self._folder.path).write(name, encode_png(np.concatenate([self._true, drawn], axis=1)))
         self._line(f"step {step}: {decibels:.2f} dB on the {self._kind} {self._name}, see {self._folder / name}")

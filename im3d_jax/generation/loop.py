@@ -166,7 +166,7 @@ def reconstruction_stages(
     fit = fits.Fit(config, config.steps, seed, network, side, None if capture.generated else capture)
     work = lambda place: fit(place, capture.cameras, capture.images)  # noqa: E731
     state = yield _fit_stage(0, work, config, config.steps, ())
-    gaussians = yield from _asset(state)
+    gaussians = yield from _asset(state, capture.origin)
     if files:
         turn = products.draw_turntable(turntable or products.TURNTABLE, enlarged)
         pictures = lambda place, gaussians, state: turn(place, gaussians, _refined(capture, state))  # noqa: E731
@@ -194,11 +194,11 @@ def _on_orbit(fit: fits.Fit) -> Any:
     return work
 
 
-def _asset(state: Ref[FitState]) -> Stages[Ref[Gaussians]]:
+def _asset(state: Ref[FitState], origin: tuple[float, ...] = (0.0, 0.0, 0.0)) -> Stages[Ref[Gaussians]]:
     def work(place: Workplace, state: FitState) -> Result[Gaussians]:
         return Result(final_gaussians(state))
 
-    return (yield Stage("asset", "asset", AssetFile(), work, (state,)))
+    return (yield Stage("asset", "asset", AssetFile(origin=origin), work, (state,)))
 
 
 def _refined(capture: Capture, state: FitState) -> Cameras:
@@ -216,8 +216,9 @@ def _measure_capture(capture: Capture, lpips: lpips_distance.Params | None) -> A
         if capture.generated:
             # Of an orbit, the conditioning view was given and proves nothing.
             cameras, images = cameras[1:], images[1:]
-        test = None if capture.test is None else PosedViews(capture.test.cameras, capture.test.images)
-        return measure(place, gaussians, PosedViews(cameras, images), test)
+        other = capture.test
+        test = None if other is None else PosedViews(other.cameras, other.images, other.valid)
+        return measure(place, gaussians, PosedViews(cameras, images, capture.valid), test)
 
     return work
 

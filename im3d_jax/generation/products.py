@@ -6,13 +6,14 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
 from im3d_jax.generation.stages import Result, Workplace
 from im3d_jax.images.alpha import composite
 from im3d_jax.images.files import encode_png
-from im3d_jax.images.metrics import psnr, ssim
+from im3d_jax.images.metrics import WINDOW, foreground_psnr, psnr, ssim
 from im3d_jax.images.resize import block_mean
 from im3d_jax.models import lpips as lpips_distance
 from im3d_jax.output.records import to_json
@@ -49,10 +50,12 @@ class PosedViews:
     Attributes:
         cameras: V cameras.
         images: [V, H, W, 4] straight alpha.
+        valid: [V, H, W] bool of the pixels that are compared; None for all.
     """
 
     cameras: Cameras
     images: np.ndarray
+    valid: np.ndarray | None = None
 
 
 def sheet_of(views: np.ndarray) -> bytes:
@@ -99,19 +102,39 @@ def measure(lpips: lpips_distance.Params | None = None) -> Callable[..., Result[
         figures: dict[str, Any] = {}
         for name, part in (("views", views), ("test", test)):
             if part is not None:
-                figures[name] = compare(render_views(gaussians, part.cameras), part.images, lpips)
+                figures[name] = compare(render_views(gaussians, part.cameras), part.images, lpips, part.valid)
         figures |= {"seconds": round(place.seconds, 1), "gaussians": len(gaussians)}
         return Result({"metrics.json": to_json(figures)})
 
     return work
 
 
-def compare(renders: np.ndarray, images: np.ndarray, lpips: lpips_distance.Params | None = None) -> dict[str, float]:
-    """Mean PSNR (dB), SSIM and, with parameters, LPIPS of straight-alpha images [V, H, W, 4] on white."""
+def compare(
+    renders: np.ndarray,
+    images: np.ndarray,
+    lpips: lpips_distance.Params | None = None,
+    valid: np.ndarray | None = None,
+) -> dict[str, float]:
+    """Mean PSNR (dB), SSIM and, with parameters, LPIPS of straight-alpha images on white.
+
+    Args:
+        renders: [V, H, W, 4].
+        images: [V, H, W, 4].
+        lpips: Parameters.
+        valid: [V, H, W] bool of the pixels that are compared, None for all; the others are equal in both pictures.
+            PSNR is that of these pixels, SSIM that of the windows with at least one of them inside their bounding box.
+    """
+    if valid is not None:
+        renders = np.where(valid[..., None], renders, images)
     rendered, true = jnp.asarray(composite(renders)), jnp.asarray(composite(images))
+    if valid is None:
+        signal, similarity = psnr(rendered, true), ssim(rendered, true)
+    else:
+        signal = foreground_psnr(rendered, true, jnp.asarray(valid, jnp.float32))
+        similarity = np.array([_valid_ssim(a, b, mask) for a, b, mask in zip(rendered, true, valid, strict=True)])
     figures = {
-        "psnr": round(float(jnp.mean(psnr(rendered, true))), 4),
-        "ssim": round(float(jnp.mean(ssim(rendered, true))), 5),
+        "psnr": round(float(jnp.mean(signal)), 4),
+        "ssim": round(float(jnp.mean(similarity)), 5),
     }
     if lpips is not None:
         # One view at a time: the features of all of a capture need not fit into memory.
@@ -119,3 +142,24 @@ def compare(renders: np.ndarray, images: np.ndarray, lpips: lpips_distance.Param
         distances = [float(lpips_distance.lpips(lpips, a[None], b[None])[0]) for a, b in pairs]
         figures["lpips"] = round(float(np.mean(distances)), 5)
     return figures
+
+
+def _valid_ssim(rendered: jax.Array, true: jax.Array, mask: np.ndarray) -> float:
+    """SSIM of pictures [H, W, 3] over the windows that hold a pixel of a mask [H, W]; 1 for an empty mask."""
+    if not mask.any():
+        return 1.0
+    rows, columns = (_span(np.asarray(mask.any(axis=axis))) for axis in (1, 0))
+    mask = mask[rows, columns]
+    # Of each window the pixels in the mask, by a summed-area table.
+    table = np.pad(mask.astype(np.int64).cumsum(0).cumsum(1), ((1, 0), (1, 0)))
+    inside = table[WINDOW:, WINDOW:] - table[:-WINDOW, WINDOW:] - table[WINDOW:, :-WINDOW] + table[:-WINDOW, :-WINDOW]
+    # A window of equal pixels has similarity 1.
+    empty = float((inside == 0).mean())
+    mean = float(ssim(rendered[None, rows, columns], true[None, rows, columns])[0])
+    return (mean - empty) / max(1.0 - empty, 1e-6)
+
+
+def _span(marked: np.ndarray) -> slice:
+    """From the first to the last marked place, or all where that is shorter than a window."""
+    first, last = int(marked.argmax()), len(marked) - int(marked[::-1].argmax())
+    return slice(first, last) if last - first >= WINDOW else slice(0, len(marked))

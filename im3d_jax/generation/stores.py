@@ -129,19 +129,24 @@ class FitFile:
 
 @dataclasses.dataclass(frozen=True)
 class AssetFile:
-    """Gaussians as a PLY file."""
+    """Gaussians as a PLY file.
+
+    Attributes:
+        origin: Place of their origin in the world of the capture, which the file is in.
+    """
 
     name: str = "asset.ply"
+    origin: tuple[float, ...] = (0.0, 0.0, 0.0)
     noted: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     def write(self, value: Gaussians, files: StageFiles) -> None:
         """See `Store`."""
         with input_errors(NonFinite):
-            files.save(self.name, lambda path: save_ply(path, value))
+            files.save(self.name, lambda path: save_ply(path, value, origin=self.origin))
 
     def read(self, folder: RunFolder) -> Gaussians:
         """See `Store`."""
-        return load_ply(folder / self.name)
+        return load_ply(folder / self.name, origin=self.origin)
 
     def stored(self, value: Gaussians) -> Gaussians:
         """See `Store`."""

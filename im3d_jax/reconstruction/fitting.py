@@ -68,7 +68,8 @@ def init_state(
     extent = initial.camera_extent(cameras) if config.extent is None else config.extent
     if points is None and config.extent is None:
         rgba = None if targets is None else np.asarray(targets.rgba)
-        points = initial.seen_points(jax.random.fold_in(key, 4), cameras, config.initial, rgba)
+        valid = None if targets is None or targets.valid is None else np.asarray(targets.valid)
+        points = initial.seen_points(jax.random.fold_in(key, 4), cameras, config.initial, rgba, valid)
     gaussians, active = initial.initial_gaussians(jax.random.fold_in(key, 0), config, extent, points, colours)
     # Weakly typed leaves would come back strongly typed from the first segment and compile all of it again.
     gaussians = jax.tree.map(lambda leaf: jax.lax.convert_element_type(leaf, jnp.dtype("float32")), gaussians)
@@ -245,6 +246,7 @@ def _advance(state: FitState, figures, targets, cameras, network, kept, config):
     chosen = views_of_step(state.key, state.step, len(cameras), config.views_per_step)
     some = cameras[chosen]
     target = targets.rgba[chosen]
+    valid = None if targets.valid is None else targets.valid[chosen]
     features = None if kept is None else [level[chosen] for level in kept]
     if config.background == "random":
         background = jax.random.uniform(jax.random.fold_in(jax.random.fold_in(state.key, 2), state.step), (3,))
@@ -260,10 +262,11 @@ def _advance(state: FitState, figures, targets, cameras, network, kept, config):
             active=state.active,
             mean2d_offset=offset,
         )
-        value, terms = losses.view_loss(image.rgb, image.alpha, target, background, config, network, features)
+        rgb, alpha = losses.where_valid(image.rgb, image.alpha, target, valid)
+        value, terms = losses.view_loss(rgb, alpha, target, background, config, network, features)
         value += config.strategy.regularizer(gaussians, state.active)
         if config.l1_weight:
-            terms = terms | {"psnr": jnp.mean(metrics.psnr(jnp.clip(image.rgb, 0.0, 1.0), composite(target)))}
+            terms = terms | {"psnr": jnp.mean(metrics.psnr(jnp.clip(rgb, 0.0, 1.0), composite(target)))}
         return value, (terms, image.pairs, image.visible)
 
     statistics = state.statistics

@@ -14,6 +14,8 @@ from splat.lenses import image_points
 
 # Masks that leave fewer points than this contradict each other, or show next to nothing.
 FEWEST_HULL_POINTS = 100
+# Radians between a camera's axis and the way to the look centre that are rounding.
+_ON_AXIS = 1e-4
 
 
 def look_centre(cameras: Cameras) -> np.ndarray:
@@ -33,10 +35,35 @@ def camera_extent(cameras: Cameras) -> float:
 
 
 def seen_radius(cameras: Cameras) -> float:
-    """Radius around the look centre that every view contains: distance times half the angle of view."""
-    distance = np.linalg.norm(np.asarray(cameras.positions) - look_centre(cameras)[None], axis=-1)
-    focal = np.asarray(cameras.intrinsics)[:, 0, 0]
-    return float(np.min(distance * np.sin(np.arctan(0.5 * cameras.width / focal))))
+    """Radius around the look centre that every view contains.
+
+    Of a pinhole camera this is the distance of the look centre from the nearest of the four planes through the eye and
+    an edge of the picture; of a fisheye camera, that from the cone that touches the nearest edge. Lens distortion does
+    not count. Where some cameras look past the centre, the radius is at least half of what the narrowest angle of view
+    would leave if they looked at it.
+    """
+    centre = look_centre(cameras)
+    lens, sides = np.asarray(cameras.intrinsics), np.array([cameras.width, cameras.height], np.float32)[None]
+    focal, principal = np.stack([lens[:, 0, 0], lens[:, 1, 1]], axis=-1), lens[:, :2, 2]
+    # [V, 2, 2]: distance of the left and upper, and of the right and lower edge from the principal point, over focal.
+    slopes = np.stack([principal / focal, (sides - principal) / focal], axis=-1)
+    fisheye = cameras.model == "fisheye"
+    angles = np.minimum(slopes, np.float32(0.5 * np.pi)) if fisheye else np.arctan(slopes)
+    distance = np.linalg.norm(np.asarray(cameras.positions) - centre[None], axis=-1)
+    pose = np.asarray(cameras.world_to_camera, np.float64)
+    local = pose[:, :3, :3] @ centre + pose[:, :3, 3]
+    off_axis = np.arctan2(np.linalg.norm(local[:, :2], axis=-1), local[:, 2])
+    if off_axis.max() < _ON_AXIS:
+        inside = distance * np.sin(angles.min(axis=(1, 2)))
+    elif fisheye:
+        inside = distance * np.sin((angles.min(axis=(1, 2)) - off_axis).clip(-0.5 * np.pi, 0.5 * np.pi))
+    else:
+        signs = np.array([1.0, -1.0])[None, None]
+        planes = (slopes * local[:, 2, None, None] + signs * local[:, :2, None]) / np.sqrt(1.0 + slopes**2)
+        inside = planes.min(axis=(1, 2))
+    # Whole angles of view, halved: a principal point at the edge must not make the least radius nothing.
+    least = 0.5 * distance * np.sin(0.5 * angles.sum(axis=-1).min(axis=-1))
+    return max(float(np.min(inside)), float(np.min(least)), 1e-6)
 
 
 def ball_points(key: jax.Array, count: int, radius: float) -> jax.Array:
@@ -73,7 +100,9 @@ def pixels_of(points: np.ndarray, camera: Cameras) -> tuple[np.ndarray, np.ndarr
     return column.clip(0, camera.width - 1), row.clip(0, camera.height - 1), seen
 
 
-def hull_points(key: jax.Array, rgba: np.ndarray, cameras: Cameras, count: int) -> np.ndarray:
+def hull_points(
+    key: jax.Array, rgba: np.ndarray, cameras: Cameras, count: int, valid: np.ndarray | None = None
+) -> np.ndarray:
     """Points inside the visual hull: where every view that sees them has alpha above one half.
 
     Args:
@@ -81,6 +110,7 @@ def hull_points(key: jax.Array, rgba: np.ndarray, cameras: Cameras, count: int) 
         rgba: [V, H, W, 4] straight alpha; without any transparency the hull is the whole ball that is seen.
         cameras: Of the views.
         count: Points wanted.
+        valid: [V, H, W] bool of the pixels that count: the others say nothing. None if all do.
 
     Returns:
         [n, 3] with n <= count; fewer where the hull is small, none where the masks contradict each other.
@@ -90,13 +120,21 @@ def hull_points(key: jax.Array, rgba: np.ndarray, cameras: Cameras, count: int) 
     inside = np.ones(len(points), bool)
     for view, mask in enumerate(np.asarray(rgba)[..., 3] > 0.5):
         column, row, seen = pixels_of(points, cameras[view])
+        if valid is not None:
+            seen &= valid[view][row, column]
         inside &= mask[row, column] | ~seen
     return points[inside][:count]
 
 
-def seen_points(key: jax.Array, cameras: Cameras, count: int, rgba: np.ndarray | None = None) -> np.ndarray:
+def seen_points(
+    key: jax.Array,
+    cameras: Cameras,
+    count: int,
+    rgba: np.ndarray | None = None,
+    valid: np.ndarray | None = None,
+) -> np.ndarray:
     """Points [n, 3] where a capture's object can be: in the hull of the masks or the ball all cameras see."""
-    points = np.zeros((0, 3)) if rgba is None else hull_points(key, rgba, cameras, count)
+    points = np.zeros((0, 3)) if rgba is None else hull_points(key, rgba, cameras, count, valid)
     if len(points) < min(count, FEWEST_HULL_POINTS):
         centre = look_centre(cameras).astype(np.float32)
         points = np.asarray(ball_points(key, count, seen_radius(cameras))) + centre[None]

@@ -17,9 +17,11 @@ class Targets:
 
     Attributes:
         rgba: [V, H, W, 4] in [0, 1], straight alpha.
+        valid: [V, H, W] bool of the pixels that count; None if all do.
     """
 
     rgba: jax.Array
+    valid: jax.Array | None = None
 
 
 def target_features(network: perceptual.Perceptual, rgba: jax.Array) -> list[jax.Array]:
@@ -30,6 +32,25 @@ def target_features(network: perceptual.Perceptual, rgba: jax.Array) -> list[jax
         return [feature[0] for feature in maps]
 
     return jax.lax.map(one, rgba)
+
+
+def where_valid(
+    rgb: jax.Array, alpha: jax.Array, target: jax.Array, valid: jax.Array | None
+) -> tuple[jax.Array, jax.Array]:
+    """Renders whose pixels that do not count equal the target: no term sees them, and nothing flows back from them.
+
+    Args:
+        rgb: [B, H, W, 3] rendered over white.
+        alpha: [B, H, W] rendered coverage.
+        target: [B, H, W, 4] straight alpha.
+        valid: [B, H, W] bool; None changes nothing.
+
+    Returns:
+        `rgb` and `alpha`.
+    """
+    if valid is None:
+        return rgb, alpha
+    return jnp.where(valid[..., None], rgb, composite(target)), jnp.where(valid, alpha, target[..., 3])
 
 
 def term_weights(config: FitConfig, perceptual_network: bool) -> dict[str, float]:

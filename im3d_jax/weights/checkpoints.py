@@ -20,6 +20,7 @@ import numpy as np
 from jax.typing import DTypeLike
 
 from im3d_jax.errors import WeightsError
+from im3d_jax.weights.folder_configs import apply_configs, with_scaling_factor
 from im3d_jax.weights.names.networks import (
     CheckpointLayout,
     autoencoder_shapes,
@@ -143,11 +144,16 @@ def open_checkpoint(path: str | pathlib.Path, family: str | None = None, *, pres
             record = {key.removeprefix("im3d."): value for key, value in fields if key.startswith("im3d.")}
             _check_record(record, f"the header of {file}", families)
             chosen = preset or _preset(family or record.get("family"), tensors, {}, path)
-            chosen = _with_frames(_with_prediction(chosen, record.get("prediction")), record.get("num_frames"))
+            predicted = record.get("prediction") or _declared_prediction(file_metadata(file), file)
+            chosen = _with_frames(_with_prediction(chosen, predicted), record.get("num_frames"))
+            if "scaling_factor" in record:
+                chosen = with_scaling_factor(chosen, record["scaling_factor"], f"the header of {file}")
             opened = _open_sgm(file if len(files) == 1 else path, tensors, record, chosen)
             told = family or preset or record.get("family")
             return opened if told else dataclasses.replace(opened, remark=_REMARKS.get(chosen.name, "").format(file))
-        stored, config, record = {"unet": tensors}, {}, {}
+        # A single network's folder has its configuration beside the tensors.
+        stored, record = {"unet": tensors}, {}
+        config = _read_json(path / "config.json") if path.is_dir() else {}
     if "unet" not in stored:
         raise WeightsError(f"{path} has no unet folder, only {', '.join(folders)}: give the model's whole folder")
     chosen = preset or _preset(family or record.get("family"), stored["unet"], config, path)
@@ -162,7 +168,10 @@ def open_checkpoint(path: str | pathlib.Path, family: str | None = None, *, pres
             post_quant_conv="post_quant_conv.weight" in stored["vae"],
         )
         chosen = dataclasses.replace(chosen, autoencoder=autoencoder)
-    return Checkpoint(path, "diffusers", chosen, stored, {}, record)
+    if "scaling_factor" in record:
+        chosen = with_scaling_factor(chosen, record["scaling_factor"], str(path / RECORD))
+    chosen, remark = apply_configs(path, chosen, config)
+    return Checkpoint(path, "diffusers", chosen, stored, {}, record, f"{path}: {remark}" if remark else "")
 
 
 def one_of_sv3d(path: pathlib.Path) -> pathlib.Path:
@@ -208,6 +217,18 @@ def _with_prediction(preset: Preset, prediction: object) -> Preset:
     if preset.unet.temporal != "none" or not isinstance(prediction, str) or prediction not in known:
         return preset
     return dataclasses.replace(preset, prediction=known[prediction])
+
+
+def _declared_prediction(metadata: dict[str, str], file: pathlib.Path) -> str | None:
+    """What a single file's header says that its network predicts, by the ModelSpec of Stability AI.
+
+    Raises:
+        WeightsError: Something that is not supported.
+    """
+    said = metadata.get("modelspec.prediction_type")
+    if said not in (None, "", "epsilon", "v", "v_prediction"):
+        raise WeightsError(f"{file}: modelspec.prediction_type is {said[:40]!r}; expected 'epsilon' or 'v'")
+    return said or None
 
 
 def _open_sgm(path: pathlib.Path, tensors: dict[str, StoredTensor], record: dict, preset: Preset) -> Checkpoint:

@@ -20,6 +20,7 @@ import numpy as np
 from im3d_jax.atomic import PARTIAL
 from im3d_jax.errors import WeightsError
 from im3d_jax.models.clip import CLIPTextConfig, CLIPVisionConfig
+from im3d_jax.models.kl_autoencoder import KLAutoencoderConfig
 from im3d_jax.models.t5 import T5Config
 from im3d_jax.weights.checkpoints import (
     ASIDE,
@@ -224,9 +225,11 @@ def record_of(preset: Preset) -> dict[str, str]:
 
 def _computed(preset: Preset) -> dict[str, str]:
     """What the record says beside the family, because the other layout would not: it decides what is computed."""
+    scale, usual = preset.autoencoder.scaling_factor, KLAutoencoderConfig().scaling_factor
+    computed = {} if scale == usual else {"scaling_factor": repr(scale)}
     if preset.unet.temporal == "none":
-        return {"norm_eps": preset.norm_eps, "prediction": preset.prediction}
-    return {"norm_eps": preset.norm_eps, "num_frames": str(preset.frames)}
+        return {"norm_eps": preset.norm_eps, "prediction": preset.prediction, **computed}
+    return {"norm_eps": preset.norm_eps, "num_frames": str(preset.frames), **computed}
 
 
 def diffusers_configs(preset: Preset) -> dict[str, dict]:

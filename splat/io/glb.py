@@ -1,7 +1,9 @@
 """The container of binary glTF 2.0: a JSON chunk and a binary chunk, neither of which is trusted."""
 
 import json
+import re
 import struct
+from collections.abc import Collection
 from typing import Any
 
 import numpy as np
@@ -88,10 +90,31 @@ class GlbReader:
             raise Malformed("holds a JSON chunk that cannot be parsed") from None
         if not isinstance(self.document, dict):
             raise Malformed("holds JSON that is no object")
+        self._check_version()
         self._binary = memoryview(b"")
         if offset < len(data):
             kind, binary, _ = _chunk(data, offset)
             self._binary = binary if kind == b"BIN\0" else self._binary
+
+    def _check_version(self) -> None:
+        """Refuses documents for readers of a later glTF than 2.0 (glTF 2.0 specification, section 3.2)."""
+        asset = self.mapping(self.document, "asset")
+        # Files of the same major version may be read, unless they ask for more.
+        version, least = asset.get("version", "2.0"), asset.get("minVersion", "2.0")
+        for name, value in (("version", version), ("minVersion", least)):
+            if not isinstance(value, str) or re.fullmatch(r"\d{1,4}\.\d{1,4}", value) is None:
+                raise Malformed(f"has asset.{name} {str(value)[:20]!r}; expected text such as '2.0'")
+        if version.split(".")[0] != "2" or [int(part) for part in least.split(".")] > [2, 0]:
+            raise Malformed(f"has glTF version {version} and minVersion {least}; files for readers of 2.0 are read")
+
+    def refuse_required(self, known: Collection[str]) -> None:
+        """Refuses documents whose `extensionsRequired` names others: a reader that lacks one must not go on."""
+        names = self.document.get("extensionsRequired", [])
+        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+            raise Malformed("holds 'extensionsRequired' that is no list of names")
+        unknown = [name for name in names if name not in known]
+        if unknown:
+            raise Malformed(f"requires the glTF extension {', '.join(unknown)[:80]!r}, which is not read")
 
     def mapping(self, parent: dict[str, Any], key: str) -> dict[str, Any]:
         """parent[key] as an object, empty where it is missing."""

@@ -89,6 +89,7 @@ def decode_glb(data: bytes) -> Rows:
         Malformed: No binary glTF file, no gaussians in its scene, or a feature that is not supported.
     """
     reader = GlbReader(data)
+    reader.refuse_required((EXTENSION,))
     most_rows = len(data) // _FEWEST_BYTES_PER_ROW
     meshes: dict[int, Rows | None] = {}
     parts, rows = [], 0
@@ -134,6 +135,8 @@ def _primitive(reader: GlbReader, primitive: dict[str, Any], settings: dict[str,
     kernel, space = settings.get("kernel"), settings.get("colorSpace")
     if kernel != "ellipse":
         raise Malformed(f"has gaussians of kernel {str(kernel)[:40]!r}; only 'ellipse' is read")
+    if settings.get("projection", "perspective") != "perspective":
+        raise Malformed(f"has gaussians of projection {str(settings['projection'])[:40]!r}; only 'perspective' is read")
     if reader.mapping(settings, "extensions"):
         names = ", ".join(settings["extensions"])[:80]
         raise Malformed(f"has gaussians stored by {names!r}, which is not read")

@@ -5,6 +5,7 @@ with zeros in unused f_rest, which every viewer reads. `f_rest` runs channel by 
 Opacity is a logit, scales are logarithms, rotations wxyz.
 """
 
+import dataclasses
 import io
 import itertools
 import os
@@ -27,6 +28,7 @@ from splat.io.files import (
     on_host,
     write_atomically,
 )
+from splat.io.ply_fields import FILTER, check_properties, fuse_filter
 from splat.typing import AnyArray
 
 
@@ -61,6 +63,7 @@ def save_ply(
     active: Bool[AnyArray, "N"] | None = None,
     *,
     lean: bool = False,
+    origin: Sequence[float] = (0.0, 0.0, 0.0),
 ) -> None:
     """Writes a binary PLY file, atomically.
 
@@ -69,20 +72,23 @@ def save_ply(
         gaussians: N gaussians of one scene.
         active: [N] bool, rows to write; None for all.
         lean: Leave out normals and unused f_rest properties (most readers, not all, accept it).
+        origin: [3] place in the file's world of the gaussians' origin: added to the means, whose x, y and z then have
+            double precision, because float32 cannot hold a scene far from the origin.
 
     Raises:
         NonFinite: Some hold a NaN or an infinity; nothing is written.
         OSError: The file cannot be written.
     """
-    write_atomically(pathlib.Path(path), encode_ply(on_host(gaussians, active), lean=lean))
+    write_atomically(pathlib.Path(path), encode_ply(on_host(gaussians, active), lean=lean, origin=origin))
 
 
-def encode_ply(gaussians: Rows, *, lean: bool = False) -> bytes:
+def encode_ply(gaussians: Rows, *, lean: bool = False, origin: Sequence[float] = (0.0, 0.0, 0.0)) -> bytes:
     """Encodes a whole binary file.
 
     Args:
         gaussians: Rows to write.
         lean: As for `save_ply`.
+        origin: As for `save_ply`.
 
     Returns:
         The file's bytes.
@@ -116,8 +122,15 @@ def encode_ply(gaussians: Rows, *, lean: bool = False) -> bytes:
     names += [f"f_rest_{i}" for i in range(rest.shape[1])] + ["opacity"]
     names += [f"scale_{i}" for i in range(3)] + [f"rot_{i}" for i in range(4)]
     header = ["ply", "format binary_little_endian 1.0", f"element vertex {count}"]
-    header += [f"property float {name}" for name in names] + ["end_header", ""]
-    return "\n".join(header).encode() + table.astype("<f4").tobytes()
+    shift = np.asarray(origin, np.float64)
+    kinds = ["double" if shift.any() and name in "xyz" else "float" for name in names]
+    header += [f"property {kind} {name}" for kind, name in zip(kinds, names, strict=True)] + ["end_header", ""]
+    content = table.astype("<f4")
+    if shift.any():
+        rows = np.empty(count, [("means", "<f8", 3), ("rest", "<f4", content.shape[1] - 3)])
+        rows["means"], rows["rest"] = means.astype(np.float64) + shift[None], content[:, 3:]
+        content = rows
+    return "\n".join(header).encode() + content.tobytes()
 
 
 def load_ply(path: str | os.PathLike, *, origin: Sequence[float] = (0.0, 0.0, 0.0)) -> Gaussians:
@@ -125,8 +138,9 @@ def load_ply(path: str | os.PathLike, *, origin: Sequence[float] = (0.0, 0.0, 0.
 
     Args:
         path: File with at least x, y, z, opacity, scale_0..2, rot_0..3 and f_dc_0..2 (or red, green, blue); f_rest_* up
-            to degree 4 are optional, other properties and elements are skipped. Colours count by their type: 255 of
-            uchar and 65535 of ushort are full, 1 of float (255 where a value exceeds 1).
+            to degree 4 are optional. Mip-Splatting's filter_3D is fused into scales and opacities. Other properties are
+            skipped with a warning, those that change the picture are refused; other elements are skipped. Colours count
+            by their type: 255 of uchar and 65535 of ushort are full, 1 of float (255 where a value exceeds 1).
         origin: [3] point that becomes the origin, subtracted before positions of double precision become float32.
 
     Returns:
@@ -161,6 +175,21 @@ def decode_ply(data: bytes) -> Rows:
         Malformed: The file is damaged or not supported; nothing is allocated for rows that it does not hold.
     """
     return _gaussians(*_vertices(data))
+
+
+def ply_vertices(data: bytes) -> dict[str, np.ndarray]:
+    """The vertex element's scalar properties, of a point cloud for instance.
+
+    Args:
+        data: Bytes of a PLY file.
+
+    Returns:
+        {name: [N] values in the property's own type}.
+
+    Raises:
+        Malformed: The file is damaged or not supported; nothing is allocated for rows that it does not hold.
+    """
+    return _vertices(data)[0]
 
 
 def _vertices(data: bytes) -> tuple[dict[str, np.ndarray], np.dtype]:
@@ -274,6 +303,9 @@ def _gaussians(columns: dict[str, np.ndarray], types: np.dtype) -> Rows:
         sh = base_coefficients(_colors(take("red", "green", "blue", kind=np.float64), types["red"]))
     else:
         sh = take("f_dc_0", "f_dc_1", "f_dc_2")[:, None]
+    check_properties(columns)
+    if FILTER in columns:
+        scales, opacity = fuse_filter(scales, opacity, take(FILTER)[:, 0])
     rest = sum(name.startswith("f_rest_") for name in columns)
     if rest not in _REST_COUNTS:
         raise Malformed(f"has {rest} f_rest properties, not one of {sorted(_REST_COUNTS)}")

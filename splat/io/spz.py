@@ -16,6 +16,7 @@ The frame is x right, y up, z back; see splat.io.frames. Reference: github.com/n
 
 import math
 import struct
+import warnings
 import zlib
 
 import numpy as np
@@ -27,7 +28,7 @@ from splat.io.files import Malformed, Rows, logit, sigmoid, to_bytes, unit_quate
 _HEADER = struct.Struct("<4sIIBBBB")
 _COLOR_SCALE = 0.15
 _SMALLEST_THREE_STEP = math.sqrt(0.5) / 511
-_HAS_EXTENSIONS = 2
+_ANTIALIASED, _HAS_EXTENSIONS = 1, 2
 _MOST_MEMBERS = 64
 _MOST_EXTENSION_BYTES = 1 << 16
 _COORDINATE_SYSTEM_EXTENSION, _RIGHT_UP_BACK = 0xADBE0003, 4
@@ -87,7 +88,8 @@ def decode_spz(data: bytes) -> Rows:
         data: Its bytes.
 
     Returns:
-        Its gaussians in the format's own frame.
+        Its gaussians in the format's own frame. A file of antialiased gaussians gives a warning: nothing in `Rows`
+        says that they are to be drawn with `antialiased=True`.
 
     Raises:
         Malformed: The file is damaged or not supported; never more is allocated than the gaussians that it can hold.
@@ -109,6 +111,8 @@ def decode_spz(data: bytes) -> Rows:
         raise Malformed(f"has SH degree {degree}; expected 0 to 4")
     if fractional_bits > 24:
         raise Malformed(f"has {fractional_bits} fractional bits of 24")
+    if flags & ~(_ANTIALIASED | _HAS_EXTENSIONS):
+        raise Malformed(f"has the flags {flags:#04x}, of which only 0x01 and 0x02 are known")
     widths = [6 if version == 1 else 9, 1, 3, 3, 4 if version == 3 else 3, 3 * ((degree + 1) ** 2 - 1)]
     size = _HEADER.size + count * sum(widths)
     ratio = size / len(data)
@@ -122,6 +126,11 @@ def decode_spz(data: bytes) -> Rows:
         raise Malformed(f"ends early or holds more than its {count} gaussians")
     if flags & _HAS_EXTENSIONS:
         _check_extensions(body[size:])
+    if flags & _ANTIALIASED:
+        warnings.warn(
+            "the SPZ file declares antialiased gaussians: draw them with splat.render(..., antialiased=True)",
+            stacklevel=4,
+        )
     arrays, offset = [], _HEADER.size
     for width in widths:
         arrays.append(np.frombuffer(body, np.uint8, count * width, offset).reshape(count, width))

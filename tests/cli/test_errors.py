@@ -127,7 +127,7 @@ def test_captures(refused, tmp_path):
 
     assert "camera_angle_x" in frames(("a", eye))
     assert "singular" in frames(("a", np.zeros((4, 4)).tolist()), camera_angle_x=0.7)
-    assert "mismatched image sizes" in frames(("a", eye), ("b", eye), camera_angle_x=0.7)
+    assert "mismatched image sizes" in frames(("a", eye), ("b", eye), camera_angle_x=0.7, w=64, h=64)
     picture(data / "dot.png", (1, 1))
     assert "1x1 pixels" in frames(("dot", eye), camera_angle_x=0.7)
     (data / "transforms.json").rename(data / "cameras.json")

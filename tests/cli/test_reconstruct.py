@@ -117,6 +117,22 @@ def test_refused_flags(reconstruct, tmp_path, capsys, capture):
     assert not (tmp_path / "o").exists()
 
 
+def test_the_camera_file_as_data(capture, tmp_path, capsys):
+    def line(data, out, *more):
+        assert main(["reconstruct", f"--data={data}", f"--out={out}", *SMALL, *more]) == 2
+        shown = capsys.readouterr().err
+        assert shown.count("\n") == 1
+        return shown
+
+    file = capture / "transforms_train.json"
+    assert "--out and --data are the same folder" in line(file, capture)
+    assert "is among the results" in line(file, capture / "state")
+    assert "--quality is for run folders" in line(file, tmp_path / "o", "--quality=draft")
+    assert "not a camera file" in line(capture / "a.png", tmp_path / "o")
+    assert "no such folder" in line(capture / "none.json", tmp_path / "o")
+    assert not (tmp_path / "o").exists()
+
+
 def test_views_from_one_place_are_refused(reconstruct, tmp_path, capsys, capture):
     def edited(change):
         fields = json.loads((capture / "transforms_train.json").read_text())

@@ -1,5 +1,6 @@
 """COLMAP models that pycolmap itself wrote: cameras, poses, points, and one line for each that is wrong."""
 
+import json
 import struct
 import sys
 
@@ -96,8 +97,9 @@ def test_refusals(tmp_path, monkeypatch):
     picture = tmp_path / "images" / name
     Image.fromarray(np.zeros((30, 41, 3), np.uint8)).save(picture)
     assert "mismatched image sizes" in refused(tmp_path)
-    picture.unlink()
-    assert f"missing image '{name}'" in refused(tmp_path)
+    for file in picture.parent.iterdir():
+        file.unlink()
+    assert "missing image" in refused(tmp_path) and "all 4 views" in refused(tmp_path)
     whole = (tmp_path / "sparse/0/frames.bin").read_bytes()
     (tmp_path / "sparse/0/frames.bin").write_bytes(whole[:8] + bytes(len(whole) - 8))
     assert "not a readable COLMAP model" in refused(tmp_path)
@@ -180,3 +182,92 @@ def test_unknown_lenses_are_refused(tmp_path):
         camera.params = [50.0, 52.0, 19.0, 14.0, 0.1]
     made.write(str(tmp_path / "sparse/0"))
     assert "camera model FOV is not supported" in refused(tmp_path)
+
+
+def test_cameras_of_several_sizes_and_masks(tmp_path):
+    """As image_undistorter writes: two cameras whose pictures differ by a row; and COLMAP's masks."""
+    made = synthesize(tmp_path, "PINHOLE", num_cameras_per_rig=2)
+    names = sorted(image.name for image in made.images.values())
+    camera = made.images[next(n for n, image in made.images.items() if image.name == names[0])].camera_id
+    mine = {image.name for image in made.images.values() if image.camera_id == camera}
+    made.cameras[camera].height = 31
+    made.write(str(tmp_path / "sparse/0"))
+    for name in mine:
+        Image.fromarray(np.full((31, 40, 3), 200, np.uint8)).save(tmp_path / "images" / name)
+    mask = np.full((30, 40), 255, np.uint8)
+    mask[:, 30:] = 0
+    other = next(name for name in names if name not in mine)
+    place = tmp_path / "masks" / f"{other}.png"
+    place.parent.mkdir(parents=True, exist_ok=True)
+    place.parent.joinpath(other).parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(mask).save(place)
+    capture = captures.load_capture(tmp_path)
+    assert capture.images.shape[1:] == (31, 40, 4) and len(capture.images) == len(names)
+    for name, valid in zip(capture.names, capture.valid, strict=True):
+        rows, columns = (31, 40) if name in mine else (30, 30 if name == other else 40)
+        assert valid[:rows, :columns].all() and valid.sum() == rows * columns
+    assert any(line.startswith("masks of 1 of") for line in capture.remarks)
+
+
+def test_missing_pictures_other_cases_and_spaces(tmp_path):
+    made = synthesize(tmp_path, "PINHOLE")
+    names = sorted(image.name for image in made.images.values())
+    for image in made.images.values():
+        if image.name == names[1]:
+            image.name = "a photo.JPG"
+    made.write(str(tmp_path / "sparse/0"))
+    (tmp_path / "images" / names[0]).unlink()
+    (tmp_path / "images" / names[1]).rename(tmp_path / "images/A Photo.jpg")
+    capture = captures.load_capture(tmp_path)
+    assert set(capture.names) == {"a photo.JPG", *names[2:]}
+    assert "1 of 4 pictures are missing and left out" in capture.remarks[0]
+    place = capture.names.index("a photo.JPG")
+    pose = next(image for image in made.images.values() if image.name == "a photo.JPG").cam_from_world()
+    np.testing.assert_allclose(capture.cameras.world_to_camera[place, :3], pose.matrix(), atol=1e-5)
+    for file in (tmp_path / "sparse/0").glob("*.bin"):
+        file.unlink()
+    made.write_text(str(tmp_path / "sparse/0"))
+    assert set(captures.load_capture(tmp_path).names) == set(capture.names)
+    assert captures.load_capture(tmp_path / "sparse/0/cameras.txt").digest() == capture.digest()
+
+
+def test_a_model_far_from_the_origin(tmp_path):
+    """Earth-centred poses and points lose nothing: float64 until a centre is subtracted."""
+    made = synthesize(tmp_path, "PINHOLE")
+    near = captures.load_capture(tmp_path)
+    shift = np.array([4_201_000.25, 780_123.75, 4_720_456.5])
+    made.transform(pycolmap.Sim3d(1.0, pycolmap.Rotation3d(), shift))
+    made.write(str(tmp_path / "sparse/0"))
+    far = captures.load_capture(tmp_path)
+    assert near.centre is None and far.centre is not None
+    moved = far.points.astype(np.float64) + far.centre[None] - shift[None]
+    np.testing.assert_allclose(moved, near.points, atol=2e-6)
+    eyes = np.asarray(far.cameras.positions, np.float64) + far.centre[None] - shift[None]
+    np.testing.assert_allclose(eyes, near.cameras.positions, atol=1e-4)
+
+
+@pytest.mark.parametrize("beside", ["same", "other", "applied"])
+def test_a_model_beside_a_camera_file_gives_its_points(tmp_path, beside):
+    """The file's world is the model's turned, scaled and shifted, as nerfstudio and instant-ngp write it."""
+    made = synthesize(tmp_path, "PINHOLE", num_frames_per_rig=6)
+    model = captures.load_capture(tmp_path)
+    turn = np.array([[0.0, 1, 0], [0, 0, 1], [1, 0, 0]]) if beside == "applied" else np.eye(3)
+    scale, shift = (0.25, np.array([3.0, -2, 1])) if beside == "applied" else (1.0, np.zeros(3))
+    frames = []
+    for image in made.images.values():
+        matrix = np.eye(4)
+        pose = image.cam_from_world().matrix()
+        matrix[:3, :3] = turn @ pose[:, :3].T @ np.diag([1.0, -1, -1])
+        matrix[:3, 3] = scale * turn @ (-pose[:, :3].T @ pose[:, 3]) + shift
+        if beside == "other":
+            matrix[:3, 3] = np.random.default_rng(len(frames)).normal(size=3)
+        frames.append({"file_path": f"images/{image.name}", "transform_matrix": matrix.tolist()})
+    fields = {"fl_x": 50.0, "w": 40, "h": 30, "frames": frames}
+    (tmp_path / "transforms.json").write_text(json.dumps(fields))
+    capture = captures.load_capture(tmp_path)
+    if beside == "other":
+        assert capture.points is None and "its cameras are not those of transforms.json" in capture.remarks[0]
+    else:
+        expected = scale * model.points.astype(np.float64) @ turn.T + shift[None]
+        np.testing.assert_allclose(capture.points, expected, atol=1e-5)
+        np.testing.assert_allclose(capture.colours, model.colours)

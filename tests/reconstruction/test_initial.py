@@ -89,3 +89,65 @@ def test_points_bring_their_colours_and_surplus_ones_are_drawn_at_random():
     np.testing.assert_allclose(shown[:, 0], gaussians.means[:, 0] / 200, atol=1e-5)
     np.testing.assert_allclose(shown[:, 1:], np.tile([[0.5, 0.0]], (50, 1)), atol=1e-6)
     assert not gaussians.sh[:, 1:].any()
+
+
+def seen_everywhere(cameras, points):
+    """Share of points that each view sees, by projection with the camera's matrix."""
+    matrices = np.asarray(cameras.world_to_camera, np.float64)
+    local = np.einsum("vij,nj->vni", matrices[:, :3, :3], points) + matrices[:, None, :3, 3]
+    pixel = np.einsum("vij,vnj->vni", np.asarray(cameras.intrinsics, np.float64), local)
+    pixel = pixel[..., :2] / pixel[..., 2:]
+    inside = (pixel >= 0) & (pixel <= [cameras.width, cameras.height])
+    return (inside.all(axis=-1) & (local[..., 2] > 0)).mean(axis=1)
+
+
+@pytest.mark.parametrize(
+    ("width", "height", "centre", "aside"),
+    [
+        (32, 18, None, 0.0),
+        (18, 32, None, 0.0),
+        (24, 24, (8.0, 15.0), 0.0),
+        (32, 18, (10.0, 5.0), 0.0),
+        (32, 18, None, 0.05),
+        (24, 24, (14.0, 11.0), 0.05),
+    ],
+)
+def test_the_ball_that_all_views_see(width, height, centre, aside):
+    """Pictures that are not square, principal points off the middle, cameras that look a little past the centre."""
+    cameras = splat.orbit_cameras(0.4, views=8, width=width, height=height)
+    if centre is not None:
+        moved = cameras.intrinsics.at[:, 0, 2].set(centre[0]).at[:, 1, 2].set(centre[1])
+        cameras = cameras.replace(intrinsics=moved)
+    # Turned about the vertical axis of each camera, alternately to the left and to the right.
+    angles = aside * (-1.0) ** np.arange(8)
+    turns = np.stack(
+        [[[np.cos(a), 0, np.sin(a), 0], [0, 1, 0, 0], [-np.sin(a), 0, np.cos(a), 0], [0, 0, 0, 1]] for a in angles]
+    )
+    cameras = cameras.replace(world_to_camera=jnp.asarray(turns @ np.asarray(cameras.world_to_camera), jnp.float32))
+    middle, radius = initial.look_centre(cameras), initial.seen_radius(cameras)
+    directions = np.random.default_rng(0).normal(size=(4000, 3))
+    directions /= np.linalg.norm(directions, axis=-1, keepdims=True)
+    assert seen_everywhere(cameras, middle[None] + 0.999 * radius * directions).min() == 1.0
+    # And no larger one.
+    assert seen_everywhere(cameras, middle[None] + 1.05 * radius * directions).min() < 1.0
+
+
+def test_cameras_that_look_outwards_leave_a_ball():
+    cameras = splat.orbit_cameras(0.0, views=8, width=24, height=24)
+    back = jnp.asarray(np.diag([-1.0, 1.0, -1.0, 1.0]), jnp.float32)
+    turned = cameras.replace(world_to_camera=back[None] @ cameras.world_to_camera)
+    assert 0.4 < initial.seen_radius(turned) < 0.6
+    fisheye = splat.orbit_cameras(0.4, views=8, width=32, height=18).replace(
+        model="fisheye", distortion=jnp.zeros((8, 4))
+    )
+    focal = float(fisheye.intrinsics[0, 1, 1])
+    np.testing.assert_allclose(initial.seen_radius(fisheye), 3.44 * math.sin(9 / focal), rtol=1e-3)
+
+
+def test_masked_pixels_say_nothing_of_the_hull(cameras):
+    rgba = np.zeros((8, 24, 24, 4), np.float32)
+    rgba[1:, ..., 3] = 1.0
+    valid = np.ones((8, 24, 24), bool)
+    valid[0] = False
+    assert len(initial.hull_points(jax.random.key(0), rgba, cameras, 100)) < 100
+    assert len(initial.hull_points(jax.random.key(0), rgba, cameras, 100, valid)) == 100

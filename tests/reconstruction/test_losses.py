@@ -74,3 +74,23 @@ def test_gradient_is_finite_on_an_empty_render():
     slope = jax.grad(lambda rgb, alpha: losses.view_loss(rgb, alpha, target, jnp.zeros(3), config)[0], argnums=(0, 1))
     gradient = jax.jit(slope)(jnp.ones((2, 16, 16, 3)), jnp.zeros((2, 16, 16)))
     assert all(np.isfinite(leaf).all() and np.abs(leaf).max() > 0 for leaf in gradient)
+
+
+def test_pixels_that_do_not_count_cost_nothing_and_pull_at_nothing():
+    target, other = views(), views(1)
+    valid = jnp.ones((2, 16, 16), bool).at[:, :, 10:].set(False).at[1, 12:].set(False)
+    config = only(ssim_weight=0.2, mask_weight=1.0, l1_weight=0.8, colour_weight=1.0)
+
+    def loss(rgb, alpha):
+        return losses.view_loss(*losses.where_valid(rgb, alpha, target, valid), target, WHITE, config)[0]
+
+    value, gradients = jax.value_and_grad(loss, (0, 1))(composite(other), other[..., 3])
+    assert float(value) > 0.05
+    for gradient in gradients:
+        assert not np.asarray(gradient)[~np.asarray(valid)].any() and np.asarray(gradient)[np.asarray(valid)].any()
+    # What stands there makes no difference.
+    changed = jnp.where(valid[..., None], composite(other), 0.9)
+    np.testing.assert_array_equal(loss(changed, jnp.where(valid, other[..., 3], 0.1)), value)
+    rgb, alpha = losses.where_valid(composite(other), other[..., 3], target, None)
+    np.testing.assert_array_equal(rgb, composite(other))
+    np.testing.assert_array_equal(alpha, other[..., 3])

@@ -1,0 +1,171 @@
+"""The pictures of a capture as one array: their memory is known before it is taken, smaller ones are padded.
+
+A capture may hold pictures of several sizes and pictures with masks. All become [V, H, W, 4] of the widest and the
+highest one; `valid` tells the pixels of a picture that count from padding and from what its mask leaves out.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import pathlib
+from collections.abc import Sequence
+
+import numpy as np
+
+from im3d_jax.data.pictures import find_picture, picture_size, read_mask, read_raw
+from im3d_jax.errors import CaptureError
+
+
+# The views in host memory and as the fit's targets (16 bytes a pixel each), which pixels are valid, and their decoding.
+BYTES_A_PIXEL = 36
+# Share of the available memory that a capture may take.
+SHARE = 0.9
+_MASKS = "masks"
+
+
+@dataclasses.dataclass(frozen=True)
+class ViewFile:
+    """Files of one view.
+
+    Attributes:
+        picture: Of the view.
+        name: As the camera file has it.
+        mask: Of the picture; None for none.
+        inverted: Whether the mask's pixels above 0 are those that do not count (instant-ngp's dynamic masks).
+    """
+
+    picture: pathlib.Path
+    name: str
+    mask: pathlib.Path | None = None
+    inverted: bool = False
+
+
+def sizes_of(views: Sequence[ViewFile], source: pathlib.Path, downscale: int) -> list[tuple[int, int]]:
+    """Width and height of every picture by its header; the memory of all is checked.
+
+    Args:
+        views: Of a capture.
+        source: The camera file or model, for messages.
+        downscale: By which the pictures will be read.
+
+    Raises:
+        ImageError: A file is no picture, or too large.
+        CaptureError: A picture is smaller than `downscale`, or all together need more memory than there is.
+    """
+    # One picture may be named by many frames.
+    headers = {view.picture: (0, 0) for view in views}
+    for file in headers:
+        headers[file] = picture_size(file, downscale)
+        if min(headers[file]) < downscale:
+            width, height = headers[file]
+            raise CaptureError(
+                f"{file}: {width}x{height} pixels are too few for downscale={downscale}; give a smaller factor"
+            )
+    sizes = [headers[view.picture] for view in views]
+    _check_memory(sizes, source, downscale)
+    return sizes
+
+
+def _check_memory(sizes: Sequence[tuple[int, int]], source: pathlib.Path, downscale: int) -> None:
+    available = available_memory()
+    if available is None:
+        return
+    width, height = max(width for width, _ in sizes), max(height for _, height in sizes)
+
+    def needed(factor: int, count: int = len(sizes)) -> int:
+        # Decoded, the largest picture takes up to 24 bytes a pixel beside all others.
+        return BYTES_A_PIXEL * count * (width // factor) * (height // factor) + 24 * min(width * height, 50_000_000)
+
+    room = int(SHARE * available)
+    if needed(downscale) <= room:
+        return
+    fits = next((factor for factor in range(downscale + 1, min(width, height)) if needed(factor) <= room), None)
+    advice = f"--downscale={fits} fits" if fits else "no --downscale fits"
+    one = BYTES_A_PIXEL * (width // downscale) * (height // downscale)
+    count = (room - needed(downscale, 0)) // one
+    raise CaptureError(
+        f"{source}: {len(sizes)} pictures of {width // downscale}x{height // downscale} pixels take "
+        f"{needed(downscale) / 1e9:.1f} GB of memory, {room / 1e9:.1f} GB can be had: {advice}, or at most "
+        f"{max(count, 0)} of the pictures"
+    )
+
+
+def available_memory() -> int | None:
+    """Bytes that this process can still take, by the system and by the limit of its container; None if unknown."""
+    found = []
+    try:
+        with open("/proc/meminfo", encoding="ascii") as file:
+            found += [int(line.split()[1]) * 1024 for line in file if line.startswith("MemAvailable:")]
+    except (OSError, ValueError):
+        pass
+    for most, used in (
+        ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
+        ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes"),
+    ):
+        try:
+            found.append(int(pathlib.Path(most).read_text()) - int(pathlib.Path(used).read_text()))
+        # No such group, or "max" for no limit.
+        except (OSError, ValueError):
+            continue
+    return max(0, min(found)) if found else None
+
+
+def read_views(
+    views: Sequence[ViewFile], sizes: Sequence[tuple[int, int]], downscale: int
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """Reads pictures and masks.
+
+    Args:
+        views: V views of a capture.
+        sizes: From `sizes_of`.
+        downscale: Mean over so many pixels squared; a remainder of rows or columns is cut off.
+
+    Returns:
+        float32 [V, H, W, 4] straight alpha, zero where not valid; and [V, H, W] bool of the pixels that count, None if
+        all do.
+
+    Raises:
+        ImageError: A file is damaged, or a mask has another size than its picture.
+    """
+    small = [(width // downscale, height // downscale) for width, height in sizes]
+    width, height = max(size[0] for size in small), max(size[1] for size in small)
+    uneven = any(size != (width, height) for size in small) or any(view.mask for view in views)
+    images = np.zeros((len(views), height, width, 4), np.float32)
+    valid = np.zeros((len(views), height, width), bool) if uneven else None
+    for place, (view, size, (columns, rows)) in enumerate(zip(views, sizes, small, strict=True)):
+        images[place, :rows, :columns] = read_raw(view.picture, downscale)
+        if valid is not None:
+            counts = True if view.mask is None else read_mask(view.mask, size, downscale, view.inverted)
+            valid[place, :rows, :columns] = counts
+            images[place][~valid[place]] = 0.0
+    return images, valid
+
+
+def with_mask(picture: pathlib.Path, name: str, folders: Sequence[pathlib.Path], *, nested: bool = False) -> ViewFile:
+    """The view of a picture with the mask that lies beside it, if one does.
+
+    Looked for are `masks/x.jpg.png` (COLMAP), `masks/x.png` and masks with a picture's other suffixes, and
+    `dynamic_mask_x.png` beside the picture (instant-ngp).
+
+    Args:
+        picture: The file.
+        name: As the camera file has it.
+        folders: That may hold a folder `masks`.
+        nested: Whether names begin with a folder of pictures, which masks are named without.
+    """
+    parts = [part for part in name.replace("\\", "/").split("/") if part not in ("", ".", "..")]
+    tails = ["/".join(parts)] + (["/".join(parts[1:])] if nested and len(parts) > 1 else [])
+    for folder in folders:
+        place = folder / _MASKS
+        if not os.path.isdir(place):
+            continue
+        for tail in tails:
+            stem = tail.removesuffix(picture.suffix) if picture.suffix else tail
+            found = find_picture(place, stem + picture.suffix + ".png") or find_picture(place, stem)
+            if found is not None:
+                return ViewFile(picture, name, found)
+    dynamic = picture.with_name(f"dynamic_mask_{picture.stem}.png")
+    if os.path.isfile(dynamic):
+        return ViewFile(picture, name, dynamic, inverted=True)
+    return ViewFile(picture, name)

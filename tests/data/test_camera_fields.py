@@ -1,0 +1,157 @@
+"""Fields of camera files that change the picture: used with their right value, or refused; the rest is named once."""
+
+import math
+
+import numpy as np
+import pytest
+
+from im3d_jax.data.captures import load_capture
+from im3d_jax.errors import CaptureError
+from tests.data.posed import frames_of, write_capture, write_json, write_picture
+
+
+def changed_frames(made, **more):
+    return [{**made["frames"][0], **more}, *made["frames"][1:]]
+
+
+def focal(folder):
+    return np.asarray(load_capture(folder).cameras.intrinsics)[:, [0, 1], [0, 1]]
+
+
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        ({"camera_angle_x": 0.7}, (32.87415, 32.87415)),
+        ({"camera_angle_x": 0.7, "camera_angle_y": 0.7}, (32.87415, 21.91610)),
+        ({"camera_angle_y": 0.7}, (21.91610, 21.91610)),
+        ({"camera_angle_x": 0.7, "camera_angle_y": 0.7, "fl_x": 30.0}, (30.0, 21.91610)),
+        ({"camera_angle_x": 0.7, "camera_angle_y": 0.7, "fl_x": 30.0, "fl_y": 31.0}, (30.0, 31.0)),
+        ({"x_fov": math.degrees(0.7), "y_fov": math.degrees(0.7)}, (32.87415, 21.91610)),
+    ],
+)
+def test_focal_lengths(tmp_path, fields, expected):
+    """camera_angle_y = 0.7 at a height of 16 is 8 / tan 0.35 = 21.92 pixels, not that of the width."""
+    made = write_capture(tmp_path)
+    del made["camera_angle_x"]
+    write_json(tmp_path, made | fields)
+    np.testing.assert_allclose(focal(tmp_path), [expected] * 4, rtol=1e-5)
+
+
+@pytest.mark.parametrize("place", ["file", "frame"])
+@pytest.mark.parametrize("field", [{"is_fisheye": True}, {"camera_model": "OPENCV_FISHEYE"}])
+def test_fisheye_lenses(tmp_path, place, field):
+    made = write_capture(tmp_path, k1=0.1, k2=0.2, k3=0.3, k4=0.4)
+    if place == "file":
+        write_json(tmp_path, made | field)
+    else:
+        write_json(tmp_path, made | {"frames": [frame | field for frame in made["frames"]]})
+    cameras = load_capture(tmp_path).cameras
+    assert cameras.model == "fisheye"
+    np.testing.assert_allclose(cameras.distortion, [[0.1, 0.2, 0.3, 0.4]] * 4, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        ({"camera_model": "EQUIRECTANGULAR"}, "camera_model 'EQUIRECTANGULAR' is not supported"),
+        ({"camera_model": "FISHEYE624"}, "not supported"),
+        ({"camera_model": "ORTHOPHOTO"}, "not supported"),
+        ({"camera_model": ["OPENCV"]}, "not supported"),
+        ({"camera_model": "OPENCV_FISHEYE"}, "fisheye and pinhole cameras are mixed"),
+        ({"camera_model": "PINHOLE", "is_fisheye": True}, "contradicts is_fisheye true"),
+        ({"is_fisheye": "yes"}, "expected true or false"),
+        ({"w": 48, "h": 32}, "mismatched image sizes"),
+        ({"k6": 0.1}, "k6 of a lens OPENCV is not supported"),
+        ({"skew": 0.5}, "skew of a lens OPENCV is not supported"),
+        ({"rolling_shutter": [0.0, 0.1, 0.0]}, "cameras that move"),
+        ({"transform_matrix_start": np.eye(4).tolist()}, "cameras that move"),
+        ({"camera_angle_y": 4.0}, "between 0 and pi"),
+        ({"x_fov": 200.0}, "degrees between 0 and 180"),
+        ({"mask_path": "masks/none.png"}, "missing mask 'masks/none.png'"),
+    ],
+)
+def test_frames_that_would_be_read_wrongly_are_refused(tmp_path, more, words):
+    made = write_capture(tmp_path)
+    del made["camera_angle_x"]
+    made["frames"] = [{"camera_angle_x": 0.7, **frame} for frame in made["frames"]]
+    if "x_fov" in more:
+        del made["frames"][0]["camera_angle_x"]
+    write_json(tmp_path, made | {"frames": changed_frames(made, **more)})
+    with pytest.raises(CaptureError) as caught:
+        load_capture(tmp_path)
+    assert words in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"latlong": True}, {"equirectangular": True}, {"white_transparent": True}, {"black_transparent": True},
+        {"mask_color": [1.0, 0.0, 1.0]}, {"ftheta_p1": 0.001}, {"orthographic": True}, {"fix_premult": True},
+        {"is_fisheye": True, "p1": 0.01},
+    ],
+)  # fmt: skip
+def test_files_that_would_be_read_wrongly_are_refused(tmp_path, fields):
+    write_capture(tmp_path, **fields)
+    with pytest.raises(CaptureError, match="not supported"):
+        load_capture(tmp_path)
+
+
+def test_switches_that_are_off_are_no_obstacle(tmp_path):
+    off = {"latlong": False, "rolling_shutter": [0, 0, 0, 0], "mask_color": None, "k6": 0, "is_fisheye": False}
+    ngp = {"aabb_scale": 16, "scale": 0.33, "offset": [0.5, 0.5, 0.5], "from_na": True, "sharpness": 12.5}
+    write_capture(tmp_path, **off, **ngp)
+    assert load_capture(tmp_path).remarks == ()
+
+
+def test_unknown_fields_are_named_in_one_line(tmp_path):
+    made = write_capture(tmp_path, wobble=3)
+    write_json(tmp_path, made | {"frames": [frame | {"quality": 5} for frame in made["frames"]]})
+    (line,) = load_capture(tmp_path).remarks
+    assert line.endswith("not known and have no effect: wobble, quality")
+    write_json(tmp_path, {**made, "frames": changed_frames(made, time=0.5), "wobble": 1})
+    assert "'time' has no effect: the scene is fitted as if nothing moved" in load_capture(tmp_path).remarks[0]
+
+
+def test_sizes_of_frames(tmp_path):
+    """A frame's own w and h are those of its picture; two sizes make two cameras."""
+    names = ["images/a.png", "images/b.png"]
+    write_picture(tmp_path / names[0], 24, 16, 100)
+    write_picture(tmp_path / names[1], 16, 24, 200)
+    frames = frames_of(names, fl_x=30.0)
+    frames[0] |= {"w": 24, "h": 16}
+    frames[1] |= {"w": 16, "h": 24}
+    write_json(tmp_path, {"frames": frames})
+    capture = load_capture(tmp_path)
+    assert capture.images.shape == (2, 24, 24, 4)
+    np.testing.assert_allclose(np.asarray(capture.cameras.intrinsics)[:, :2, 2], [[12, 8], [8, 12]])
+
+
+def test_nerfstudios_lists_are_the_split(tmp_path):
+    made = write_capture(tmp_path, count=6)
+    names = [frame["file_path"] for frame in made["frames"]]
+
+    def split(**lists):
+        write_json(tmp_path, made | lists)
+        capture = load_capture(tmp_path)
+        return capture.names, () if capture.test is None else capture.test.names, capture
+
+    train, test, capture = split(train_filenames=names[:3], val_filenames=names[3:5], test_filenames=["./" + names[5]])
+    assert train == tuple(names[:3]) and test == (names[5],)
+    assert capture.images[2, 0, 0, 0] == pytest.approx(40 / 255)
+    assert any("2 of 6 views are in neither list" in line for line in capture.remarks)
+    np.testing.assert_allclose(capture.test.images[0, 0, 0, 0], 100 / 255)
+    train, test, _ = split(train_filenames=names[:4], val_filenames=names[4:], test_filenames=[])
+    assert train == tuple(names[:4]) and test == tuple(names[4:])
+    train, test, _ = split(test_filenames=names[1:2])
+    assert train == (names[0], *names[2:]) and test == (names[1],)
+    with pytest.raises(CaptureError, match="names the held-out views"):
+        load_capture(tmp_path, hold_out=2)
+    for lists, words in (
+        ({"test_filenames": ["images/none.png"]}, "which no frame has"),
+        ({"test_filenames": names}, "leave no view to fit"),
+        ({"train_filenames": "images"}, "no list of file names"),
+        ({"train_filenames": [3]}, "no list of file names"),
+    ):
+        write_json(tmp_path, made | lists)
+        with pytest.raises(CaptureError, match=words):
+            load_capture(tmp_path)
