@@ -78,7 +78,7 @@ def view_stages(plan: Plan, *, files: bool = True) -> Stages[ViewRefs]:
         files: Whether to make what only people look at.
     """
     model = plan.pipeline.views
-    settings = {"request": plan.request.to_json() | {"rounds": None}}
+    settings = {"request": plan.request.to_json() | {"rounds": None, "start": None}}
     store = PictureFile("input.png")
     if plan.given:
         picture = yield Stage(

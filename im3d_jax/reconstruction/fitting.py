@@ -16,7 +16,7 @@ import numpy as np
 from im3d_jax.images import metrics
 from im3d_jax.images.alpha import composite
 from im3d_jax.models import perceptual
-from im3d_jax.reconstruction import control, initial, losses, optimizer, outside, poses
+from im3d_jax.reconstruction import control, initial, losses, optimizer, outside, poses, surface
 from im3d_jax.reconstruction.losses import Targets
 from im3d_jax.reconstruction.presets import FitConfig, capture_config
 from im3d_jax.reconstruction.state import FitState, final_gaussians, load_state, save_state
@@ -66,10 +66,17 @@ def init_state(
     if jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
         key = jax.random.key_data(key)
     extent = initial.camera_extent(cameras) if config.extent is None else config.extent
-    if points is None and config.extent is None:
-        rgba = None if targets is None else np.asarray(targets.rgba)
-        points = initial.seen_points(jax.random.fold_in(key, 4), cameras, config.initial, rgba)
-    gaussians, active = initial.initial_gaussians(jax.random.fold_in(key, 0), config, extent, points, colours)
+    rgba = None if targets is None else np.asarray(targets.rgba)
+    found = None
+    if points is None and config.hull is not None and rgba is not None:
+        centre, radius = initial.look_centre(cameras), initial.seen_radius(cameras)
+        found = surface.find_surface(rgba, cameras, centre, radius, config.hull)
+    if found is not None:
+        gaussians, active = initial.hull_gaussians(found, config)
+    else:
+        if points is None and config.extent is None:
+            points = initial.seen_points(jax.random.fold_in(key, 4), cameras, config.initial, rgba)
+        gaussians, active = initial.initial_gaussians(jax.random.fold_in(key, 0), config, extent, points, colours)
     # Weakly typed leaves would come back strongly typed from the first segment and compile all of it again.
     gaussians = jax.tree.map(lambda leaf: jax.lax.convert_element_type(leaf, jnp.dtype("float32")), gaussians)
     zeros = jax.tree.map(jnp.zeros_like, gaussians)
