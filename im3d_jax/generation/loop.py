@@ -132,9 +132,8 @@ def asset_stages(plan: Plan, *, files: bool = True, turntable: products.Turntabl
         turn = products.draw_turntable(turntable or products.TURNTABLE, request.quality != "draft")
         pictures = lambda place, gaussians, orbit: turn(place, gaussians, orbit.cameras)  # noqa: E731
         yield Stage("pictures", "turntable", OtherFiles(), pictures, (gaussians, drawn.orbit))
-        yield Stage(
-            "metrics", "metrics", OtherFiles(products.VOLATILE), _measure_orbit, (gaussians, drawn.orbit, targets)
-        )
+        inputs = (gaussians, drawn.orbit, drawn.views, targets)
+        yield Stage("metrics", "metrics", OtherFiles(products.VOLATILE), _measure_orbit, inputs)
     return AssetRefs(drawn, targets, gaussians)
 
 
@@ -177,9 +176,10 @@ def reconstruction_stages(
     return AssetRefs(None, _Given(capture.images), gaussians)
 
 
-def _measure_orbit(place: Workplace, gaussians: Gaussians, orbit: Orbit, views: np.ndarray) -> Result[dict[str, bytes]]:
-    # The conditioning view was given and proves nothing.
-    return products.measure()(place, gaussians, PosedViews(orbit.cameras[1:], views[1:]))
+def _measure_orbit(
+    place: Workplace, gaussians: Gaussians, orbit: Orbit, first: np.ndarray, targets: np.ndarray
+) -> Result[dict[str, bytes]]:
+    return products.measure_orbit(place, gaussians, orbit.cameras, first, targets)
 
 
 def _fit_stage(part: int, work: Any, config: FitConfig, stop: int, inputs: tuple[Ref[Any], ...]) -> Stage[FitState]:
@@ -214,10 +214,12 @@ def _measure_capture(capture: Capture, lpips: lpips_distance.Params | None) -> A
     def work(place: Workplace, gaussians: Gaussians, state: FitState) -> Result[dict[str, bytes]]:
         cameras, images = _refined(capture, state), capture.images
         if capture.generated:
-            # Of an orbit, the conditioning view was given and proves nothing.
-            cameras, images = cameras[1:], images[1:]
-        test = None if capture.test is None else PosedViews(capture.test.cameras, capture.test.images)
-        return measure(place, gaussians, PosedViews(cameras, images), test)
+            # The views of the folder are the first sample, and nothing has drawn them anew.
+            return products.measure_orbit(place, gaussians, cameras, images, images)
+        parts = {"views": PosedViews(cameras, images)}
+        if capture.test is not None:
+            parts["test"] = PosedViews(capture.test.cameras, capture.test.images)
+        return measure(place, gaussians, parts)
 
     return work
 
