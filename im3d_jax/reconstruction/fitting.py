@@ -58,7 +58,8 @@ def init_state(
         config: The fit's settings.
         cameras: Of the views to fit; they give the extent where the settings do not, and the room for pairs.
         points: [n, 3] places to start from.
-        targets: The views; without `points` a capture (`config.extent` None) starts inside their visual hull.
+        targets: The views. Without `points`, `config.hull` starts on the surface of their visual hull, and a capture
+            (`config.extent` None) inside of it.
         colours: [n, 3] of the points, in [0, 1].
 
     Without both, gaussians fill a ball: at the origin, or for a capture what all its cameras see.
@@ -92,6 +93,7 @@ def init_state(
         key=key,
         step=jnp.int32(0),
         extent=jnp.float32(extent),
+        hull=jnp.asarray(found is not None),
         poses=poses.still(len(cameras)) if config.lr_poses else None,
         pair_capacity=round_capacity(pairs * config.views_per_step // views, margin=margin),
     )

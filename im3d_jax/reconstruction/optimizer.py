@@ -17,9 +17,9 @@ class Rates(NamedTuple):
     """Learning rates of the groups of `splat.Gaussians`, in their order, each broadcastable to its group."""
 
     means: jax.Array
-    quats: float | jax.Array
-    log_scales: float | jax.Array
-    opacity_logits: float | jax.Array
+    quats: float
+    log_scales: float
+    opacity_logits: float
     sh: jax.Array
 
 
@@ -36,11 +36,13 @@ def rates(state: FitState, config: FitConfig) -> Rates:
     degree = jnp.floor(jnp.sqrt(jnp.arange(state.gaussians.sh.shape[1]) + 0.5))
     freed = state.step // config.sh_every if config.sh_every else config.sh_degree
     higher = jnp.where(degree <= freed, config.lr_sh / 20, 0.0)
-    sh = jnp.where(degree == 0, config.lr_sh, higher)[None, :, None]
-    if config.last_rates == 1.0:
-        return Rates(means, config.lr_quats, config.lr_scales, config.lr_opacities, sh)
-    now = config.last_rates ** jnp.minimum(state.step / config.steps, 1.0)
-    return Rates(means, now * config.lr_quats, now * config.lr_scales, now * config.lr_opacities, now * sh)
+    return Rates(
+        means=means,
+        quats=config.lr_quats,
+        log_scales=config.lr_scales,
+        opacity_logits=config.lr_opacities,
+        sh=jnp.where(degree == 0, config.lr_sh, higher)[None, :, None],
+    )
 
 
 def adam(values: Any, gradient: Any, first: Any, second: Any, rate: Any, step: jax.Array) -> tuple[Any, Any, Any]:

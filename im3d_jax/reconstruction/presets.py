@@ -21,6 +21,9 @@ DRAWN_VIEWS_STRATEGY = DefaultStrategy(
 class HullStart:
     """A start on the surface of the views' visual hull, with the views' colours.
 
+    The density control leaves such a fit alone: it has its gaussians where they are needed, and with more of them it
+    takes longer and comes no closer to the views.
+
     Attributes:
         count: Most gaussians at the start.
         opacity: Theirs, in (0, 1).
@@ -29,10 +32,10 @@ class HullStart:
         against: Number of views that must exclude a point from the hull.
     """
 
-    count: int = 8_000
+    count: int = 10_000
     opacity: float = 0.7
-    width: float = 0.7
-    thickness: float = 0.2
+    width: float = 0.8
+    thickness: float = 0.1
     against: int = 1
 
 
@@ -76,8 +79,6 @@ class FitConfig:
         lr_scales: Rate of the log scales.
         lr_opacities: Rate of the opacity logits.
         lr_sh: Rate of the first spherical harmonic; the others take a twentieth.
-        last_rates: Factor on the four rates before at the last step, reached exponentially. Below 1 it calms the
-            speckle that single views leave.
         lr_poses: Rate of the cameras' poses, in radians and in units of the extent; 0 holds them.
         extent: Size of the scene in world units; None measures it from the cameras.
         outside_views: After the last step those gaussians go whose centre is in front of background (by the views'
@@ -114,7 +115,6 @@ class FitConfig:
     lr_scales: float = 5e-3
     lr_opacities: float = 5e-2
     lr_sh: float = 1e-2
-    last_rates: float = 1.0
     lr_poses: float = 0.0
     extent: float | None = 1.0
     outside_views: int = 0

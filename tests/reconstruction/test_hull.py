@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 
 import splat
-from im3d_jax.reconstruction import FitConfig, Targets, init_state, surface
+from im3d_jax.reconstruction import FitConfig, Targets, control, init_state, load_state, save_state, surface
 from im3d_jax.reconstruction.hull import carve, covered
 from im3d_jax.reconstruction.presets import HullStart, with_start
 from splat.math import quaternion_to_rotation
+from splat.strategies import DefaultStrategy
 
 
 SIDE, RADIUS = 48, 0.5
@@ -131,3 +132,20 @@ def test_the_start_is_a_choice():
     assert hull.hull is not None and hull.hull.count == 500 and with_start(hull, "ball") == config
     with pytest.raises(ValueError, match=r"hull\.count=501; expected 1 to capacity=500"):
         dataclasses.replace(config, hull=HullStart(count=501))
+
+
+def test_the_density_control_leaves_such_fits_alone(rgba, cameras, tmp_path):
+    config = FitConfig(
+        capacity=700,
+        initial=300,
+        hull=START,
+        densify_from=0,
+        densify_every=1,
+        strategy=DefaultStrategy(min_opacity=0.9),
+    )
+    for images, started in ((rgba, True), (np.zeros_like(rgba), False)):
+        state = init_state(jax.random.key(0), config, cameras, targets=Targets(jnp.asarray(images)))
+        save_state(tmp_path / "fit.npz", state)
+        # Every gaussian is fainter than the strategy allows.
+        after = control.act(load_state(tmp_path / "fit.npz", config), 5, config)
+        assert bool(after.active.any()) is started
