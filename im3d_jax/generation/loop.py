@@ -5,7 +5,8 @@
     cameras        where its cameras stand
     preview        a video and a sheet of the views
     fit0           gaussians, up to the first refresh
-    refine1        their renders, drawn anew; left out where fewer rounds are asked for
+    refine1        their renders, drawn anew, where these contradict the targets; left out where fewer rounds are asked
+                   for
     fit1 ...       the fit goes on with these as targets
     asset          the gaussians
     pictures       a turntable
@@ -120,11 +121,11 @@ def asset_stages(plan: Plan, *, files: bool = True, turntable: products.Turntabl
         state = yield _fit_stage(part, _on_orbit(fit), config, stop, inputs)
         if part < request.rounds:
             number = part + 1
-            shots = ViewFiles(f"views_round{number}", plan.pipeline.views.num_views)
             refine = drawing.RefineViews(plan, number)
-            targets = yield Stage(
-                f"refine{number}", f"refinement {number}", shots, refine, (drawn.picture, drawn.orbit, state)
-            )
+            noted = {} if plan.views.refresh is None else {f"refine{number}": refine.facts_file}
+            shots = ViewFiles(f"views_round{number}", plan.pipeline.views.num_views, noted)
+            inputs = (drawn.picture, drawn.orbit, targets, state)
+            targets = yield Stage(f"refine{number}", f"refinement {number}", shots, refine, inputs)
     assert state is not None
     gaussians = yield from _asset(state)
     if files:

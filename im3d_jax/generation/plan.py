@@ -102,12 +102,10 @@ class Plan:
         }
         if self.what == "views":
             # What only a fit depends on.
-            del (
-                settings["request"]["rounds"],
-                settings["request"]["start"],
-                settings["views"]["fit"],
-                settings["views"]["fit_side"],
-            )
+            for name in ("rounds", "start"):
+                del settings["request"][name]
+            for name in ("fit", "fit_side", "refresh"):
+                del settings["views"][name]
         if self.pictures is not None and self.pipeline.pictures is not None:
             settings["picture_model"] = self.pipeline.pictures.picture_identity()
             settings["pictures"] = dataclasses.asdict(self.pictures)

@@ -54,6 +54,7 @@ from im3d_jax.pipelines.features import encoder_features
 from im3d_jax.pipelines.noise import row_noise
 from im3d_jax.progress import Report
 from im3d_jax.reconstruction import FitConfig, HullStart
+from im3d_jax.reconstruction.refresh import Refresh
 from im3d_jax.weights import Bundle, networks
 from im3d_jax.weights.identify import bundle_hash
 from splat import orbit_cameras
@@ -92,6 +93,7 @@ class BundleQuality:
         refine: Of each refinement.
         fit: Of the fit.
         fit_side: None: views are fitted at their own size.
+        refresh: How a refinement's views become targets; None: they are the targets.
     """
 
     picture: Sampling
@@ -99,6 +101,7 @@ class BundleQuality:
     refine: Sampling
     fit: FitConfig
     fit_side: None = None
+    refresh: Refresh | None = Refresh()
 
 
 # One view alone may be wrong about what is there: two of sixteen seldom are.

@@ -29,14 +29,15 @@ class HullStart:
         opacity: Theirs, in (0, 1).
         width: Their standard deviation along the surface, in units of the distance to their neighbours.
         thickness: That across the surface, in the same units.
-        against: Number of views that must exclude a point from the hull.
+        against: Most views that must exclude a point from the hull: one, and more where single views cut off what the
+            others show.
     """
 
     count: int = 10_000
     opacity: float = 0.7
     width: float = 0.8
     thickness: float = 0.1
-    against: int = 1
+    against: int = 3
 
 
 @dataclasses.dataclass(frozen=True)

@@ -17,8 +17,8 @@ from splat import Cameras
 from splat.morton import morton_order
 
 
-# A hull that covers less of the median mask has lost parts of the object.
-LEAST_COVERED = 0.8
+# A hull that covers less of the median mask has lost parts of the object: too much of it, and some of it.
+LEAST_COVERED, WELL_COVERED = 0.8, 0.95
 FEWEST_POINTS = 16
 # Cells over which normals are smoothed, and by which rays to cameras start above the surface.
 SMOOTHING, CLEARANCE = 1.5, 2.0
@@ -61,8 +61,14 @@ def find_surface(
         radius: Half the cube's side.
         start: Number of points, and of views that must exclude what is outside.
     """
-    grid = carve(rgba, cameras, centre, radius, against=start.against)
-    if covered(grid, rgba, cameras) < LEAST_COVERED:
+    grid, share = carve(rgba, cameras, centre, radius), 0.0
+    for against in range(1, start.against + 1):
+        grid = grid if against == 1 else carve(rgba, cameras, centre, radius, against=against)
+        share = covered(grid, rgba, cameras)
+        # One view that shows something else cuts the object that all others show.
+        if share >= WELL_COVERED:
+            break
+    if share < LEAST_COVERED:
         return None
     return surface_of(grid, rgba, cameras, start.count)
 

@@ -53,6 +53,9 @@ def test_generate(fake, tmp_path, capsys):
     assert run["settings"]["request"]["prompt"] == "a red mug" and run["seed"] == 0 and "jax" in run["versions"]
     assert len(run["sha256"]) == 64 and run["model"] == "fake" and run["perceptual_features"] == "two levels"
     assert run["orbit"]["elevation"] == "estimated" and run["orbit"]["direction"] == "ccw"
+    for part in ("refine1", "refine2"):
+        assert run[part]["rejected"] == [] and len(run[part]["kept"]) == 16 and run[part]["kept"][0] == 1.0
+        assert run[part] == json.loads((out / f"state/{part}.json").read_text())
     metrics = json.loads((out / "metrics.json").read_text())
     assert set(metrics) == MEASURED and metrics["gaussians"] > 0
     assert metrics["against_first_views"]["psnr"] != metrics["against_targets"]["psnr"]
