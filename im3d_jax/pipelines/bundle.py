@@ -105,7 +105,7 @@ class BundleQuality:
 
 
 # One view alone may be wrong about what is there: two of sixteen seldom are.
-_FIT = FitConfig(outside_views=2, hull=HullStart())
+_FIT = FitConfig(outside_views=2, least_pull=0.25, hull=HullStart())
 # Measured on held-out objects (docs/results.md, "How the sampling was chosen"). Views need no guidance: 25.42 dB
 # without and 25.41 with a picture's 2 and a prompt's 1.5, at a third of the evaluations. Of the refinement's starts
 # 0.15, 0.3 and 0.5 the first keeps most of what the views show and makes them the most consistent; 3, 5 and 10 steps

@@ -16,7 +16,7 @@ import numpy as np
 from im3d_jax.images import metrics
 from im3d_jax.images.alpha import composite
 from im3d_jax.models import perceptual
-from im3d_jax.reconstruction import control, initial, losses, optimizer, outside, poses, surface
+from im3d_jax.reconstruction import control, initial, losses, optimizer, outside, poses, surface, unseen
 from im3d_jax.reconstruction.losses import Targets
 from im3d_jax.reconstruction.presets import FitConfig, capture_config
 from im3d_jax.reconstruction.state import FitState, final_gaussians, load_state, save_state
@@ -173,7 +173,7 @@ def fit(
             raise FloatingPointError(f"the loss is {info['loss']} at step {step}; are the targets finite?")
         if step == config.steps:
             # Not after the loop: what `observe` saves at the last step must be what the fit returns.
-            state = outside.remove(state, targets, cameras, config)
+            state = unseen.fill_unseen(outside.remove(state, targets, cameras, config), config)
             info["gaussians"] = int(jnp.sum(state.active))
         if progress is not None:
             decibels = f", {info['psnr']:.2f} dB" if "psnr" in info else ""

@@ -85,6 +85,8 @@ class FitConfig:
         outside_views: After the last step those gaussians go whose centre is in front of background (by the views'
             alpha, a pixel away from the object) in at least so many views: the haze that generated views leave in
             the air where they disagree. 0 keeps all.
+        least_pull: After the last step those gaussians get their neighbours' colours at whose colours the views pulled
+            less than this, in units of the median (`unseen.pull`): undersides. 0 leaves all as they are.
     """
 
     steps: int = 1200
@@ -119,6 +121,7 @@ class FitConfig:
     lr_poses: float = 0.0
     extent: float | None = 1.0
     outside_views: int = 0
+    least_pull: float = 0.0
 
     def __post_init__(self):
         if self.initial > self.capacity or self.initial < 1:
