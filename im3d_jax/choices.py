@@ -12,6 +12,8 @@ Quality = Literal["draft", "standard", "best"]
 """What each stands for is in one table of each model."""
 Direction = Literal["auto", "ccw", "cw"]
 """How views turn, seen from above; ``auto`` finds it."""
+Start = Literal["auto", "hull", "ball"]
+"""Where a fit to drawn views starts; ``auto`` leaves it to the model."""
 FEWEST_GAUSSIANS, MOST_GAUSSIANS = 100, 10_000_000
 """Of a fitted capture."""
 

@@ -15,6 +15,7 @@ from im3d_jax.pipelines import Drawn, Orbit, Pipeline, ViewTask
 from im3d_jax.pipelines.base import ONE, Batch, Drawing, Quality
 from im3d_jax.progress import Report
 from im3d_jax.reconstruction import FitConfig
+from im3d_jax.reconstruction.refresh import Refresh
 from splat import orbit_cameras
 
 
@@ -35,6 +36,8 @@ class FakeSettings:
     quality: Quality
     fit: FitConfig = FIT
     fit_side: int | None = None
+    # A fit of 12 steps is so blurred that no view would be accepted.
+    refresh: Refresh | None = Refresh(tolerance=0.02, least_sharpness=0.0)
 
 
 @dataclasses.dataclass(frozen=True)

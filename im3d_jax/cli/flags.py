@@ -44,6 +44,7 @@ def request_of(values: flags.FlagValues) -> AssetRequest:
         rounds=values.rounds if "rounds" in values else 2,
         elevation_deg=values.elevation_deg,
         orbit_direction=values.orbit_direction,
+        start=values.start if "start" in values else "auto",
     )
     picture = request.read_image()
     if picture is not None:

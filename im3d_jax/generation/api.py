@@ -73,7 +73,7 @@ def generate(
         overwrite: Replace what another request left in `out`.
         lpips: LPIPS weights whose features the fit compares: what `weights.load_lpips` reads, or its value; or other
             features. The model's own without.
-        **fields: Fields of the `AssetRequest`: image, seed, quality, rounds, elevation_deg, orbit_direction.
+        **fields: Fields of the `AssetRequest`: image, seed, quality, rounds, elevation_deg, orbit_direction, start.
 
     Returns:
         The asset, or one for each request of a list.

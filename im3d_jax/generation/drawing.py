@@ -17,6 +17,7 @@ from im3d_jax.pipelines import Batch, Orbit
 from im3d_jax.pipelines.base import ONE, Drawing
 from im3d_jax.progress import Report
 from im3d_jax.reconstruction import FitState, final_gaussians
+from im3d_jax.reconstruction.refresh import refreshed
 
 
 def _alone(drawing: Drawing) -> Result[np.ndarray]:
@@ -87,12 +88,27 @@ class RefineViews:
     plan: Plan
     round: int
 
-    def __call__(self, place: Workplace, picture: np.ndarray, orbit: Orbit, state: FitState) -> Result[np.ndarray]:
+    @property
+    def facts_file(self) -> str:
+        """File in a run folder of what was kept of the former targets."""
+        return f"state/refine{self.round}.json"
+
+    def __call__(
+        self, place: Workplace, picture: np.ndarray, orbit: Orbit, former: np.ndarray, state: FitState
+    ) -> Result[np.ndarray]:
         """Work of the stage."""
         renders = render_views(final_gaussians(state), orbit.cameras)
         model, task = self.plan.pipeline.views, self.plan.task(picture)
         # View 0 is the given picture: it is known, and drawing it again could only lose.
-        return _alone(model.refine_views([renders], [task], self.plan.views, round=self.round, report=place.report))
+        drawn = _alone(model.refine_views([renders], [task], self.plan.views, round=self.round, report=place.report))
+        if self.plan.views.refresh is None:
+            return drawn
+        new = refreshed(former, drawn.value, renders, self.plan.views.refresh)
+        remarks = drawn.remarks
+        if new.rejected:
+            views = ", ".join(map(str, new.rejected))
+            remarks += (f"refinement {self.round}: views {views} would be less sharp and keep their former targets",)
+        return Result(new.images, drawn.evaluations, remarks, {self.facts_file: new.facts()})
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, get_args
 from absl import flags
 
 from im3d_jax import environment, seeds
-from im3d_jax.choices import Direction, Quality
+from im3d_jax.choices import Direction, Quality, Start
 from im3d_jax.errors import InputError
 from im3d_jax.paths import define_path
 
@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from im3d_jax.pipelines import Pipeline
 
 
-QUALITIES, DIRECTIONS, MEMORIES = get_args(Quality), get_args(Direction), ("16gb", "24gb", "80gb")
+QUALITIES, DIRECTIONS, STARTS = get_args(Quality), get_args(Direction), get_args(Start)
+MEMORIES = ("16gb", "24gb", "80gb")
 
 
 def define_run(values: flags.FlagValues) -> None:
@@ -65,6 +66,10 @@ def define_drawing(values: flags.FlagValues) -> None:
 def define_fit(values: flags.FlagValues) -> None:
     """Flags of commands that fit an asset to drawn views."""
     flags.DEFINE_integer("rounds", 2, "rounds of refinement, 0 to 2", lower_bound=0, upper_bound=2, flag_values=values)
+    flags.DEFINE_enum(
+        "start", "auto", STARTS, "where the fit starts: on the surface of the views' hull, in IM-3D's ball, or as the "
+        "model's quality says", flag_values=values,
+    )  # fmt: skip
     define_path(
         "lpips_weights", None, "perceptual loss of the fit: files with VGG16 and the LPIPS heads, or lpips-j",
         flag_values=values,
@@ -150,6 +155,7 @@ def make_lines(values: flags.FlagValues, command: str) -> None:
         rounds=values.rounds,
         elevation_deg=values.elevation_deg,
         orbit_direction=values.orbit_direction,
+        start=values.start,
     )
     from im3d_jax import distributed
     from im3d_jax.progress import ProgressPrinter

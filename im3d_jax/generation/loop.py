@@ -5,7 +5,8 @@
     cameras        where its cameras stand
     preview        a video and a sheet of the views
     fit0           gaussians, up to the first refresh
-    refine1        their renders, drawn anew; left out where fewer rounds are asked for
+    refine1        their renders, drawn anew, where these contradict the targets; left out where fewer rounds are asked
+                   for
     fit1 ...       the fit goes on with these as targets
     asset          the gaussians
     pictures       a turntable
@@ -78,7 +79,7 @@ def view_stages(plan: Plan, *, files: bool = True) -> Stages[ViewRefs]:
         files: Whether to make what only people look at.
     """
     model = plan.pipeline.views
-    settings = {"request": plan.request.to_json() | {"rounds": None}}
+    settings = {"request": plan.request.to_json() | {"rounds": None, "start": None}}
     store = PictureFile("input.png")
     if plan.given:
         picture = yield Stage(
@@ -120,11 +121,11 @@ def asset_stages(plan: Plan, *, files: bool = True, turntable: products.Turntabl
         state = yield _fit_stage(part, _on_orbit(fit), config, stop, inputs)
         if part < request.rounds:
             number = part + 1
-            shots = ViewFiles(f"views_round{number}", plan.pipeline.views.num_views)
             refine = drawing.RefineViews(plan, number)
-            targets = yield Stage(
-                f"refine{number}", f"refinement {number}", shots, refine, (drawn.picture, drawn.orbit, state)
-            )
+            noted = {} if plan.views.refresh is None else {f"refine{number}": refine.facts_file}
+            shots = ViewFiles(f"views_round{number}", plan.pipeline.views.num_views, noted)
+            inputs = (drawn.picture, drawn.orbit, targets, state)
+            targets = yield Stage(f"refine{number}", f"refinement {number}", shots, refine, inputs)
     assert state is not None
     gaussians = yield from _asset(state)
     if files:
@@ -132,9 +133,8 @@ def asset_stages(plan: Plan, *, files: bool = True, turntable: products.Turntabl
         turn = products.draw_turntable(turntable or products.TURNTABLE, request.quality != "draft")
         pictures = lambda place, gaussians, orbit: turn(place, gaussians, orbit.cameras)  # noqa: E731
         yield Stage("pictures", "turntable", OtherFiles(), pictures, (gaussians, drawn.orbit))
-        yield Stage(
-            "metrics", "metrics", OtherFiles(products.VOLATILE), _measure_orbit, (gaussians, drawn.orbit, targets)
-        )
+        inputs = (gaussians, drawn.orbit, drawn.views, targets)
+        yield Stage("metrics", "metrics", OtherFiles(products.VOLATILE), _measure_orbit, inputs)
     return AssetRefs(drawn, targets, gaussians)
 
 
@@ -177,9 +177,10 @@ def reconstruction_stages(
     return AssetRefs(None, _Given(capture.images), gaussians)
 
 
-def _measure_orbit(place: Workplace, gaussians: Gaussians, orbit: Orbit, views: np.ndarray) -> Result[dict[str, bytes]]:
-    # The conditioning view was given and proves nothing.
-    return products.measure()(place, gaussians, PosedViews(orbit.cameras[1:], views[1:]))
+def _measure_orbit(
+    place: Workplace, gaussians: Gaussians, orbit: Orbit, first: np.ndarray, targets: np.ndarray
+) -> Result[dict[str, bytes]]:
+    return products.measure_orbit(place, gaussians, orbit.cameras, first, targets)
 
 
 def _fit_stage(part: int, work: Any, config: FitConfig, stop: int, inputs: tuple[Ref[Any], ...]) -> Stage[FitState]:
@@ -214,11 +215,12 @@ def _measure_capture(capture: Capture, lpips: lpips_distance.Params | None) -> A
     def work(place: Workplace, gaussians: Gaussians, state: FitState) -> Result[dict[str, bytes]]:
         cameras, images = _refined(capture, state), capture.images
         if capture.generated:
-            # Of an orbit, the conditioning view was given and proves nothing.
-            cameras, images = cameras[1:], images[1:]
-        other = capture.test
-        test = None if other is None else PosedViews(other.cameras, other.images, other.valid)
-        return measure(place, gaussians, PosedViews(cameras, images, capture.valid), test)
+            # The views of the folder are the first sample, and nothing has drawn them anew.
+            return products.measure_orbit(place, gaussians, cameras, images, images)
+        parts = {"views": PosedViews(cameras, images, capture.valid)}
+        if capture.test is not None:
+            parts["test"] = PosedViews(capture.test.cameras, capture.test.images, capture.test.valid)
+        return measure(place, gaussians, parts)
 
     return work
 

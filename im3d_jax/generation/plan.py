@@ -13,6 +13,7 @@ from im3d_jax.generation.request import AssetRequest
 from im3d_jax.images.prepare import prepare_image
 from im3d_jax.models.perceptual import Perceptual
 from im3d_jax.pipelines import Pipeline, ViewTask
+from im3d_jax.reconstruction.presets import with_start
 from im3d_jax.weights.lpips_weights import LpipsWeights, open_lpips
 
 
@@ -101,7 +102,10 @@ class Plan:
         }
         if self.what == "views":
             # What only a fit depends on.
-            del settings["request"]["rounds"], settings["views"]["fit"], settings["views"]["fit_side"]
+            for name in ("rounds", "start"):
+                del settings["request"][name]
+            for name in ("fit", "fit_side", "refresh"):
+                del settings["views"][name]
         if self.pictures is not None and self.pipeline.pictures is not None:
             settings["picture_model"] = self.pipeline.pictures.picture_identity()
             settings["pictures"] = dataclasses.asdict(self.pictures)
@@ -171,9 +175,9 @@ def make_plan(
     perceptual = None
     if what == "asset":
         perceptual = PerceptualChoice(*model.perceptual()) if lpips is None else lpips
-    plan = Plan(
-        request, what, pipeline, model.view_settings(request.quality), pictures, given, perceptual, lpips is None
-    )
+    settings: Any = model.view_settings(request.quality)
+    settings = dataclasses.replace(settings, fit=with_start(settings.fit, request.start))
+    plan = Plan(request, what, pipeline, settings, pictures, given, perceptual, lpips is None)
     if given:
         plan.given_picture()
     return plan

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +14,7 @@ from im3d_jax.images.alpha import composite
 from im3d_jax.images.files import encode_png
 from im3d_jax.images.metrics import WINDOW, foreground_psnr, psnr, ssim
 from im3d_jax.images.resize import block_mean
+from im3d_jax.images.sharpness import sharpness
 from im3d_jax.models import lpips as lpips_distance
 from im3d_jax.output.records import to_json
 from im3d_jax.output.renders import render_views, turntable_cameras
@@ -96,17 +96,50 @@ def measure(lpips: lpips_distance.Params | None = None) -> Callable[..., Result[
         lpips: Parameters; LPIPS is measured with them.
     """
 
-    def work(
-        place: Workplace, gaussians: Gaussians, views: PosedViews, test: PosedViews | None = None
-    ) -> Result[dict[str, bytes]]:
-        figures: dict[str, Any] = {}
-        for name, part in (("views", views), ("test", test)):
-            if part is not None:
-                figures[name] = compare(render_views(gaussians, part.cameras), part.images, lpips, part.valid)
-        figures |= {"seconds": round(place.seconds, 1), "gaussians": len(gaussians)}
-        return Result({"metrics.json": to_json(figures)})
+    def work(place: Workplace, gaussians: Gaussians, parts: Mapping[str, PosedViews]) -> Result[dict[str, bytes]]:
+        """Args: the asset, and what it is compared with by the names in metrics.json."""
+        figures = {
+            name: compare(render_views(gaussians, part.cameras), part.images, lpips, part.valid)
+            for name, part in parts.items()
+        }
+        return Result({"metrics.json": _metrics(place, gaussians, figures)})
 
     return work
+
+
+def measure_orbit(
+    place: Workplace, gaussians: Gaussians, cameras: Cameras, first: np.ndarray, targets: np.ndarray
+) -> Result[dict[str, bytes]]:
+    """Work that measures an asset of generated views: metrics.json and comparison.png.
+
+    Args:
+        place: See `Workplace`.
+        gaussians: The asset.
+        cameras: Of the views.
+        first: [T, H, W, 4] the first sample: what the model drew.
+        targets: [T, H, W, 4] the views that were fitted last; an asset can be close to them because they are blurred.
+    """
+    renders = render_views(gaussians, cameras)
+    figures = {
+        # The conditioning view was given and proves nothing.
+        name: compare(renders[1:], images[1:]) | _sharpness(renders[1:], images[1:])
+        for name, images in (("against_first_views", first), ("against_targets", targets))
+    }
+    # Rows of four in turn; the last two are filled up with white.
+    pairs = np.stack([np.pad(composite(part), ((0, -len(part) % 4), *[(0, 0)] * 3), constant_values=1.0)
+                      for part in (first, renders)])  # fmt: skip
+    sheet = sheet_of(pairs.reshape(2, -1, 4, *pairs.shape[2:]).swapaxes(0, 1).reshape(-1, *pairs.shape[2:]))
+    return Result({"metrics.json": _metrics(place, gaussians, figures), "comparison.png": sheet})
+
+
+def _metrics(place: Workplace, gaussians: Gaussians, figures: dict[str, dict[str, float]]) -> bytes:
+    return to_json({**figures, "seconds": round(place.seconds, 1), "gaussians": len(gaussians)})
+
+
+def _sharpness(renders: np.ndarray, images: np.ndarray) -> dict[str, float]:
+    """Mean sharpness of renders and of views inside the views' masks."""
+    both = {"sharpness": renders, "sharpness_of_views": images}
+    return {name: round(float(sharpness(part, images[..., 3]).mean()), 5) for name, part in both.items()}
 
 
 def compare(

@@ -38,7 +38,7 @@ def read_lines(path: str | pathlib.Path, *, seed: int = 0, **fields: Any) -> lis
     Args:
         path: JSON lines, UTF-8. Each needs a prompt, a picture or both; a picture's path is relative to the file.
         seed: Of lines that name none.
-        **fields: Further fields of every `AssetRequest`: quality, rounds, elevation_deg, orbit_direction.
+        **fields: Further fields of every `AssetRequest`: quality, rounds, elevation_deg, orbit_direction, start.
 
     Raises:
         InputError: no such file, one of more than 64 MiB, a line that is not such an object, or a picture that is not

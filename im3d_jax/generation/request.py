@@ -13,7 +13,7 @@ from typing import Any, get_args
 import numpy as np
 
 from im3d_jax import seeds
-from im3d_jax.choices import Direction, Quality, check_whole, is_whole
+from im3d_jax.choices import Direction, Quality, Start, check_whole, is_whole
 from im3d_jax.digests import file_hash
 from im3d_jax.errors import InputError, unknown_field
 from im3d_jax.images.files import read_image
@@ -36,6 +36,8 @@ class AssetRequest:
         rounds: Rounds of refinement, 0 to 2.
         elevation_deg: Elevation of the cameras in degrees, where it is known; it is found otherwise.
         orbit_direction: How the views turn, seen from above: ``ccw``, ``cw``, or ``auto`` to find it.
+        start: Where the fit starts: ``hull`` for the surface of the views' visual hull, ``ball`` for IM-3D's ball of
+            grey gaussians, ``auto`` for what the model's quality says.
 
     Raises:
         InputError: Neither prompt nor picture, an empty prompt, or a value outside of its range.
@@ -48,6 +50,7 @@ class AssetRequest:
     rounds: int = 2
     elevation_deg: float | None = None
     orbit_direction: Direction = "auto"
+    start: Start = "auto"
 
     def __post_init__(self):
         self._check_prompt()
@@ -69,6 +72,8 @@ class AssetRequest:
             raise InputError(
                 f"orbit_direction={self.orbit_direction}: expected one of {', '.join(get_args(Direction))}"
             )
+        if self.start not in get_args(Start):
+            raise InputError(f"start={self.start}: expected one of {', '.join(get_args(Start))}")
 
     def _check_prompt(self) -> None:
         if self.prompt is None:

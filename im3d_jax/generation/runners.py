@@ -14,6 +14,7 @@ from im3d_jax.digests import json_hash
 from im3d_jax.errors import OutOfMemory
 from im3d_jax.generation import fits
 from im3d_jax.generation.stages import Ref, Result, Stage, Stages, Workplace
+from im3d_jax.output.records import to_json
 from im3d_jax.output.run_folder import RunFolder, StageFiles
 from im3d_jax.progress import Progress, ProgressCalls
 
@@ -231,6 +232,8 @@ class FolderRunner:
                     for text in done.remarks:
                         self._progress.line(text)
                     stage.store.write(done.value, files)
+                    for name, facts in done.facts.items():
+                        files.write(name, to_json(facts))
                     return done.evaluations
 
                 folder.stage(stage.name, work, inputs=inputs, settings=stage.settings)

@@ -23,11 +23,13 @@ class Result(Generic[T]):
         value: The result.
         evaluations: Network evaluations that it took.
         remarks: Lines for the user.
+        facts: {file of the run folder: JSON values that it keeps beside the result}.
     """
 
     value: T
     evaluations: int = 0
     remarks: tuple[str, ...] = ()
+    facts: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
 class Ref(Protocol[T_co]):

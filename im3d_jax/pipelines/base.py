@@ -21,6 +21,7 @@ from im3d_jax.errors import InputError
 from im3d_jax.models.perceptual import Perceptual
 from im3d_jax.progress import Report
 from im3d_jax.reconstruction import FitConfig
+from im3d_jax.reconstruction.refresh import Refresh
 from splat import Cameras
 
 
@@ -122,6 +123,11 @@ class ViewSettings(Protocol):
     @property
     def fit_side(self) -> int | None:
         """Longest side of the views that the fit sees, pixels; None: the views' own."""
+        ...
+
+    @property
+    def refresh(self) -> Refresh | None:
+        """How a refinement's views become targets; None: they are the targets, as in IM-3D."""
         ...
 
 

@@ -53,7 +53,8 @@ from im3d_jax.pipelines.base import (
 from im3d_jax.pipelines.features import encoder_features
 from im3d_jax.pipelines.noise import row_noise
 from im3d_jax.progress import Report
-from im3d_jax.reconstruction import FitConfig
+from im3d_jax.reconstruction import FitConfig, HullStart
+from im3d_jax.reconstruction.refresh import Refresh
 from im3d_jax.weights import Bundle, networks
 from im3d_jax.weights.identify import bundle_hash
 from splat import orbit_cameras
@@ -92,6 +93,7 @@ class BundleQuality:
         refine: Of each refinement.
         fit: Of the fit.
         fit_side: None: views are fitted at their own size.
+        refresh: How a refinement's views become targets; None: they are the targets.
     """
 
     picture: Sampling
@@ -99,10 +101,11 @@ class BundleQuality:
     refine: Sampling
     fit: FitConfig
     fit_side: None = None
+    refresh: Refresh | None = Refresh()
 
 
 # One view alone may be wrong about what is there: two of sixteen seldom are.
-_FIT = FitConfig(outside_views=2)
+_FIT = FitConfig(outside_views=2, least_pull=0.25, hull=HullStart())
 # Measured on held-out objects (docs/results.md, "How the sampling was chosen"). Views need no guidance: 25.42 dB
 # without and 25.41 with a picture's 2 and a prompt's 1.5, at a third of the evaluations. Of the refinement's starts
 # 0.15, 0.3 and 0.5 the first keeps most of what the views show and makes them the most consistent; 3, 5 and 10 steps

@@ -95,6 +95,7 @@ class OrbitQuality:
         solver: Takes the steps.
         fit: Of the fit.
         fit_side: Longest side of the views that the fit sees, pixels.
+        refresh: None: a refinement's views are the targets.
         refine_sigmas: Noise scale at which each refinement starts, on latents of unit variance; the last one serves all
             later rounds. IM-3D publishes no level: chosen so that shape stays and texture is drawn anew.
         search: How elevation and direction are found.
@@ -108,6 +109,7 @@ class OrbitQuality:
     solver: Literal["euler", "dpmpp"]
     fit: FitConfig
     fit_side: int = 512
+    refresh: None = None
     refine_sigmas: tuple[float, ...] = (2.0, 1.0)
     search: orbit_search.Search = orbit_search.Search()
     views: int = 0

@@ -22,7 +22,12 @@ def resets(step: int, config: FitConfig) -> bool:
 
 
 def act(state: FitState, step: int, config: FitConfig) -> FitState:
-    """What the strategy does before step number `step`, which is the state's; outside jit."""
+    """What the strategy does before step number `step`, which is the state's; outside jit.
+
+    Fits that started on a hull stay as they are, see `HullStart`.
+    """
+    if bool(state.hull):
+        return state
     if densifies(step, config):
         state = densify(state, config)
     if resets(step, config):

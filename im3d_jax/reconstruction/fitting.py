@@ -16,7 +16,7 @@ import numpy as np
 from im3d_jax.images import metrics
 from im3d_jax.images.alpha import composite
 from im3d_jax.models import perceptual
-from im3d_jax.reconstruction import control, initial, losses, optimizer, outside, poses
+from im3d_jax.reconstruction import control, initial, losses, optimizer, outside, poses, surface, unseen
 from im3d_jax.reconstruction.losses import Targets
 from im3d_jax.reconstruction.presets import FitConfig, capture_config
 from im3d_jax.reconstruction.state import FitState, final_gaussians, load_state, save_state
@@ -58,7 +58,8 @@ def init_state(
         config: The fit's settings.
         cameras: Of the views to fit; they give the extent where the settings do not, and the room for pairs.
         points: [n, 3] places to start from.
-        targets: The views; without `points` a capture (`config.extent` None) starts inside their visual hull.
+        targets: The views. Without `points`, `config.hull` starts on the surface of their visual hull, and a capture
+            (`config.extent` None) inside of it.
         colours: [n, 3] of the points, in [0, 1].
 
     Without both, gaussians fill a ball: at the origin, or for a capture what all its cameras see.
@@ -66,11 +67,18 @@ def init_state(
     if jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
         key = jax.random.key_data(key)
     extent = initial.camera_extent(cameras) if config.extent is None else config.extent
-    if points is None and config.extent is None:
-        rgba = None if targets is None else np.asarray(targets.rgba)
-        valid = None if targets is None or targets.valid is None else np.asarray(targets.valid)
-        points = initial.seen_points(jax.random.fold_in(key, 4), cameras, config.initial, rgba, valid)
-    gaussians, active = initial.initial_gaussians(jax.random.fold_in(key, 0), config, extent, points, colours)
+    rgba = None if targets is None else np.asarray(targets.rgba)
+    valid = None if targets is None or targets.valid is None else np.asarray(targets.valid)
+    found = None
+    if points is None and config.hull is not None and rgba is not None:
+        centre, radius = initial.look_centre(cameras), initial.seen_radius(cameras)
+        found = surface.find_surface(rgba, cameras, centre, radius, config.hull)
+    if found is not None:
+        gaussians, active = initial.hull_gaussians(found, config)
+    else:
+        if points is None and config.extent is None:
+            points = initial.seen_points(jax.random.fold_in(key, 4), cameras, config.initial, rgba, valid)
+        gaussians, active = initial.initial_gaussians(jax.random.fold_in(key, 0), config, extent, points, colours)
     # Weakly typed leaves would come back strongly typed from the first segment and compile all of it again.
     gaussians = jax.tree.map(lambda leaf: jax.lax.convert_element_type(leaf, jnp.dtype("float32")), gaussians)
     zeros = jax.tree.map(jnp.zeros_like, gaussians)
@@ -86,6 +94,7 @@ def init_state(
         key=key,
         step=jnp.int32(0),
         extent=jnp.float32(extent),
+        hull=jnp.asarray(found is not None),
         poses=poses.still(len(cameras)) if config.lr_poses else None,
         pair_capacity=round_capacity(pairs * config.views_per_step // views, margin=margin),
     )
@@ -165,7 +174,7 @@ def fit(
             raise FloatingPointError(f"the loss is {info['loss']} at step {step}; are the targets finite?")
         if step == config.steps:
             # Not after the loop: what `observe` saves at the last step must be what the fit returns.
-            state = outside.remove(state, targets, cameras, config)
+            state = unseen.fill_unseen(outside.remove(state, targets, cameras, config), config)
             info["gaussians"] = int(jnp.sum(state.active))
         if progress is not None:
             decibels = f", {info['psnr']:.2f} dB" if "psnr" in info else ""

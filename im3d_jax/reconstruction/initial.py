@@ -8,6 +8,7 @@ import numpy as np
 from scipy.spatial import KDTree
 
 from im3d_jax.reconstruction.presets import FitConfig
+from im3d_jax.reconstruction.surface import Surface
 from splat import SH_C0, Cameras, Gaussians
 from splat.lenses import image_points
 
@@ -139,6 +140,40 @@ def seen_points(
         centre = look_centre(cameras).astype(np.float32)
         points = np.asarray(ball_points(key, count, seen_radius(cameras))) + centre[None]
     return points
+
+
+def hull_gaussians(found: Surface, config: FitConfig) -> tuple[Gaussians, jax.Array]:
+    """Flat gaussians on a surface, oriented by its normals and as wide as the distance to their neighbours.
+
+    Args:
+        found: At most `config.capacity` points.
+        config: With `hull`.
+
+    Returns:
+        See `initial_gaussians`.
+    """
+    start = config.hull
+    assert start is not None
+    count, rows = len(found.points), config.capacity
+    spacing = np.maximum(found.spacing, 1e-5)[:, None]
+    scales = spacing * np.array([[start.width, start.width, start.thickness]])
+    # The rotation that turns z into n by the shortest way: (1 + z.n, z x n), for n = -z about x.
+    x, y, z = found.normals.T
+    quats = np.stack([1.0 + z, -y, x, np.zeros(count)], -1)
+    quats[z < -0.9999] = (0.0, 1.0, 0.0, 0.0)
+    quats /= np.linalg.norm(quats, axis=-1, keepdims=True)
+
+    def padded(values: np.ndarray) -> jax.Array:
+        return jnp.pad(jnp.asarray(values, jnp.float32), [(0, rows - count)] + [(0, 0)] * (values.ndim - 1))
+
+    sh = jnp.zeros((rows, (config.sh_degree + 1) ** 2, 3), jnp.float32)
+    return Gaussians(
+        means=padded(found.points),
+        quats=padded(quats).at[count:, 0].set(1.0),
+        log_scales=padded(np.log(scales)),
+        opacity_logits=jnp.full(rows, math.log(start.opacity / (1 - start.opacity))),
+        sh=sh.at[:, 0].set(padded((found.colours - 0.5) / SH_C0)),
+    ), jnp.arange(rows) < count
 
 
 def initial_gaussians(

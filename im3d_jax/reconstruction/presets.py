@@ -3,6 +3,7 @@
 import dataclasses
 from typing import Literal
 
+from im3d_jax.choices import Start
 from splat.strategies import DefaultStrategy, McmcStrategy, Strategy
 
 
@@ -14,6 +15,29 @@ STRATEGIES = ("default", "mcmc")
 DRAWN_VIEWS_STRATEGY = DefaultStrategy(
     gradient_threshold=0.0, growth=0.08, split_scale=0.03, min_opacity=0.02, max_scale=0.2
 )
+
+
+@dataclasses.dataclass(frozen=True)
+class HullStart:
+    """A start on the surface of the views' visual hull, with the views' colours.
+
+    The density control leaves such a fit alone: it has its gaussians where they are needed, and with more of them it
+    takes longer and comes no closer to the views.
+
+    Attributes:
+        count: Most gaussians at the start.
+        opacity: Theirs, in (0, 1).
+        width: Their standard deviation along the surface, in units of the distance to their neighbours.
+        thickness: That across the surface, in the same units.
+        against: Most views that must exclude a point from the hull: one, and more where single views cut off what the
+            others show.
+    """
+
+    count: int = 10_000
+    opacity: float = 0.7
+    width: float = 0.8
+    thickness: float = 0.1
+    against: int = 3
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,6 +56,7 @@ class FitConfig:
         initial_radius: Radius of the ball they fill, in units of the extent.
         initial_opacity: Their opacity.
         initial_scale: Factor on their size, which is about the distance to their neighbours.
+        hull: Start on the surface of the visual hull instead of in a ball, where the views have one; None: never.
         sh_degree: Degree of the spherical harmonics, 0 to 4.
         sh_every: Steps after which one more degree is freed; 0 frees all at once.
         densify_every: Steps between two calls of the density control.
@@ -60,6 +85,8 @@ class FitConfig:
         outside_views: After the last step those gaussians go whose centre is in front of background (by the views'
             alpha, a pixel away from the object) in at least so many views: the haze that generated views leave in
             the air where they disagree. 0 keeps all.
+        least_pull: After the last step those gaussians get their neighbours' colours at whose colours the views pulled
+            less than this, in units of the median (`unseen.pull`): undersides. 0 leaves all as they are.
     """
 
     steps: int = 1200
@@ -69,6 +96,7 @@ class FitConfig:
     initial_radius: float = 0.5
     initial_opacity: float = 0.1
     initial_scale: float = 1.0
+    hull: HullStart | None = None
     sh_degree: int = 0
     sh_every: int = 0
     densify_every: int = 50
@@ -93,12 +121,15 @@ class FitConfig:
     lr_poses: float = 0.0
     extent: float | None = 1.0
     outside_views: int = 0
+    least_pull: float = 0.0
 
     def __post_init__(self):
         if self.initial > self.capacity or self.initial < 1:
             raise ValueError(
                 f"got initial={self.initial} and capacity={self.capacity}; expected 1 <= initial <= capacity"
             )
+        if self.hull is not None and not 1 <= self.hull.count <= self.capacity:
+            raise ValueError(f"got hull.count={self.hull.count}; expected 1 to capacity={self.capacity}")
         if min(self.steps, self.views_per_step, self.densify_every, self.check_every) < 1:
             raise ValueError(
                 f"got steps={self.steps}, views_per_step={self.views_per_step}, densify_every={self.densify_every}, "
@@ -110,6 +141,20 @@ class FitConfig:
             raise ValueError(
                 f"got strategy={self.strategy!r}; expected an object such as splat.strategies.McmcStrategy()"
             )
+
+
+def with_start(config: FitConfig, start: Start) -> FitConfig:
+    """Settings of a fit that starts elsewhere.
+
+    Args:
+        config: The fit's settings.
+        start: ``hull``, ``ball``, or ``auto`` for what the settings say.
+    """
+    if start == "auto" or (start == "hull") == (config.hull is not None):
+        return config
+    hull = HullStart()
+    hull = dataclasses.replace(hull, count=min(hull.count, config.capacity))
+    return dataclasses.replace(config, hull=hull if start == "hull" else None)
 
 
 def capture_config(

@@ -29,6 +29,7 @@ class FitState(flax.struct.PyTreeNode):
         key: PRNG key [2] uint32 of the whole fit.
         step: [] int32, steps done.
         extent: [] float32, size of the scene.
+        hull: [] bool, whether the fit started on a hull (`HullStart`).
         poses: Motions of the cameras, where they are refined.
         pair_capacity: Room for (tile, gaussian) pairs in a step (static).
     """
@@ -41,6 +42,7 @@ class FitState(flax.struct.PyTreeNode):
     key: jax.Array
     step: jax.Array
     extent: jax.Array
+    hull: jax.Array
     pair_capacity: int = flax.struct.field(pytree_node=False)
     poses: Poses | None = None
 
@@ -59,6 +61,7 @@ _OTHERS: dict[str, _Shape] = {
     "key": (2,),
     "step": (),
     "extent": (),
+    "hull": (),
     "pair_capacity": (),
 }
 _LAYOUT: dict[str, _Shape] = _OTHERS | {
@@ -140,6 +143,7 @@ def load_state(path: str | os.PathLike, config: FitConfig) -> FitState:
         key=leaves["key"],
         step=leaves["step"],
         extent=leaves["extent"],
+        hull=leaves["hull"],
         pair_capacity=pair_capacity,
         poses=poses,
     )

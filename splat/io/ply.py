@@ -5,7 +5,6 @@ with zeros in unused f_rest, which every viewer reads. `f_rest` runs channel by 
 Opacity is a logit, scales are logarithms, rotations wxyz.
 """
 
-import dataclasses
 import io
 import itertools
 import os

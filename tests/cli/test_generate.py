@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from im3d_jax.cli.main import main
+from im3d_jax.images.alpha import composite
 from im3d_jax.images.files import read_image
 from im3d_jax.output.run_folder import RunFolder
 from tests.fake_model import ELEVATION, PICTURE_EVALUATIONS, REFINE_EVALUATIONS, VIEW_EVALUATIONS
@@ -19,6 +20,7 @@ GENERATED = [
     "asset.ply",
     "asset_sheet.png",
     "cameras.json",
+    "comparison.png",
     "input.png",
     "metrics.json",
     "run.json",
@@ -31,6 +33,9 @@ GENERATED = [
     "views_round1",
     "views_round2",
 ]
+
+
+MEASURED = {"against_first_views", "against_targets", "seconds", "gaussians"}
 
 
 def generate(folder, *more):
@@ -48,8 +53,17 @@ def test_generate(fake, tmp_path, capsys):
     assert run["settings"]["request"]["prompt"] == "a red mug" and run["seed"] == 0 and "jax" in run["versions"]
     assert len(run["sha256"]) == 64 and run["model"] == "fake" and run["perceptual_features"] == "two levels"
     assert run["orbit"]["elevation"] == "estimated" and run["orbit"]["direction"] == "ccw"
+    for part in ("refine1", "refine2"):
+        assert run[part]["rejected"] == [] and len(run[part]["kept"]) == 16 and run[part]["kept"][0] == 1.0
+        assert run[part] == json.loads((out / f"state/{part}.json").read_text())
     metrics = json.loads((out / "metrics.json").read_text())
-    assert set(metrics) == {"views", "seconds", "gaussians"} and metrics["gaussians"] > 0
+    assert set(metrics) == MEASURED and metrics["gaussians"] > 0
+    assert metrics["against_first_views"]["psnr"] != metrics["against_targets"]["psnr"]
+    first, compared = read_image(out / "views/05.png"), read_image(out / "comparison.png")
+    assert compared.shape[0] > 8 * len(first), "eight rows: the first views, and the asset below each row of them"
+    row, column = 2 * (len(first) + 2), len(first) + 2
+    shown = compared[row : row + len(first), column : column + len(first), :3]
+    np.testing.assert_allclose(shown, composite(first), atol=0.01)
     for views in ("views", "views_round1", "views_round2"):
         names = sorted(path.name for path in (out / views).iterdir())
         assert names == [f"{index:02d}.png" for index in range(16)]
@@ -78,7 +92,8 @@ def test_generate(fake, tmp_path, capsys):
     # The second half alone, on the first half's files.
     assert main(["reconstruct", f"--data={out}", f"--out={tmp_path / 'again'}", "--quality=draft"]) == 0
     assert json.loads((tmp_path / "again/run.json").read_text())["network_evaluations"] == 0
-    assert set(json.loads((tmp_path / "again/metrics.json").read_text())) == {"views", "seconds", "gaussians"}
+    again = json.loads((tmp_path / "again/metrics.json").read_text())
+    assert set(again) == MEASURED and again["against_first_views"] == again["against_targets"]
 
 
 @pytest.fixture

@@ -36,8 +36,8 @@ def test_what_a_quality_stands_for_is_among_the_settings(tiny):
     assert settings["pictures"]["steps"] == QUALITIES["standard"].picture.steps
     assert settings["model"] == settings["picture_model"] and len(settings["model"]["sha256"]) == 64
     views = settings_of(tiny, what="views")
-    assert views["request"].keys() == settings["request"].keys() - {"rounds"}
-    assert not {"fit", "fit_side"} & views["views"].keys(), "what only a fit depends on"
+    assert views["request"].keys() == settings["request"].keys() - {"rounds", "start"}
+    assert not {"fit", "fit_side", "refresh"} & views["views"].keys(), "what only a fit depends on"
 
 
 def test_a_picture_needs_no_picture_model():

@@ -1,6 +1,7 @@
 """What people look at: figures, sheets and the size of the turntable."""
 
 import io
+import json
 
 import av
 import jax.numpy as jnp
@@ -8,9 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from im3d_jax.generation.products import Turntable, compare, draw_turntable, preview_views, sheet_of
+from im3d_jax.generation.products import Turntable, compare, draw_turntable, measure_orbit, preview_views, sheet_of
 from im3d_jax.generation.stages import Workplace
-from splat import Gaussians, orbit_cameras
+from splat import SH_C0, Gaussians, orbit_cameras
 from tests.tiny import narrow_lpips
 
 
@@ -25,6 +26,25 @@ def test_figures():
     assert compare(grey, white)["psnr"] == pytest.approx(20.0, abs=1e-3)
     with_lpips = compare(grey, white, narrow_lpips())
     assert set(with_lpips) == {"psnr", "ssim", "lpips"} and with_lpips["lpips"] >= 0
+
+
+def test_the_figures_tell_a_blurred_target_from_the_first_views():
+    """An asset equals its targets when both are flat; only the first views show what was lost."""
+    stripes = np.ones((4, 24, 24, 4), np.float32)
+    stripes[:, :, ::2, :3] = 0.4
+    flat = np.ones((4, 24, 24, 4), np.float32)
+    flat[..., :3] = 0.7
+    wide = Gaussians(
+        jnp.zeros((1, 3)), jnp.eye(4)[:1], jnp.full((1, 3), 3.0), jnp.full(1, 9.0), jnp.full((1, 1, 3), 0.2 / SH_C0)
+    )
+    cameras = orbit_cameras(0.3, views=4, width=24, height=24)
+    made = measure_orbit(PLACE, wide, cameras, stripes, flat).value
+    figures = json.loads(made["metrics.json"])
+    first, targets = figures["against_first_views"], figures["against_targets"]
+    # Of stripes one pixel wide, |4c - 4 neighbours| is twice the step of 0.6.
+    assert first["sharpness_of_views"] == pytest.approx(1.2, abs=1e-3) and first["sharpness"] < 0.01
+    assert targets["sharpness_of_views"] == pytest.approx(0, abs=1e-3) and targets["psnr"] > first["psnr"] + 10
+    assert size_of(made["comparison.png"])[1] >= 2 * 24
 
 
 def size_of(png):

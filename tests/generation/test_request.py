@@ -34,6 +34,7 @@ from tests.fake_model import FakeModel
         ({"prompt": "a", "elevation_deg": math.nan}, "elevation_deg=nan: expected degrees"),
         ({"prompt": "a", "elevation_deg": "10"}, "elevation_deg=10: expected degrees"),
         ({"prompt": "a", "orbit_direction": "up"}, "orbit_direction=up: expected one of auto, ccw, cw"),
+        ({"prompt": "a", "start": "cube"}, "start=cube: expected one of auto, hull, ball"),
         ({"prompt": 3}, "prompt=3: expected text"),
         ({"image": np.ones((8, 8))}, r"image of shape \[8, 8\]: expected \[height, width, 3 or 4\]"),
         ({"image": np.ones((8, 8, 4), np.uint8)}, "image of type uint8: expected floats in"),
@@ -97,6 +98,7 @@ def test_json_holds_no_paths_and_all_else(box):
         "rounds": 1,
         "elevation_deg": 10.0,
         "orbit_direction": "cw",
+        "start": "auto",
     }
     # Equal numbers of other types are one request.
     one, other = AssetRequest("a", seed=3, elevation_deg=10), AssetRequest("a", seed=np.int64(3), elevation_deg=10.0)
