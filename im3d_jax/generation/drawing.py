@@ -107,7 +107,9 @@ class RefineViews:
         remarks = drawn.remarks
         if new.rejected:
             views = ", ".join(map(str, new.rejected))
-            remarks += (f"refinement {self.round}: views {views} would be less sharp and keep their former targets",)
+            remarks += (
+                f"round {self.round} of refinement: views {views} would be less sharp and keep their former targets",
+            )
         return Result(new.images, drawn.evaluations, remarks, {self.facts_file: new.facts()})
 
 
