@@ -74,7 +74,7 @@ def test_checkpoints_are_gone_when_the_fit_is_done(reconstruct, capture, tmp_pat
     chosen = CaptureSettings(12, "mcmc", 1, random_background=True, pose_refinement=True, gaussians=192)
     flags = ["--strategy=mcmc", "--pose_refinement", "--random_background"]
     assert reconstruct("out", *flags) == 0
-    assert seen == [".partial-fit0.partial.npz"] * 12
+    assert len(seen) == 12 and all(name.startswith(".partial-") for name in seen)
     assert sorted(os.listdir(tmp_path / "out/state")) == ["fit0.npz", "previews", "stages.json"]
     # A process that was killed right after the stage's end leaves the checkpoint; the next start removes it.
     (tmp_path / "out/state/fit0.partial.npz").write_bytes(b"old")
