@@ -56,6 +56,7 @@ def time_steps(count: int, views: int, size: int, repeats: int) -> dict[str, Any
         views_per_step=views,
         initial=count,
         capacity=count,
+        hull=None,
         densify_until=0,
         steps=10_000,
     )

@@ -82,7 +82,9 @@ def open_finished_run(folder: str | os.PathLike) -> FinishedRun:
         for name, digest in outputs[stage].items():
             if not (path / name).is_file() or digest not in (None, file_hash(path / name)):
                 raise InputError(f"--runs={folder}: {name} is missing or was changed since; {again}")
-    return FinishedRun(path, str(run.get("model")), request.get("prompt"), tuple(sorted(outputs[drawn])))
+    # Beside its views a refinement records what it kept of the former ones.
+    views = tuple(sorted(name for name in outputs[drawn] if name.endswith(".png")))
+    return FinishedRun(path, str(run.get("model")), request.get("prompt"), views)
 
 
 def _read_object(path: pathlib.Path) -> dict[str, Any]:

@@ -275,7 +275,8 @@ def _preset(family: str | None, tensors: dict[str, StoredTensor], config: dict, 
         return next((shape[1] for shape in shapes if len(shape) > 1), None)
 
     prefix = "model.diffusion_model."
-    channels = width("conv_in.weight", prefix + "input_blocks.0.0.weight")
+    first = ("conv_in.weight", prefix + "input_blocks.0.0.weight")
+    channels = width(*first)
     vector = width("add_embedding.linear_1.weight", prefix + "label_emb.0.0.weight")
     block = "transformer_blocks.0.attn2.to_k.weight"
     context = width(f"down_blocks.0.attentions.0.{block}", f"{prefix}input_blocks.1.1.{block}")
@@ -291,13 +292,13 @@ def _preset(family: str | None, tensors: dict[str, StoredTensor], config: dict, 
                 f"{path} holds low-rank adapters (LoRA), which are no model alone: merge them into the model that they "
                 "were trained on, and give that"
             )
-        if channels is None:
+        if not any(name in tensors for name in first):
             raise WeightsError(
                 f"{path} holds no UNet ({len(tensors)} tensors, such as {', '.join(sorted(tensors)[:2])[:120]}): give "
                 "a whole model's folder or file"
             )
         raise WeightsError(
-            f"{path} belongs to no known family (UNet with {channels} input channels, {vector or 0} features of scalar "
+            f"{path} belongs to no known family (UNet with {channels or 'no'} input channels, {vector or 0} features of scalar "
             f"conditions, contexts of {context}): expected one of {', '.join(PRESETS)}"
         )
     if "svd" in fits:

@@ -38,7 +38,7 @@ def made(tmp_path_factory):
         file = write_miniature(place / f"{family}.safetensors", miniature(family))
         folders[family] = place / family
         convert_checkpoint(open_checkpoint(file, preset=miniature(family)), "diffusers", folders[family])
-        (folders[family] / "scheduler").mkdir()
+        (folders[family] / "scheduler").mkdir(exist_ok=True)
         (folders[family] / SCHEDULER).write_text(json.dumps(scheduler))
     return folders
 
