@@ -101,6 +101,10 @@ def count_pairs(
     return pairs
 
 
+# Room that costs next to nothing: renderings below it share one compiled program.
+LEAST_CAPACITY = 4096
+
+
 def round_capacity(pairs: int, margin: float = 0.0) -> int:
     """Rounds a number of pairs up to one of eight sizes an octave, so that few sizes are ever compiled.
 
@@ -109,9 +113,9 @@ def round_capacity(pairs: int, margin: float = 0.0) -> int:
         margin: Share of the pairs to add first.
 
     Returns:
-        The capacity, at least 256.
+        The capacity, at least `LEAST_CAPACITY`.
     """
-    needed = max(256, int(pairs * (1.0 + margin)) + 1)
+    needed = max(LEAST_CAPACITY, int(pairs * (1.0 + margin)) + 1)
     step = 1 << max(0, needed.bit_length() - 4)
     return -(-needed // step) * step
 

@@ -53,6 +53,12 @@ from tests.fake_model import FakeModel
 from tests.tiny import write_bundle
 
 
+def pytest_collection_modifyitems(items):
+    """Files with slow tests go first, so that no worker is left with one at the end."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
+
+
 @pytest.fixture(scope="session")
 def shared_data():
     """Folder of third-party captures and golden images beside the repository; skips where it is absent."""

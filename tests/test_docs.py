@@ -20,6 +20,7 @@ from im3d_jax.cli.main import COMMANDS
 from im3d_jax.data.camera_files import encode_cameras
 from im3d_jax.images.files import encode_png
 from im3d_jax.pipelines import bundle
+from im3d_jax.reconstruction.presets import HullStart
 from tests import tiny
 
 
@@ -95,16 +96,26 @@ def write_views(folder, count=8, side=32):
     return images[0]
 
 
-def shorten_fits(monkeypatch, steps):
-    """Fits of draft quality with fewer steps."""
+def shorten_fits(monkeypatch, steps, count):
+    """Fits of draft quality with fewer steps and gaussians."""
     draft, part = bundle.QUALITIES["draft"], steps // 3
-    fit = dataclasses.replace(draft.fit, steps=steps, densify_every=part, densify_from=part, densify_until=2 * part)
+    fit = dataclasses.replace(
+        draft.fit,
+        steps=steps,
+        densify_every=part,
+        densify_from=part,
+        densify_until=2 * part,
+        capacity=count,
+        initial=count // 2,
+        hull=HullStart(count=count),
+    )
     monkeypatch.setitem(bundle.QUALITIES, "draft", dataclasses.replace(draft, fit=fit))
 
 
+@pytest.mark.slow
 def test_readme_makes_its_asset(tmp_path, monkeypatch, capsys):
     """With the bundled model; the fit is shorter than in a real draft."""
-    shorten_fits(monkeypatch, 60)
+    shorten_fits(monkeypatch, 36, 2000)
     made = run_blocks("README.md", tmp_path, monkeypatch)
     images = made["images"]
     assert images.shape == (16, 128, 128, 4) and np.isfinite(images).all()
@@ -113,13 +124,14 @@ def test_readme_makes_its_asset(tmp_path, monkeypatch, capsys):
     assert "refinement 2: done" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_api_page(tmp_path, monkeypatch, capsys):
     """With the smallest model that has every part of the bundled one, and short fits."""
     folder = tiny.write_bundle(tmp_path / "bundle")
     picture = write_views(tmp_path / "capture")
     (tmp_path / "mug.png").write_bytes(encode_png(picture))
-    shorten_fits(monkeypatch, 24)
-    smaller = {'"tiny"': repr(folder), "steps=200": "steps=40"}
+    shorten_fits(monkeypatch, 12, 300)
+    smaller = {'"tiny"': repr(folder), "steps=200": "steps=40", "5_000": "500"}
     made = run_blocks("docs/api.md", tmp_path, monkeypatch, **smaller)
     assert len(made["assets"]) == 2
     assert sorted(os.listdir("views")) == [f"{index:02d}.png" for index in range(tiny.FRAMES)]

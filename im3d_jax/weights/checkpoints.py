@@ -298,8 +298,8 @@ def _preset(family: str | None, tensors: dict[str, StoredTensor], config: dict, 
                 "a whole model's folder or file"
             )
         raise WeightsError(
-            f"{path} belongs to no known family (UNet with {channels or 'no'} input channels, {vector or 0} features of scalar "
-            f"conditions, contexts of {context}): expected one of {', '.join(PRESETS)}"
+            f"{path} belongs to no known family (UNet with {channels or 'no'} input channels, {vector or 0} features "
+            f"of scalar conditions, contexts of {context}): expected one of {', '.join(PRESETS)}"
         )
     if "svd" in fits:
         # The weights cannot tell them apart, and the longer one takes any number of frames.

@@ -50,6 +50,7 @@ def start(tmp_path_factory, capture):
     return begin
 
 
+@pytest.mark.slow
 def test_ten_kills(start, tmp_path):
     process = start(tmp_path / "alone")
     process.join(300)

@@ -82,6 +82,7 @@ def test_a_chain_starts_each_stage_from_the_one_before_and_keeps_what_is_finishe
 
 
 @pytest.mark.usefixtures("small")
+@pytest.mark.slow
 def test_a_fine_tuned_model_draws(video, tmp_path):
     """What the recipe writes opens as any other folder of weights."""
     model = im3d.load(str(video / "model"))
@@ -94,6 +95,7 @@ def test_a_fine_tuned_model_draws(video, tmp_path):
     assert all(line["examples_per_second"] > 0 and line["tflops_per_device"] > 0 for line in lines)
 
 
+@pytest.mark.slow
 def test_a_finished_run_is_extended_and_says_so(video, tmp_path, capsys):
     """Length and rate may change; what decides the result may not."""
     workdir = tmp_path / "run"

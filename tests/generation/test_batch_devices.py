@@ -5,7 +5,10 @@ import pathlib
 import subprocess
 import sys
 
+import pytest
 
+
+@pytest.mark.slow
 def test_eight_devices(tmp_path):
     environment = {
         **os.environ,

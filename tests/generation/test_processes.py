@@ -7,6 +7,8 @@ import socket
 import subprocess
 import sys
 
+import pytest
+
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 LINES = 3
@@ -34,6 +36,7 @@ def views(folder):
     return {path.name: path.read_bytes() for path in sorted((folder / "views").glob("*.png"))}
 
 
+@pytest.mark.slow
 def test_two_processes_draw_as_one(bundle, tmp_path):
     prompts = tmp_path / "prompts.jsonl"
     prompts.write_text("".join(json.dumps({"prompt": "a red mug", "seed": seed}) + "\n" for seed in range(LINES)))

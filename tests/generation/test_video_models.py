@@ -23,6 +23,7 @@ from tests.small_checkpoints import ShortOrbitModel, open_small
 pytestmark = pytest.mark.usefixtures("small")
 
 
+@pytest.mark.slow
 def test_generate(checkpoints, picture, tmp_path, capsys):
     out = tmp_path / "whole"
     flags = [f"--image={picture}", f"--model={checkpoints['sv3d_u']}", "--quality=draft"]

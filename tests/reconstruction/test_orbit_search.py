@@ -51,6 +51,7 @@ def test_the_rig_turns_both_ways():
     np.testing.assert_allclose(other.world_to_camera, back, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_direction_and_elevation_are_found(views):
     told = []
     found = orbit_search.find_orbit(

@@ -108,6 +108,7 @@ def compare_with_one_device():
         print(f"{axis} equal: {most} pairs on one of {devices} devices, {of_view.sum()} in all")
 
 
+@pytest.mark.slow
 def test_eight_devices_equal_one():
     root = pathlib.Path(__file__).resolve().parents[2]
     environment = {

@@ -51,6 +51,7 @@ def test_the_loss_falls_and_averages_are_written(whole):
     assert [json.loads(line)["step"] for line in (whole / "runs.jsonl").read_text().splitlines()] == [0]
 
 
+@pytest.mark.slow
 def test_killed_again_and_again_the_run_ends_with_the_same_bits(whole, tmp_path):
     """SIGKILL and SIGTERM at any moment, ten times: losses, data and weights are those of the uninterrupted run."""
     workdir, lots, kills = tmp_path / "killed", random.Random(0), 0
