@@ -7,6 +7,7 @@
     im3d generate --model=runs/multiview/model --image=shoe.png --out=runs/shoe
 
 12,000 steps of 16 turntables at a rate of 1e-5, as SV3D's authors fine-tune (arXiv 2403.12008, section 3.3: batch 64).
+Eight TPU v5e chips: `--set mesh.fsdp=8 --set run.micro_batches=2` compiles to 11.5 GiB a chip (docs/scaling.md).
 Not run to its end: the weights of SVD were not available. docs/training.md has the measured seconds a step and the
 hours that follow from them.
 """
