@@ -3,6 +3,7 @@
 # ruff: noqa: E402 (what decides how jax and the hub start must stand before their imports)
 
 import atexit
+import gc
 import os
 import pathlib
 import shutil
@@ -26,6 +27,8 @@ if "xla_backend_optimization_level" not in os.environ.get("XLA_FLAGS", ""):
 if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     os.environ["JAX_COMPILATION_CACHE_DIR"] = _scratch("compiled")
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
+# Programs and their traces fill the heap: collecting it as often as by default takes a tenth of the session.
+gc.set_threshold(200_000, 50, 100)
 # The hub without network and with an empty cache.
 os.environ["HF_HUB_OFFLINE"] = "1"
 if "im3d-tests-hub" not in os.environ.get("HF_HUB_CACHE", ""):

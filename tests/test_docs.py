@@ -115,7 +115,7 @@ def shorten_fits(monkeypatch, steps, count):
 @pytest.mark.slow
 def test_readme_makes_its_asset(tmp_path, monkeypatch, capsys):
     """With the bundled model; the fit is shorter than in a real draft."""
-    shorten_fits(monkeypatch, 36, 2000)
+    shorten_fits(monkeypatch, 24, 1500)
     made = run_blocks("README.md", tmp_path, monkeypatch)
     images = made["images"]
     assert images.shape == (16, 128, 128, 4) and np.isfinite(images).all()

@@ -37,8 +37,8 @@ def views():
 
 
 def search(**changes):
-    small = dataclasses.replace(orbit_search.Search().fit, capacity=400, initial=400)
-    return dataclasses.replace(orbit_search.Search(side=SIDE, fit=small), **changes)
+    small = dataclasses.replace(orbit_search.Search().fit, capacity=250, initial=250, views_per_step=3)
+    return dataclasses.replace(orbit_search.Search(side=SIDE, steps=60, more=100, warm=20, fit=small), **changes)
 
 
 def test_the_rig_turns_both_ways():
@@ -60,7 +60,7 @@ def test_direction_and_elevation_are_found(views):
     )  # fmt: skip
     assert found.direction == "cw" and found.losses["cw"] < 0.9 * found.losses["ccw"]
     assert math.degrees(found.elevation) == pytest.approx(25.0, abs=3.0)
-    assert [report[:2] for report in told] == [(100, 400), (200, 400), (400, 400)]
+    assert [report[:2] for report in told] == [(60, 220), (120, 220), (220, 220)]
 
 
 def test_the_cameras_gradient_leads_to_the_elevation():
@@ -84,7 +84,7 @@ def test_the_reach_is_kept(views):
 def test_what_is_known_is_kept(views):
     known = {"elevation": 0.4, "fixed": True, "key": jax.random.key(0), **RIG}
     assert orbit_search.find_orbit(views, directions=("ccw",), **known) == orbit_search.Orbit(0.4, "ccw", {})
-    found = orbit_search.find_orbit(views, directions=orbit_search.DIRECTIONS, search=search(steps=60), **known)
+    found = orbit_search.find_orbit(views, directions=orbit_search.DIRECTIONS, search=search(steps=40), **known)
     assert found.elevation == 0.4 and found.direction == "cw" and set(found.losses) == {"ccw", "cw"}
 
 
