@@ -28,6 +28,7 @@ GENERATED = [
     "state",
     "timings.json",
     "turntable.mp4",
+    "viewer.html",
     "views",
     "views.mp4",
     "views_round1",
