@@ -21,7 +21,7 @@ from splat.io.frames import to_y_up
 
 
 # Kind: ending of its files, and how `splat.io` writes it.
-_GAUSSIANS = {
+GAUSSIANS = {
     "ply": (".ply", {}),
     "ply-lean": (".lean.ply", {"lean": True}),
     "compressed-ply": (".compressed.ply", {"compressed": True}),
@@ -34,7 +34,7 @@ _GAUSSIANS = {
 VIDEOS = ("mp4", "webp", "gif")
 FOLDERS = ("colmap", "nerfstudio")
 _ENDINGS = {
-    **{kind: ending for kind, (ending, _) in _GAUSSIANS.items()},
+    **{kind: ending for kind, (ending, _) in GAUSSIANS.items()},
     "html": ".html",
     **{kind: f".{kind}" for kind in VIDEOS},
     **{kind: f"-{kind}" for kind in FOLDERS},
@@ -108,7 +108,7 @@ def export(source: Source, kind: str, out: pathlib.Path, video: VideoSettings | 
 
 
 def _encode(source: Source, kind: str) -> bytes:
-    ending, options = _GAUSSIANS[kind]
+    ending, options = GAUSSIANS[kind]
     rows = source.rows
     if kind == "ply-lean":
         rows = Rows(rows.means, rows.quats, rows.log_scales, rows.opacity_logits, rows.sh[:, :1])

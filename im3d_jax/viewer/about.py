@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import pathlib
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -52,7 +53,7 @@ def about_request(request: Mapping[str, Any], model: str) -> About:
     if rounds is not None:
         facts.append(("Refinement", {0: "none", 1: "1 round"}.get(rounds, f"{rounds} rounds")))
     source = "a picture" if prompt is None else "a prompt and a picture" if request.get("image") else "a prompt"
-    return About(prompt or "From a picture", f"Made from {source}", facts)
+    return About(prompt[:1].upper() + prompt[1:] if prompt else "From a picture", f"Made from {source}", facts)
 
 
 def about_captures(count: int, seed: int | None, *, generated: bool) -> About:
@@ -70,8 +71,9 @@ def about_captures(count: int, seed: int | None, *, generated: bool) -> About:
 
 
 def about_file(name: str) -> About:
-    """Of gaussians in a file."""
-    return About(name, "Gaussian splat")
+    """Of gaussians in a file or folder of this name."""
+    path = pathlib.PurePath(name)
+    return About(path.stem or name, f"Gaussian splat {path.suffix.removeprefix('.').upper()}".rstrip())
 
 
 def measures_of(metrics: Mapping[str, Any]) -> list[tuple[str, list[str]]]:

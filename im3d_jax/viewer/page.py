@@ -126,7 +126,7 @@ def build_page(
             "measures": _measures_html(metrics or {}),
             "facts": "\n".join(f"<dt>{_text(name)}</dt><dd>{_text(value)}</dd>" for name, value in facts),
             "still": "data:," if still is None else _webp(still),
-            "title": _text(about.title[:1].upper() + about.title[1:]),
+            "title": _text(about.title),
             "kicker": _text(about.kicker),
             "views_title": f"{count} views",
             "views_note": f"Above, what {given}; below, the asset from the same camera. Choose a view to see it in 3D.",

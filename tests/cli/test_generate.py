@@ -81,6 +81,12 @@ def test_generate(fake, tmp_path, capsys):
     assert fake.calls == calls and results(out) == before
     assert "views: already finished" in capsys.readouterr().err
 
+    # The page is made of files alone, and is the run's.
+    page = (out / "viewer.html").read_bytes()
+    assert b"<h1>A red mug</h1>" in page and main(["view", "--page", str(out)]) == 0
+    assert (out / "viewer.html").read_bytes() == page
+    capsys.readouterr()
+
     # Another seed is refused by its name, then made on demand.
     assert generate(out, "--seed=1") == 2
     line = capsys.readouterr().err

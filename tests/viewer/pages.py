@@ -55,7 +55,7 @@ def page(gaussians, orbit, renders, **more):
     refined = renders * np.array([0.6, 0.6, 0.6, 1.0], np.float32)
     refined[3] *= np.array([0.5, 0.5, 0.5, 1.0], np.float32)
     pictures = PosedPictures(orbit, given, renders, find_turn(orbit), refined)
-    about = more.pop("about", About("a ball with two arms", "Made from a prompt", [("Seed", "7")]))
+    about = more.pop("about", About("A ball with two arms", "Made from a prompt", [("Seed", "7")]))
     return build_page(on_host(gaussians), about, pictures=pictures, metrics=METRICS, **more)
 
 

@@ -144,6 +144,24 @@ def test_the_object_turns_and_answers_keys_and_wheel(tab):
     assert np.abs(canvas_of(tab) - turned).max() > 0.2
 
 
+def test_the_toolbar_and_a_finger(tab):
+    tab.page.click("#turn")
+    assert tab.page.get_attribute("#turn", "aria-pressed") == "false"
+    tab.page.click("#home")
+    tab.page.wait_for_timeout(1500)
+    before = canvas_of(tab)
+    box = tab.page.locator("#stage").bounding_box()
+    x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+    touch = tab.context.new_cdp_session(tab.page)
+    for kind, places in (("touchStart", [0]), ("touchMove", [40]), ("touchMove", [120]), ("touchEnd", [])):
+        points = [{"x": x + shift, "y": y} for shift in places]
+        touch.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": points})
+    tab.page.wait_for_timeout(800)
+    assert np.abs(canvas_of(tab) - before).max() > 0.2, "a finger turns it"
+    tab.page.click("#ground")
+    assert canvas_of(tab)[..., :3].mean() > 0.6, "on a light ground"
+
+
 def test_the_strip_and_the_slider(tab):
     views = tab.page.locator("#strip .view")
     assert views.count() == 8 and tab.page.locator("#strip img").count() == 16

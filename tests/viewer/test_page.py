@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from im3d_jax.viewer import About, about_captures, about_request, build_page, page_frame
+from im3d_jax.viewer import About, about_captures, about_file, about_request, build_page, page_frame
 from im3d_jax.viewer.about import measures_of
 from splat.io.files import on_host
 from splat.io.frames import transform
@@ -109,8 +109,10 @@ def test_what_is_up_becomes_y(up):
 def test_words():
     about = about_request({"prompt": "A Red Mug!", "seed": 3, "quality": "best", "rounds": 1, "image": None}, "tiny")
     assert about.file_name == "a-red-mug" and ("Refinement", "1 round") in about.facts
+    assert about.title == "A Red Mug!"
     assert about_request({"prompt": None, "image": "x", "rounds": 0}, "tiny").title == "From a picture"
     assert about_captures(70, 0, generated=False).kicker == "Fitted to 70 pictures"
+    assert about_file("a.b.ply") == About("a.b", "Gaussian splat PLY")
     assert measures_of({"seconds": 1}) == []
     same = {"psnr": 30.0, "ssim": 0.9}
     assert len(measures_of({"against_first_views": same, "against_targets": same})) == 2

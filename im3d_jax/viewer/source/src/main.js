@@ -36,7 +36,7 @@ class Stage {
   constructor(asset) {
     this.splats = new SplatRenderer(canvas, asset);
     this.camera = new THREE.PerspectiveCamera(30, 1, 0.01, 1000);
-    this.controls = new OrbitControls(this.camera, stage);
+    this.controls = new OrbitControls(this.camera, canvas);
     this.controls.enableDamping = !calm;
     this.controls.dampingFactor = 0.08;
     this.controls.zoomSpeed = 0.8;
@@ -209,17 +209,28 @@ function bindButtons(live) {
   });
 }
 
+/** Says below the still picture why nothing turns. */
+function excuse(text) {
+  find("note").hidden = false;
+  find("note").textContent = text;
+}
+
 async function start() {
   const views = buildViews(page);
   const spz = bytesOf(page.spz);
-  const asset = await decodeSpz(spz);
+  let asset;
+  try {
+    asset = await decodeSpz(spz);
+  } catch (error) {
+    excuse(`This browser cannot unpack the asset, so this is a still picture (${error.message}).`);
+    return { canvas: null };
+  }
   const make = offer(asset, spz);
   let live;
   try {
     live = new Stage(asset);
   } catch (error) {
-    find("note").hidden = false;
-    find("note").textContent = "This browser has no WebGL 2, so this is a still picture. The files can be saved all the same.";
+    excuse(`${error.message}, so this is a still picture. The files can be saved all the same.`);
     return { canvas: null, make };
   }
   stage.classList.add("live");

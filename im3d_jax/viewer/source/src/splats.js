@@ -170,7 +170,10 @@ export class SplatRenderer {
     const context = canvas.getContext("webgl2", {
       alpha: true, antialias: false, depth: false, premultipliedAlpha: true, powerPreference: "high-performance",
     });
-    if (!context) throw new Error("this browser has no WebGL 2");
+    if (!context) throw new Error("This browser has no WebGL 2");
+    if (Math.ceil(asset.count / PER_ROW) > context.getParameter(context.MAX_TEXTURE_SIZE)) {
+      throw new Error(`${asset.count} gaussians are too many for this graphics card`);
+    }
     const halves = context.getExtension("EXT_color_buffer_float") || context.getExtension("EXT_color_buffer_half_float");
     this.renderer = new THREE.WebGLRenderer({ canvas, context, alpha: true, antialias: false, depth: false });
     this.renderer.outputColorSpace = THREE.LinearSRGBColorSpace;
