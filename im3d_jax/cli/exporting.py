@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import pathlib
+import sys
+import warnings
 from typing import TYPE_CHECKING
 
 from absl import flags
@@ -91,9 +93,13 @@ def write(
     place = kinds.check_out(out, kind, overwrite=overwrite)
     # Files of gaussians alone need no views, and no accelerator.
     drawn = kind in (*kinds.VIDEOS, *kinds.FOLDERS, "html")
-    opened = open_source(source, up, views=drawn)
-    if drawn:
-        environment.start_jax()
-    size = kinds.export(opened, kind, place, video)
+    with warnings.catch_warnings(record=True) as remarks:
+        warnings.simplefilter("always", UserWarning)
+        opened = open_source(source, up, views=drawn)
+        if drawn:
+            environment.start_jax()
+        size = kinds.export(opened, kind, place, video)
+    for remark in dict.fromkeys(str(each.message) for each in remarks if each.category is UserWarning):
+        print(f"im3d: {remark}", file=sys.stderr)
     left = f", {opened.left_out} that cannot be drawn left out" if opened.left_out else ""
     print(f"{out}: {size / 1e6:.2f} MB, {len(opened.rows):,} gaussians{left}")

@@ -104,8 +104,9 @@ def _suffixes() -> str:
 
 def _origin_of(run: dict[str, Any] | None) -> tuple[float, ...]:
     origin = (run or {}).get("origin")
-    sound = isinstance(origin, list) and len(origin) == 3 and all(type(value) in (int, float) for value in origin)
-    return tuple(origin) if sound else (0.0, 0.0, 0.0)
+    if not isinstance(origin, list) or len(origin) != 3 or not all(type(value) in (int, float) for value in origin):
+        return (0.0, 0.0, 0.0)
+    return tuple(origin)
 
 
 def _last_round(path: pathlib.Path, capture: Capture) -> np.ndarray | None:

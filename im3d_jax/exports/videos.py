@@ -104,6 +104,9 @@ def encode_video(source: Source, kind: str, settings: VideoSettings) -> bytes:
 
 
 def _animation(frames: np.ndarray, kind: str, settings: VideoSettings) -> bytes:
+    if kind == "gif" and settings.background is None:
+        # GIF has pixels that are there or not.
+        frames = np.concatenate([frames[..., :3], np.where(frames[..., 3:] > 127, 255, 0).astype(np.uint8)], axis=-1)
     pictures = [Image.fromarray(frame) for frame in frames]
     buffer = io.BytesIO()
     duration = round(1000 / settings.frames_per_second)
@@ -113,10 +116,6 @@ def _animation(frames: np.ndarray, kind: str, settings: VideoSettings) -> bytes:
             quality=_WEBP_QUALITY,
         )  # fmt: skip
         return buffer.getvalue()
-    if settings.background is None:
-        # GIF has pixels that are there or not.
-        for picture in pictures:
-            picture.putalpha(picture.getchannel("A").point(lambda value: 255 if value > 127 else 0))
     # GIF counts hundredths of a second.
     duration = 10 * max(2, round(100 / settings.frames_per_second))
     pictures[0].save(

@@ -11,6 +11,7 @@ from splat import Cameras, Gaussians, count_pairs, look_at, render, round_capaci
 
 # Numbers of gaussians and of views are rounded up, so that assets of about one size share compiled programs.
 _GAUSSIANS_AT_ONCE, _VIEWS_AT_ONCE = 2048, 8
+_MANY_GAUSSIANS = 1 << 18  # of which one view at a time is drawn, because projections of eight fill the memory
 
 
 def render_views(gaussians: Gaussians, cameras: Cameras) -> np.ndarray:
@@ -25,8 +26,9 @@ def render_views(gaussians: Gaussians, cameras: Cameras) -> np.ndarray:
     """
     gaussians, active = _padded(gaussians)
     count = len(cameras)
-    order = np.minimum(np.arange(-(-count // _VIEWS_AT_ONCE) * _VIEWS_AT_ONCE), count - 1)
-    parts = [cameras[jnp.asarray(part)] for part in order.reshape(-1, _VIEWS_AT_ONCE)]
+    at_once = _VIEWS_AT_ONCE if len(gaussians) <= _MANY_GAUSSIANS else 1
+    order = np.minimum(np.arange(-(-count // at_once) * at_once), count - 1)
+    parts = [cameras[jnp.asarray(part)] for part in order.reshape(-1, at_once)]
     pairs = max(count_pairs(gaussians, part, active=active) for part in parts)
     capacity = 1 << (round_capacity(pairs) - 1).bit_length()
     images = []

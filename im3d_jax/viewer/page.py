@@ -47,6 +47,7 @@ class PosedPictures:
         asset: [V, H, W, 4] straight alpha: renders.
         turn: The orbit like theirs.
         refined: [V, H, W, 4] the views after the last refinement; None without one.
+        of: How many views there are, where these are some of them.
     """
 
     cameras: Cameras
@@ -54,6 +55,7 @@ class PosedPictures:
     asset: np.ndarray
     turn: Turn
     refined: np.ndarray | None = None
+    of: int | None = None
 
     def some(self) -> PosedPictures:
         """At most `MOST_VIEWS` of them."""
@@ -62,7 +64,13 @@ class PosedPictures:
             return self
         chosen = np.arange(MOST_VIEWS) * count // MOST_VIEWS
         refined = None if self.refined is None else self.refined[chosen]
-        return PosedPictures(self.cameras[chosen], self.given[chosen], self.asset[chosen], self.turn, refined)
+        return PosedPictures(self.cameras[chosen], self.given[chosen], self.asset[chosen], self.turn, refined, count)
+
+    def around(self, frame: PageFrame) -> PosedPictures:
+        """The same by azimuth, from the first one on."""
+        order = np.argsort(azimuths(frame, frame.camera_to_page(self.cameras), self.turn.centre), kind="stable")
+        refined = None if self.refined is None else self.refined[order]
+        return PosedPictures(self.cameras[order], self.given[order], self.asset[order], self.turn, refined, self.of)
 
 
 def build_page(
@@ -95,7 +103,7 @@ def build_page(
     rows = _without_strays(dataclasses.replace(gaussians, sh=gaussians.sh[:, :16]))
     turned = transform(rows, frame.turn)
     spz = encode_spz(turned)
-    pictures = None if pictures is None else pictures.some()
+    pictures = None if pictures is None else pictures.some().around(frame)
     if still is None and pictures is not None:
         still = pictures.asset[0]
     data: dict[str, Any] = {
@@ -115,7 +123,7 @@ def build_page(
     }
     facts = [*about.facts, ("Gaussians", f"{len(rows):,}")]
     count = 0 if pictures is None else len(pictures.given)
-    given = "the model drew" if about.given == "Drawn" else "of the capture"
+    given = "what the model drew" if about.given == "Drawn" else "the pictures of the capture"
     return _fill(
         {
             "version": __version__,
@@ -128,8 +136,10 @@ def build_page(
             "still": "data:," if still is None else _webp(still),
             "title": _text(about.title),
             "kicker": _text(about.kicker),
-            "views_title": f"{count} views",
-            "views_note": f"Above, what {given}; below, the asset from the same camera. Choose a view to see it in 3D.",
+            "views_title": f"{count} views"
+            if pictures is None or not pictures.of
+            else f"{count} of {pictures.of} views",
+            "views_note": f"Above, {given}; below, the asset from the same camera. Choose a view to see it in 3D.",
             "given_name": _text(about.given),
             "slider_note": (
                 "The model drew the views again from renders of the first fit, and the fit went on with these. Drag to "
@@ -188,7 +198,7 @@ def _views_json(frame: PageFrame, about: About, pictures: PosedPictures | None) 
         return {}
     matrices = frame.camera_to_page(pictures.cameras)
     intrinsics = np.asarray(pictures.cameras.intrinsics, np.float64)
-    azimuths = _azimuths(frame, matrices, pictures.turn.centre)
+    angles = azimuths(frame, matrices, pictures.turn.centre)
     cameras = [
         {
             "label": f"{azimuth:.1f}".removesuffix(".0") + "°",
@@ -201,7 +211,7 @@ def _views_json(frame: PageFrame, about: About, pictures: PosedPictures | None) 
             "width": pictures.cameras.width,
             "height": pictures.cameras.height,
         }
-        for matrix, lens, azimuth in zip(matrices, intrinsics, azimuths, strict=True)
+        for matrix, lens, azimuth in zip(matrices, intrinsics, angles, strict=True)
     ]
     shown = 0
     refined = pictures.refined
@@ -218,7 +228,7 @@ def _views_json(frame: PageFrame, about: About, pictures: PosedPictures | None) 
     return {"cameras": cameras, "views": views}
 
 
-def _azimuths(frame: PageFrame, matrices: np.ndarray, centre: np.ndarray) -> np.ndarray:
+def azimuths(frame: PageFrame, matrices: np.ndarray, centre: np.ndarray) -> np.ndarray:
     """Degrees from the first camera, counter-clockwise seen from above, 0 to 360."""
     offsets = matrices[:, :3, 3] - frame.turn @ centre
     angles = np.degrees(np.arctan2(offsets[:, 0], offsets[:, 2]))

@@ -56,14 +56,14 @@ def encode_compressed_ply(gaussians: Rows) -> bytes:
         ],
         axis=1,
     )
-    rest = rows.sh[:, 1:].transpose(0, 2, 1).reshape(count, -1)
+    rest = rows.sh[:, 1:].transpose(0, 2, 1).reshape(count, 3 * (rows.sh.shape[1] - 1)).astype(np.float32)
     header = ["ply", "format binary_little_endian 1.0", f"element chunk {chunks}"]
     header += [f"property float {name}" for name in _CHUNK_FIELDS]
     header += [f"element vertex {count}", *(f"property uint {name}" for name in _VERTEX_FIELDS)]
     if rest.shape[1]:
         header += [f"element sh {count}", *(f"property uchar f_rest_{index}" for index in range(rest.shape[1]))]
     limits = np.concatenate([position_limits, scale_limits, color_limits], axis=1).astype("<f4")
-    coefficients = np.clip(np.floor((rest.astype(np.float64) / 8.0 + 0.5) * 256.0), 0, 255).astype(np.uint8)
+    coefficients = np.clip(np.floor((rest / 8.0 + 0.5) * 256.0), 0, 255).astype(np.uint8)
     text = "\n".join([*header, "end_header", ""]).encode()
     return b"".join([text, limits.tobytes(), table.astype("<u4").tobytes(), coefficients.tobytes()])
 

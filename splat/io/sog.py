@@ -186,8 +186,8 @@ def _rest(archive: zipfile.ZipFile, part: dict, labels: np.ndarray) -> np.ndarra
 
 
 def _palette_size(count: int) -> int:
-    """As splat-transform chooses it: a power of two, about the number of gaussians at most."""
-    return 1024 * 2 ** max(0, int(math.log2(max(count, 1024) / 1024)))
+    """A power of two from 1,024: an eighth of the gaussians or less, so that the palette is the smaller part."""
+    return 1024 * 2 ** max(0, int(math.log2(max(count / 8, 1024) / 1024)))
 
 
 def _numbers(values: Any, count: int) -> np.ndarray:

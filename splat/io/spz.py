@@ -38,6 +38,7 @@ _HEADER = struct.Struct("<4sIIBBBB")
 _COLOR_SCALE = 0.15
 _SMALLEST_THREE_STEP = math.sqrt(0.5) / 511
 _MOST_MEMBERS = 64
+_ROWS = 1 << 16
 _MOST_EXTENSION_BYTES = 1 << 16
 
 
@@ -72,10 +73,10 @@ def encode_spz(
         raise ValueError(f"fractional_bits is {fractional_bits}; positions up to {extent:.3g} allow 0 to {most_bits}")
     if len(sh_bits) != 2 or not all(1 <= bits <= 8 for bits in sh_bits):
         raise ValueError(f"sh_bits is {sh_bits}; expected two numbers from 1 to 8")
+    count = len(gaussians)
     fixed = np.rint(gaussians.means.astype(np.float64) * 2.0**fractional_bits)
     fixed = np.clip(fixed, -(2**23), 2**23 - 1).astype("<i4")
-    rest = gaussians.sh[:, 1:].astype(np.float64)
-    bits = np.where(np.arange(rest.shape[1]) < 3, *sh_bits)
+    bits = np.where(np.arange(gaussians.sh.shape[1] - 1) < 3, *sh_bits)
     steps = 2.0 ** (8 - bits)[None, :, None]
     parts = [
         fixed.view(np.uint8).reshape(-1, 4)[:, :3].tobytes(),
@@ -83,9 +84,9 @@ def encode_spz(
         to_bytes(255.0 * (_COLOR_SCALE * gaussians.sh[:, 0].astype(np.float64) + 0.5)).tobytes(),
         to_bytes(16.0 * (gaussians.log_scales.astype(np.float64) + 10.0)).tobytes(),
         _pack_smallest_three(gaussians.quats).tobytes(),
-        to_bytes(np.rint((128.0 + 128.0 * rest) / steps) * steps).tobytes(),
+        b"".join(_rest_bytes(gaussians.sh[start : start + _ROWS, 1:], steps) for start in range(0, count, _ROWS)),
     ]
-    head = (len(gaussians), gaussians.sh_degree, fractional_bits, 0)
+    head = (count, gaussians.sh_degree, fractional_bits, 0)
     if version == 4:
         return pack_streams(*head, parts)
     parts.insert(0, _HEADER.pack(b"NGSP", 3, *head, 0))
@@ -141,6 +142,11 @@ def decode_spz(data: bytes) -> Rows:
         arrays.append(np.frombuffer(body, np.uint8, count * width, offset).reshape(count, width))
         offset += count * width
     return _rows(arrays, version, fractional_bits)
+
+
+def _rest_bytes(rest: Float[np.ndarray, "N K 3"], steps: Float[np.ndarray, "1 K 1"]) -> bytes:
+    """Coefficients above degree 0, in float64, which would take the memory of two scenes for all at once."""
+    return to_bytes(np.rint((128.0 + 128.0 * rest.astype(np.float64)) / steps) * steps).tobytes()
 
 
 def _widths(version: int, degree: int) -> list[int]:

@@ -35,6 +35,13 @@ def test_exports_lie_beside_their_source(run, tmp_path, capsys):
     assert len(splat.load(f"{run}.spz").means) == len(splat.load(tmp_path / "here.sog").means) == 60
 
 
+def test_what_is_lost_is_said_in_one_line(tmp_path, capsys):
+    splat.save(tmp_path / "a.ply", gaussians(terms=4))
+    assert main(["export", str(tmp_path / "a.ply"), "--to=splat"]) == 0
+    line = capsys.readouterr().err
+    assert line == "im3d: .splat files hold SH degree 0: the coefficients up to degree 1 are left out\n"
+
+
 def test_pages(run, tmp_path, capsys):
     assert main(["view", "--page", str(run)]) == 0
     page = (run / "viewer.html").read_bytes()

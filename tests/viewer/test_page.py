@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from im3d_jax.viewer import About, about_captures, about_file, about_request, build_page, page_frame
+from im3d_jax.output.renders import find_turn
+from im3d_jax.viewer import About, PosedPictures, about_captures, about_file, about_request, build_page, page_frame
 from im3d_jax.viewer.about import measures_of
 from splat.io.files import on_host
 from splat.io.frames import transform
@@ -64,6 +65,17 @@ def test_a_page_shows_the_view_that_refinement_changed_most(made):
     assert views["shown"] == 3 and len(views["given"]) == len(views["asset"]) == len(views["later"]) == 8
     picture = Image.open(io.BytesIO(base64.b64decode(views["given"][2].split(",")[1])))
     assert picture.format == "WEBP" and picture.size == (48, 48) and picture.mode == "RGBA"
+
+
+def test_many_views_are_thinned_and_stand_in_order():
+    gaussians, orbit = asset(50, 1), cameras(40, side=16)
+    renders = np.ones((40, 16, 16, 4), np.float32)
+    shuffled = np.random.default_rng(0).permutation(40)
+    pictures = PosedPictures(orbit[shuffled], renders, renders, find_turn(orbit[shuffled]))
+    text = build_page(on_host(gaussians), about_captures(40, 1, generated=False), pictures=pictures).decode()
+    labels = [float(camera["label"][:-1]) for camera in data_of(text)["cameras"]]
+    assert "16 of 40 views" in text and "the pictures of the capture" in text and "Captured" in text
+    assert len(labels) == 16 and labels[0] == 0 and labels == sorted(labels)
 
 
 def test_text_cannot_leave_its_place():
