@@ -26,7 +26,10 @@ from tests import tiny
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 PACKAGES = ("im3d_jax", "splat", "experiments")
 PAGES = sorted(
-    [*ROOT.glob("*.md"), *(page for name in (*PACKAGES, "docs", "tests") for page in ROOT.glob(f"{name}/**/*.md"))]
+    page
+    for name in (".", *PACKAGES, "docs", "tests")
+    for page in ROOT.glob("*.md" if name == "." else f"{name}/**/*.md")
+    if "node_modules" not in page.parts
 )
 GUIDES = [page for page in PAGES if page.parent in (ROOT, ROOT / "docs") and page.name != "CHANGELOG.md"]
 ARCHITECTURE = ROOT / "docs" / "architecture.md"
@@ -155,6 +158,8 @@ def test_formats_page(tmp_path, monkeypatch):
         "asset.spz",
         "capture.glb",
         "small.ply",
+        "packed.ply",
+        "new.spz",
         "fine.spz",
     }
 
