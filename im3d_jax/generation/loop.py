@@ -136,7 +136,7 @@ def asset_stages(plan: Plan, *, files: bool = True, turntable: products.Turntabl
         yield Stage("pictures", "turntable", OtherFiles(), pictures, (gaussians, drawn.orbit))
         inputs = (gaussians, drawn.orbit, drawn.views, targets)
         measure = _measure_orbit(about_request(request.to_json(), plan.pipeline.name))
-        yield Stage("metrics", "metrics and page", OtherFiles(products.VOLATILE), measure, inputs)
+        yield Stage("metrics", "metrics", OtherFiles(products.VOLATILE), measure, inputs)
     return AssetRefs(drawn, targets, gaussians)
 
 
@@ -177,7 +177,7 @@ def reconstruction_stages(
         measure = _measure_capture(capture, about, None if lpips is None else lpips.params)
         measured_with = {} if lpips is None else {"lpips_sha256": lpips.sha256}
         stores = OtherFiles(products.VOLATILE)
-        yield Stage("metrics", "metrics and page", stores, measure, (gaussians, state), measured_with)
+        yield Stage("metrics", "metrics", stores, measure, (gaussians, state), measured_with)
     return AssetRefs(None, _Given(capture.images), gaussians)
 
 
