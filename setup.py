@@ -25,6 +25,7 @@ REQUIREMENTS = [
     "scipy>=1.14",
     "absl-py>=2.1",
     "safetensors>=0.5",
+    "zstandard>=0.22",
     "tokenizers>=0.20",
     "jaxtyping>=0.3",
     "pillow>=11",
@@ -47,6 +48,7 @@ EXTRAS = {
     "tensorboard": ["tensorboardX>=2.6"],
     "view": ["viser>=1.0"],
     "colmap": ["pycolmap>=3.11"],
+    "browser": ["playwright>=1.40"],  # the client alone: tests use the Chromium of the system
     "hub": ["huggingface_hub>=0.30"],
     "test": [
         "pytest>=8",
@@ -81,7 +83,11 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.11",
     packages=find_packages(include=[pattern for name in PACKAGES for pattern in (name, f"{name}.*")]),
-    package_data={"im3d_jax.weights": ["tiny/*.safetensors", "tiny/*.json"], "im3d_jax.data.props": ["*.tsv"]},
+    package_data={
+        "im3d_jax.weights": ["tiny/*.safetensors", "tiny/*.json"],
+        "im3d_jax.data.props": ["*.tsv"],
+        "im3d_jax.viewer": ["page.html", "page.css", "viewer.min.js", "LICENSE.three.txt"],
+    },
     install_requires=REQUIREMENTS,
     extras_require=EXTRAS,
     entry_points={"console_scripts": ["im3d = im3d_jax.cli.main:console"]},

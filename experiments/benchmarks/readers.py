@@ -9,15 +9,18 @@ out of proportion, an input that takes longer than --slowest) stops the run; the
 from __future__ import annotations
 
 import dataclasses
+import io
 import json
 import re
 import resource
 import struct
 import time
 import warnings
+import zipfile
 import zlib
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -72,7 +75,7 @@ def fuzz(kind: str, inputs: int, seed: int, *, slowest: float = 5.0, keep: str |
     """Reads damaged files.
 
     Args:
-        kind: ``ply``, ``spz``, ``splat`` or ``glb``.
+        kind: ``ply``, ``spz``, ``sog``, ``splat`` or ``glb``.
         inputs: Number of files.
         seed: Of the damage; the same seed gives the same files.
         slowest: Seconds that one file may take.
@@ -140,6 +143,8 @@ def valid_files(kind: str) -> list[bytes]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)
             files.append(encode(gaussians, f".{kind}", np.eye(3)))
+            for options in _VARIANTS.get(kind, ()):
+                files.append(encode(gaussians, f".{kind}", np.eye(3), **options))
     if kind == "ply":
         names = "x y z opacity rot_0 rot_1 rot_2 rot_3 scale_0 scale_1 scale_2 f_dc_0 f_dc_1 f_dc_2".split()
         for encoding in ("ascii", "binary_big_endian"):
@@ -257,8 +262,33 @@ def _gzip(data: bytes) -> bytes:
     return stream.compress(data) + stream.flush()
 
 
-def _gunzip(data: bytes) -> bytes:
-    return zlib.decompress(data, 31)
+def _spz_content(data: bytes) -> bytes:
+    return zlib.decompress(data, 31) if data.startswith(b"\x1f\x8b") else data
+
+
+def _spz_file(content: bytes) -> bytes:
+    return content if content[:8] == b"NGSP\4\0\0\0" else _gzip(content)
+
+
+def _sog_content(data: bytes) -> bytes:
+    """meta.json first, and the whole archive after a mark."""
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        return archive.read("meta.json") + b"\0\1ZIP" + data
+
+
+def _sog_file(content: bytes) -> bytes:
+    """An archive with sound checksums around a damaged meta.json; without the mark the content alone."""
+    text, mark, whole = content.partition(b"\0\1ZIP")
+    try:
+        members = zipfile.ZipFile(io.BytesIO(whole))
+        files = {name: members.read(name) for name in members.namelist() if name != "meta.json"}
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError, EOFError, RuntimeError, zlib.error):
+        return whole if mark else content
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        for name, member in {**files, "meta.json": text}.items():
+            archive.writestr(zipfile.ZipInfo(name), member)
+    return buffer.getvalue()
 
 
 def _glb_content(data: bytes) -> bytes:
@@ -274,7 +304,12 @@ def _glb_file(content: bytes) -> bytes:
     return struct.pack("<4sII", b"glTF", 2, 12 + len(body)) + body
 
 
-_PACKINGS = {"spz": (_gunzip, _gzip), "glb": (_glb_content, _glb_file)}
+_PACKINGS = {
+    "spz": (_spz_content, _spz_file),
+    "sog": (_sog_content, _sog_file),
+    "glb": (_glb_content, _glb_file),
+}
+_VARIANTS: dict[str, tuple[dict[str, Any], ...]] = {"ply": ({"compressed": True},), "spz": ({"version": 4},)}
 
 
 def _rss() -> float:
@@ -284,7 +319,7 @@ def _rss() -> float:
 
 def define_flags(values: flags.FlagValues) -> None:
     """Flags of this program."""
-    flags.DEFINE_enum("format", "ply", ["ply", "spz", "splat", "glb"], "format to damage", flag_values=values)
+    flags.DEFINE_enum("format", "ply", ["ply", "spz", "sog", "splat", "glb"], "format to damage", flag_values=values)
     flags.DEFINE_integer("inputs", 100_000, "number of damaged files", lower_bound=1, flag_values=values)
     flags.DEFINE_integer("seed", 0, "of the damage", lower_bound=0, flag_values=values)
     flags.DEFINE_float("slowest", 5.0, "seconds that one input may take", flag_values=values)

@@ -24,6 +24,8 @@ COMMANDS = {
     "views": "the first half alone: 16 turntable views",
     "batch": "views or assets of every line of a file of prompts",
     "reconstruct": "the second half alone: a run folder or a capture to a 3D asset",
+    "view": "a page (HTML) of a run or of a file of gaussians",
+    "export": "a run or a file of gaussians to another format",
     "render-dataset": "a folder of meshes to turntables for training",
     "convert": "weights of SVD, SV3D and Stable Diffusion from one layout to another",
     "doctor": "devices, memory, versions, weights; --vocabulary lists the words that a model knows",
@@ -114,10 +116,10 @@ def _dispatch(arguments: list[str]) -> int:
         print(__version__)
         return 0
     name, *rest = arguments
-    if name in ("view", "viewer", "show", "open"):
+    if name in ("viewer", "show", "open"):
         raise InputError(
-            f"unknown command {name!r}: im3d has no viewer; open a run's asset.ply in a viewer of gaussian splats, or "
-            "its turntable.mp4 (`im3d views` draws views of a prompt)"
+            f"unknown command {name!r}; open a run's viewer.html in a browser, or make a page of any file of gaussians "
+            "with im3d view --page FILE (`im3d views` draws views of a prompt)"
         )
     if name not in COMMANDS:
         near = difflib.get_close_matches(name, COMMANDS, 1)
@@ -133,6 +135,8 @@ def _dispatch(arguments: list[str]) -> int:
         raise InputError(f"{error}; see im3d {name} --help") from None
     except OSError as error:  # of --flagfile
         raise InputError(f"cannot read {error.filename}: {error.strerror}") from None
+    if left_over and hasattr(command, "take"):
+        left_over = command.take(values, left_over)
     if left_over:
         raise InputError(f"unexpected argument {left_over[0]!r}; write flags as --name=value")
     command.run(values)

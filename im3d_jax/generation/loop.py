@@ -10,7 +10,7 @@
     fit1 ...       the fit goes on with these as targets
     asset          the gaussians
     pictures       a turntable
-    metrics        figures
+    metrics        figures, and a page that shows all of it
 
 A generator knows neither files nor the insides of models. Whoever drives it (`runners`) does the work of each stage it
 yields, keeps the result, and sends a reference to it back.
@@ -33,6 +33,7 @@ from im3d_jax.models import lpips as lpips_distance
 from im3d_jax.models.perceptual import Perceptual
 from im3d_jax.pipelines import Orbit
 from im3d_jax.reconstruction import FitConfig, FitState, final_gaussians, poses
+from im3d_jax.viewer import About, about_captures, about_request
 from im3d_jax.weights.lpips_weights import LpipsWeights
 from splat import Cameras, Gaussians
 
@@ -134,7 +135,8 @@ def asset_stages(plan: Plan, *, files: bool = True, turntable: products.Turntabl
         pictures = lambda place, gaussians, orbit: turn(place, gaussians, orbit.cameras)  # noqa: E731
         yield Stage("pictures", "turntable", OtherFiles(), pictures, (gaussians, drawn.orbit))
         inputs = (gaussians, drawn.orbit, drawn.views, targets)
-        yield Stage("metrics", "metrics", OtherFiles(products.VOLATILE), _measure_orbit, inputs)
+        measure = _measure_orbit(about_request(request.to_json(), plan.pipeline.name))
+        yield Stage("metrics", "metrics", OtherFiles(products.VOLATILE), measure, inputs)
     return AssetRefs(drawn, targets, gaussians)
 
 
@@ -171,16 +173,21 @@ def reconstruction_stages(
         turn = products.draw_turntable(turntable or products.TURNTABLE, enlarged)
         pictures = lambda place, gaussians, state: turn(place, gaussians, _refined(capture, state))  # noqa: E731
         yield Stage("pictures", "turntable", OtherFiles(), pictures, (gaussians, state))
-        measure = _measure_capture(capture, None if lpips is None else lpips.params)
+        about = about_captures(len(capture.images), seed, generated=capture.generated)
+        measure = _measure_capture(capture, about, None if lpips is None else lpips.params)
         measured_with = {} if lpips is None else {"lpips_sha256": lpips.sha256}
-        yield Stage("metrics", "metrics", OtherFiles(products.VOLATILE), measure, (gaussians, state), measured_with)
+        stores = OtherFiles(products.VOLATILE)
+        yield Stage("metrics", "metrics", stores, measure, (gaussians, state), measured_with)
     return AssetRefs(None, _Given(capture.images), gaussians)
 
 
-def _measure_orbit(
-    place: Workplace, gaussians: Gaussians, orbit: Orbit, first: np.ndarray, targets: np.ndarray
-) -> Result[dict[str, bytes]]:
-    return products.measure_orbit(place, gaussians, orbit.cameras, first, targets)
+def _measure_orbit(about: About) -> Any:
+    def work(
+        place: Workplace, gaussians: Gaussians, orbit: Orbit, first: np.ndarray, targets: np.ndarray
+    ) -> Result[dict[str, bytes]]:
+        return products.measure_orbit(place, gaussians, about, orbit.cameras, first, targets)
+
+    return work
 
 
 def _fit_stage(part: int, work: Any, config: FitConfig, stop: int, inputs: tuple[Ref[Any], ...]) -> Stage[FitState]:
@@ -209,14 +216,14 @@ def _refined(capture: Capture, state: FitState) -> Cameras:
     return poses.moved(capture.cameras, state.poses.motions, state.extent)
 
 
-def _measure_capture(capture: Capture, lpips: lpips_distance.Params | None) -> Any:
-    measure = products.measure(lpips)
+def _measure_capture(capture: Capture, about: About, lpips: lpips_distance.Params | None) -> Any:
+    measure = products.measure(about, lpips)
 
     def work(place: Workplace, gaussians: Gaussians, state: FitState) -> Result[dict[str, bytes]]:
         cameras, images = _refined(capture, state), capture.images
         if capture.generated:
             # The views of the folder are the first sample, and nothing has drawn them anew.
-            return products.measure_orbit(place, gaussians, cameras, images, images)
+            return products.measure_orbit(place, gaussians, about, cameras, images, images)
         parts = {"views": PosedViews(cameras, images, capture.valid)}
         if capture.test is not None:
             parts["test"] = PosedViews(capture.test.cameras, capture.test.images, capture.test.valid)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -17,14 +18,18 @@ from im3d_jax.images.resize import block_mean
 from im3d_jax.images.sharpness import sharpness
 from im3d_jax.models import lpips as lpips_distance
 from im3d_jax.output.records import to_json
-from im3d_jax.output.renders import render_views, turntable_cameras
+from im3d_jax.output.renders import find_turn, render_views, turntable_cameras
 from im3d_jax.output.sheets import contact_sheet
 from im3d_jax.output.videos import encode_mp4
+from im3d_jax.viewer import About, PosedPictures, build_page
 from splat import Cameras, Gaussians
+from splat.gaussians import usable
+from splat.io.files import on_host
 
 
 SHEET_SIDE = 256  # most pixels of each view on a sheet: larger sheets take seconds to compress
 VOLATILE = frozenset({"metrics.json"})
+PAGE = "viewer.html"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,32 +94,67 @@ def draw_turntable(turntable: Turntable, enlarged: bool) -> Callable[..., Result
     return work
 
 
-def measure(lpips: lpips_distance.Params | None = None) -> Callable[..., Result[dict[str, bytes]]]:
-    """Work that measures an asset: metrics.json.
+def measure(about: About, lpips: lpips_distance.Params | None = None) -> Callable[..., Result[dict[str, bytes]]]:
+    """Work that measures an asset: metrics.json and viewer.html.
 
     Args:
+        about: The words of the page.
         lpips: Parameters; LPIPS is measured with them.
     """
 
     def work(place: Workplace, gaussians: Gaussians, parts: Mapping[str, PosedViews]) -> Result[dict[str, bytes]]:
-        """Args: the asset, and what it is compared with by the names in metrics.json."""
-        figures = {
-            name: compare(render_views(gaussians, part.cameras), part.images, lpips, part.valid)
-            for name, part in parts.items()
-        }
-        return Result({"metrics.json": _metrics(place, gaussians, figures)})
+        """Args: the asset, and what it is compared with by the names in metrics.json; the page shows the first."""
+        figures: dict[str, dict[str, float]] = {}
+        shown: PosedPictures | None = None
+        for name, part in parts.items():
+            renders = render_views(gaussians, part.cameras)
+            figures[name] = compare(renders, part.images, lpips, part.valid)
+            shown = shown or posed_pictures(part.cameras, part.images, renders)
+        page = page_of(gaussians, about, shown, figures)
+        return Result({"metrics.json": _metrics(place, gaussians, figures), **page})
 
     return work
 
 
+def posed_pictures(
+    cameras: Cameras, images: np.ndarray, renders: np.ndarray, targets: np.ndarray | None = None
+) -> PosedPictures:
+    """What a page shows of views.
+
+    Args:
+        cameras: V cameras.
+        images: [V, H, W, 4] what was drawn first, or captured.
+        renders: [V, H, W, 4] of the asset.
+        targets: [V, H, W, 4] the views that were fitted last; the page compares them with the first if they differ.
+    """
+    refined = None if targets is None or np.array_equal(targets, images) else targets
+    return PosedPictures(cameras, images, renders, find_turn(cameras), refined).some()
+
+
+def page_of(
+    gaussians: Gaussians, about: About, pictures: PosedPictures | None, figures: Mapping[str, Any]
+) -> dict[str, bytes]:
+    """viewer.html; no file where no gaussian can be drawn.
+
+    Args:
+        gaussians: The asset.
+        about: The words of the page.
+        pictures: The views.
+        figures: Sections of metrics.json.
+    """
+    rows = on_host(gaussians, np.asarray(usable(gaussians)))
+    return {PAGE: build_page(rows, about, pictures=pictures, metrics=figures)} if len(rows) else {}
+
+
 def measure_orbit(
-    place: Workplace, gaussians: Gaussians, cameras: Cameras, first: np.ndarray, targets: np.ndarray
+    place: Workplace, gaussians: Gaussians, about: About, cameras: Cameras, first: np.ndarray, targets: np.ndarray
 ) -> Result[dict[str, bytes]]:
-    """Work that measures an asset of generated views: metrics.json and comparison.png.
+    """Work that measures an asset of generated views: metrics.json, comparison.png and viewer.html.
 
     Args:
         place: See `Workplace`.
         gaussians: The asset.
+        about: The words of the page.
         cameras: Of the views.
         first: [T, H, W, 4] the first sample: what the model drew.
         targets: [T, H, W, 4] the views that were fitted last; an asset can be close to them because they are blurred.
@@ -129,7 +169,8 @@ def measure_orbit(
     pairs = np.stack([np.pad(composite(part), ((0, -len(part) % 4), *[(0, 0)] * 3), constant_values=1.0)
                       for part in (first, renders)])  # fmt: skip
     sheet = sheet_of(pairs.reshape(2, -1, 4, *pairs.shape[2:]).swapaxes(0, 1).reshape(-1, *pairs.shape[2:]))
-    return Result({"metrics.json": _metrics(place, gaussians, figures), "comparison.png": sheet})
+    page = page_of(gaussians, about, posed_pictures(cameras, first, renders, targets), figures)
+    return Result({"metrics.json": _metrics(place, gaussians, figures), "comparison.png": sheet, **page})
 
 
 def _metrics(place: Workplace, gaussians: Gaussians, figures: dict[str, dict[str, float]]) -> bytes:

@@ -1,5 +1,7 @@
 """Pictures of a finished asset: its views as straight-alpha images, and the cameras of a turntable."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,6 +11,7 @@ from splat import Cameras, Gaussians, count_pairs, look_at, render, round_capaci
 
 # Numbers of gaussians and of views are rounded up, so that assets of about one size share compiled programs.
 _GAUSSIANS_AT_ONCE, _VIEWS_AT_ONCE = 2048, 8
+_MANY_GAUSSIANS = 1 << 18  # of which one view at a time is drawn, because projections of eight fill the memory
 
 
 def render_views(gaussians: Gaussians, cameras: Cameras) -> np.ndarray:
@@ -23,8 +26,9 @@ def render_views(gaussians: Gaussians, cameras: Cameras) -> np.ndarray:
     """
     gaussians, active = _padded(gaussians)
     count = len(cameras)
-    order = np.minimum(np.arange(-(-count // _VIEWS_AT_ONCE) * _VIEWS_AT_ONCE), count - 1)
-    parts = [cameras[jnp.asarray(part)] for part in order.reshape(-1, _VIEWS_AT_ONCE)]
+    at_once = _VIEWS_AT_ONCE if len(gaussians) <= _MANY_GAUSSIANS else 1
+    order = np.minimum(np.arange(-(-count // at_once) * at_once), count - 1)
+    parts = [cameras[jnp.asarray(part)] for part in order.reshape(-1, at_once)]
     pairs = max(count_pairs(gaussians, part, active=active) for part in parts)
     capacity = 1 << (round_capacity(pairs) - 1).bit_length()
     images = []
@@ -47,18 +51,27 @@ def _padded(gaussians: Gaussians) -> tuple[Gaussians, jax.Array]:
     return jax.tree.map(pad, gaussians), jnp.arange(rows) < count
 
 
-def turntable_cameras(cameras: Cameras, frames: int, scale: float = 1.0) -> Cameras:
+@dataclasses.dataclass(frozen=True, eq=False)
+class Turn:
     """An orbit like the one that given cameras stand on.
 
-    The new cameras look at the point nearest to all optical axes from the mean distance and elevation, round
-    the mean of the upward directions. Frame 0 has the azimuth of the first camera; the orbit goes
-    counter-clockwise seen from above, and for the project's own rig it is that rig.
-
-    Args:
-        cameras: at least two, not all with one optical axis.
-        frames: cameras of the result.
-        scale: factor on the size of the images.
+    Attributes:
+        centre: [3] the point nearest to all optical axes.
+        up: [3] mean of the upward directions, of length one.
+        ahead: [3] level direction from the centre to the first camera.
+        distance: Mean distance of the cameras.
+        elevation: Mean elevation in radians.
     """
+
+    centre: np.ndarray
+    up: np.ndarray
+    ahead: np.ndarray
+    distance: float
+    elevation: float
+
+
+def find_turn(cameras: Cameras) -> Turn:
+    """Finds the orbit of cameras, at least two and not all with one optical axis."""
     poses = np.asarray(cameras.world_to_camera, np.float64)
     rotations = poses[:, :3, :3]
     positions = -np.einsum("vji,vj->vi", rotations, poses[:, :3, 3])
@@ -80,6 +93,23 @@ def turntable_cameras(cameras: Cameras, frames: int, scale: float = 1.0) -> Came
     if np.linalg.norm(ahead) < 1e-6 * distance:  # the first camera stands on the axis
         ahead = rotations[0, 0] - (rotations[0, 0] @ up) * up
     ahead /= np.linalg.norm(ahead)
+    return Turn(centre, up, ahead, distance, elevation)
+
+
+def turntable_cameras(cameras: Cameras, frames: int, scale: float = 1.0) -> Cameras:
+    """An orbit like the one that given cameras stand on.
+
+    The new cameras look at the point nearest to all optical axes from the mean distance and elevation, round
+    the mean of the upward directions. Frame 0 has the azimuth of the first camera; the orbit goes
+    counter-clockwise seen from above, and for the project's own rig it is that rig.
+
+    Args:
+        cameras: at least two, not all with one optical axis.
+        frames: cameras of the result.
+        scale: factor on the size of the images.
+    """
+    turn = find_turn(cameras)
+    centre, up, ahead, distance, elevation = turn.centre, turn.up, turn.ahead, turn.distance, turn.elevation
     left = np.cross(up, ahead)
     azimuth = 2.0 * np.pi * np.arange(frames)[:, None] / frames
     level = np.cos(azimuth) * ahead[None] + np.sin(azimuth) * left[None]

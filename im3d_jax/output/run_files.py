@@ -20,6 +20,7 @@ RUN_FILE, TIMINGS_FILE, STAGES_FILE = "run.json", "timings.json", "state/stages.
 RESULTS = (
     "drawn.png", "input.png", "views", "views_round1", "views_round2", "views.mp4", "sheet.png", "cameras.json",
     "state", "asset.ply", "asset_sheet.png", "turntable.mp4", "comparison.png", "metrics.json",
+    "viewer.html",
 )  # fmt: skip
 # Files that stages write in folders; an interrupted one has not recorded them.
 _IN_FOLDERS = re.compile(

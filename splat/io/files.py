@@ -12,7 +12,7 @@ import jax
 import numpy as np
 from jaxtyping import Bool, Float, Num, UInt8
 
-from splat.gaussians import Gaussians
+from splat.gaussians import MIN_QUATERNION, Gaussians
 from splat.harmonics import SH_C0
 from splat.typing import AnyArray
 
@@ -43,6 +43,16 @@ class Rows:
     def sh_degree(self) -> int:
         """Degree of the spherical harmonics, 0 to 4."""
         return math.isqrt(self.sh.shape[1]) - 1
+
+    def take(self, chosen: Num[np.ndarray, "M"] | Bool[np.ndarray, "N"]) -> "Rows":
+        """The chosen gaussians, by a mask or by indices."""
+        return Rows(
+            self.means[chosen],
+            self.quats[chosen],
+            self.log_scales[chosen],
+            self.opacity_logits[chosen],
+            self.sh[chosen],
+        )
 
 
 # Shares of a gaussian's size, and of the scene's, by which rounding may move it.
@@ -160,6 +170,11 @@ def about(gaussians: Rows, origin: Sequence[float]) -> Rows:
             f"to {lost[sound].max():.2g}; read it with origin=({centre}), which is subtracted first"
         )
     return gaussians
+
+
+def usable_rows(gaussians: Rows) -> Bool[np.ndarray, "N"]:
+    """Gaussians that can be drawn: finite numbers, and a quaternion that is not zero; as `splat.gaussians.usable`."""
+    return _finite(gaussians) & (np.abs(gaussians.quats) > MIN_QUATERNION).any(axis=1)
 
 
 def check_finite(gaussians: Rows) -> None:

@@ -9,18 +9,20 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from splat.gaussians import Gaussians
+from splat.io.compressed_ply import encode_compressed_ply
 from splat.io.dotsplat import decode_splat, encode_splat
 from splat.io.files import FarAway, Malformed, Rows, about, check_writable, on_device, on_host, write_atomically
 from splat.io.frames import to_y_up, transform
 from splat.io.gltf import decode_glb, encode_glb
 from splat.io.ply import decode_ply, encode_ply
+from splat.io.sog import decode_sog, encode_sog
 from splat.io.spz import decode_spz, encode_spz
 from splat.typing import AnyArray
 
 
-SUFFIXES = (".ply", ".spz", ".splat", ".glb")
+SUFFIXES = (".ply", ".spz", ".sog", ".splat", ".glb")
 # Name and highest SH degree of the formats that hold only valid gaussians.
-_HOLDS = {".spz": ("SPZ", 3), ".splat": (".splat", 0), ".glb": ("glTF", 3)}
+_HOLDS = {".spz": ("SPZ", 3), ".sog": ("SOG", 3), ".splat": (".splat", 0), ".glb": ("glTF", 3)}
 
 
 def save(
@@ -33,17 +35,17 @@ def save(
 ) -> None:
     """Writes gaussians in the format of the file's suffix, atomically.
 
-    .ply keeps every number. .spz quantises (about a tenth of the size), .splat quantises and keeps degree-0 colour
-    only, .glb keeps float32. SPZ and glTF files are y-up, so gaussians are rotated on the way; PLY and .splat files
-    stay in the gaussians' own world.
+    .ply keeps every number unless it is compressed. .spz and .sog quantise (about a tenth of the size), .splat
+    quantises and keeps degree-0 colour only, .glb keeps float32. SPZ and glTF files are y-up, so gaussians are rotated
+    on the way; PLY, SOG and .splat files stay in the gaussians' own world.
 
     Args:
-        path: File to write, ending in .ply, .spz, .splat or .glb; its folder must exist.
+        path: File to write, ending in .ply, .spz, .sog, .splat or .glb; its folder must exist.
         gaussians: N gaussians of one scene.
         active: [N] bool, rows to write; None for all.
         up: Direction that is up in the gaussians' world: "z" (assets of this project), "y" or "-y" (COLMAP).
-        **options: Options of the format: `lean` (PLY, see `save_ply`), `fractional_bits` and `sh_bits` (SPZ, see
-            `splat.io.spz.encode_spz`).
+        **options: Options of the format: `lean` (PLY, see `save_ply`) or `compressed` (PLY, PlayCanvas' layout), and
+            `version`, `fractional_bits` and `sh_bits` (SPZ, see `splat.io.spz.encode_spz`).
 
     Raises:
         ValueError: The suffix or `up` is unknown, or the format cannot hold the gaussians.
@@ -59,14 +61,14 @@ def save(
 
 
 def load(path: str | os.PathLike, *, up: str = "z", origin: Sequence[float] = (0.0, 0.0, 0.0)) -> Gaussians:
-    """Reads gaussians from a PLY, SPZ (version 1 to 3), .splat or .glb file.
+    """Reads gaussians from a PLY (compressed or not), SPZ, SOG (version 2), .splat or .glb file.
 
     The content decides the format; where it does not, the suffix does.
 
     Args:
         path: File to read.
-        up: Direction that is up in the result, "z", "y" or "-y": y-up files (SPZ, glTF) are rotated to it. PLY and
-            .splat files declare no frame and are not rotated.
+        up: Direction that is up in the result, "z", "y" or "-y": y-up files (SPZ, glTF) are rotated to it. PLY, SOG
+            and .splat files declare no frame and are not rotated.
         origin: [3] point of the result's frame that becomes the origin: for scenes in world coordinates of double
             precision, which float32 cannot hold.
 
@@ -79,6 +81,11 @@ def load(path: str | os.PathLike, *, up: str = "z", origin: Sequence[float] = (0
             origin for float32; one line says why.
         OSError: The file cannot be read.
     """
+    return on_device(load_rows(path, up=up, origin=origin))
+
+
+def load_rows(path: str | os.PathLike, *, up: str = "z", origin: Sequence[float] = (0.0, 0.0, 0.0)) -> Rows:
+    """As `load`, but in numpy arrays."""
     turn = to_y_up(up).T
     path = pathlib.Path(path)
     data = path.read_bytes()
@@ -86,7 +93,7 @@ def load(path: str | os.PathLike, *, up: str = "z", origin: Sequence[float] = (0
     if kind is None:
         raise ValueError(f"{path}: neither its content nor its suffix is one of {', '.join(SUFFIXES)}")
     try:
-        return on_device(about(decode(data, kind, turn), origin))
+        return about(decode(data, kind, turn), origin)
     except FarAway as problem:
         raise ValueError(f"{path}: {problem}") from None
     except Malformed as problem:
@@ -103,7 +110,13 @@ def detect(data: bytes, suffix: str) -> str | None:
     Returns:
         One of `SUFFIXES`, or None.
     """
-    for start, kind in ((b"ply\n", ".ply"), (b"ply\r", ".ply"), (b"glTF", ".glb"), (b"NGSP", ".spz")):
+    for start, kind in (
+        (b"ply\n", ".ply"),
+        (b"ply\r", ".ply"),
+        (b"glTF", ".glb"),
+        (b"NGSP", ".spz"),
+        (b"PK\3\4", ".sog"),
+    ):
         if data.startswith(start):
             return kind
     # .splat files have no magic number: their first two bytes may equal those of gzip.
@@ -128,11 +141,15 @@ def encode(gaussians: Rows, kind: str, turn: Float[np.ndarray, "3 3"], **options
         ValueError: The format cannot hold these gaussians.
         TypeError: The format does not have an option.
     """
+    if kind == ".ply" and options.pop("compressed", False):
+        return encode_compressed_ply(check_writable(gaussians, "compressed PLY", 3), **options)
     if kind == ".ply":
         return encode_ply(gaussians, **options)
     gaussians = check_writable(gaussians, *_HOLDS[kind])
     if kind == ".splat":
         return encode_splat(gaussians, **options)
+    if kind == ".sog":
+        return encode_sog(gaussians, **options)
     turned = transform(gaussians, turn)
     return encode_spz(turned, **options) if kind == ".spz" else encode_glb(turned, **options)
 
@@ -153,6 +170,6 @@ def decode(data: bytes, kind: str, turn: Float[np.ndarray, "3 3"]) -> Rows:
     """
     if kind == ".ply":
         return decode_ply(data)
-    if kind == ".splat":
-        return decode_splat(data)
+    if kind in (".splat", ".sog"):
+        return decode_splat(data) if kind == ".splat" else decode_sog(data)
     return transform(decode_spz(data) if kind == ".spz" else decode_glb(data), turn)

@@ -19,6 +19,7 @@ from jaxtyping import Float
 from splat.io.files import Rows, unit_quaternions
 
 
+_ROWS = 1 << 16
 _TO_Y_UP = {
     "z": [[1, 0, 0], [0, 0, 1], [0, -1, 0]],
     "y": [[1, 0, 0], [0, 1, 0], [0, 0, 1]],
@@ -95,7 +96,9 @@ def rotate_harmonics(sh: Float[np.ndarray, "N K 3"], rotation: Float[np.ndarray,
         rows = slice(band * band, (band + 1) ** 2)
         matrix = np.linalg.lstsq(after[:, rows], before[:, rows], rcond=None)[0]
         matrix[np.abs(matrix) < 1e-12] = 0.0  # a turn by 90 degrees moves coefficients and must not blur them
-        turned[:, rows] = np.einsum("ij,njc->nic", matrix, sh[:, rows].astype(np.float64))
+        for start in range(0, len(sh), _ROWS):  # in float64, which would take the memory of two scenes
+            part = slice(start, start + _ROWS)
+            turned[part, rows] = np.einsum("ij,njc->nic", matrix, sh[part, rows].astype(np.float64))
     return turned
 
 

@@ -9,12 +9,13 @@ import io
 import itertools
 import os
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from jaxtyping import Bool
 
 from splat.gaussians import Gaussians
+from splat.io.compressed_ply import decode_compressed_ply
 from splat.io.files import (
     FarAway,
     Malformed,
@@ -124,12 +125,12 @@ def encode_ply(gaussians: Rows, *, lean: bool = False, origin: Sequence[float] =
     shift = np.asarray(origin, np.float64)
     kinds = ["double" if shift.any() and name in "xyz" else "float" for name in names]
     header += [f"property {kind} {name}" for kind, name in zip(kinds, names, strict=True)] + ["end_header", ""]
-    content = table.astype("<f4")
+    content = table.astype("<f4", copy=False)
     if shift.any():
         rows = np.empty(count, [("means", "<f8", 3), ("rest", "<f4", content.shape[1] - 3)])
         rows["means"], rows["rest"] = means.astype(np.float64) + shift[None], content[:, 3:]
         content = rows
-    return "\n".join(header).encode() + content.tobytes()
+    return b"".join(["\n".join(header).encode(), content.data])
 
 
 def load_ply(path: str | os.PathLike, *, origin: Sequence[float] = (0.0, 0.0, 0.0)) -> Gaussians:
@@ -173,6 +174,11 @@ def decode_ply(data: bytes) -> Rows:
     Raises:
         Malformed: The file is damaged or not supported; nothing is allocated for rows that it does not hold.
     """
+    encoding, elements, body = _split(data)
+    if any(name == "packed_position" for element in elements if element[0] == "vertex" for name, _ in element[2]):
+        if encoding == "ascii":
+            raise Malformed("is a compressed PLY in ascii, which is not read")
+        return decode_compressed_ply({name: rows for name, rows, _ in _binary(body, elements, encoding)})
     return _gaussians(*_vertices(data))
 
 
@@ -191,8 +197,11 @@ def ply_vertices(data: bytes) -> dict[str, np.ndarray]:
     return _vertices(data)[0]
 
 
-def _vertices(data: bytes) -> tuple[dict[str, np.ndarray], np.dtype]:
-    """The vertex element's scalar properties by name, and their types as declared."""
+_Elements = list[tuple[str, int, list[tuple[str, str]]]]
+
+
+def _split(data: bytes) -> tuple[str, _Elements, memoryview]:
+    """Encoding and elements of a file's header, and what follows it."""
     if not data.startswith(b"ply"):
         raise Malformed("does not start with 'ply'")
     end = data.find(b"end_header", 0, _MAX_HEADER)
@@ -200,9 +209,24 @@ def _vertices(data: bytes) -> tuple[dict[str, np.ndarray], np.dtype]:
     if newline < 0:
         raise Malformed(f"no end_header line in the first {_MAX_HEADER} bytes")
     encoding, elements = _parse_header(data[:end].decode("latin-1").splitlines()[1:])
-    body = data[newline + 1 :]
+    return encoding, elements, memoryview(data)[newline + 1 :]
+
+
+def _vertices(data: bytes) -> tuple[dict[str, np.ndarray], np.dtype]:
+    """The vertex element's scalar properties by name, and their types as declared."""
+    encoding, elements, body = _split(data)
     if encoding == "ascii":
-        return _read_ascii(body, elements)
+        return _read_ascii(bytes(body), elements)
+    for name, rows, dtype in _binary(body, elements, encoding):
+        if name == "vertex":
+            return rows, dtype
+    raise Malformed("has no element 'vertex'")
+
+
+def _binary(
+    body: memoryview, elements: _Elements, encoding: str
+) -> Iterator[tuple[str, dict[str, np.ndarray], np.dtype]]:
+    """Name, columns and types of one element after the other."""
     order = {"binary_little_endian": "<", "binary_big_endian": ">"}[encoding]
     offset = 0
     for name, count, properties in elements:
@@ -211,14 +235,12 @@ def _vertices(data: bytes) -> tuple[dict[str, np.ndarray], np.dtype]:
         if offset + size > len(body):
             have = len(body) - offset
             raise Malformed(f"truncated: element {name} of {count} rows needs {size} bytes, {have} are left")
-        if name == "vertex":
-            rows = np.frombuffer(body, dtype, count, offset)
-            return {key: rows[key] for key in dtype.names or ()}, dtype
+        rows = np.frombuffer(body, dtype, count, offset)
+        yield name, {key: rows[key] for key in dtype.names or ()}, dtype
         offset += size
-    raise Malformed("has no element 'vertex'")
 
 
-def _parse_header(lines: list[str]) -> tuple[str, list[tuple[str, int, list[tuple[str, str]]]]]:
+def _parse_header(lines: list[str]) -> tuple[str, _Elements]:
     encoding, elements = "", []
     for line in lines:
         words = line.split()
@@ -290,8 +312,6 @@ def _gaussians(columns: dict[str, np.ndarray], types: np.dtype) -> Rows:
         with np.errstate(over="ignore", invalid="ignore"):
             return np.stack([columns[name].astype(kind) for name in names], axis=-1)
 
-    if "packed_position" in columns:
-        raise Malformed("is a compressed PLY; convert it with: splat-transform in.compressed.ply out.ply")
     double = any(name in columns and types[name] == np.dtype(types[name].str[0] + "f8") for name in "xyz")
     means, scales = take("x", "y", "z", kind=np.float64 if double else np.float32), take(*_SCALES)
     quats, opacity = take("rot_0", "rot_1", "rot_2", "rot_3"), take("opacity")[:, 0]

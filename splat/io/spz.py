@@ -1,4 +1,4 @@
-"""SPZ files: quantised gaussians in one gzip stream (versions 1 to 3; version 3 is written).
+"""SPZ files: quantised gaussians in one gzip stream (versions 1 to 3), or in zstd streams (version 4, `spz_streams`).
 
 After a 16-byte header (magic "NGSP", version, count, SH degree, fractional bits, flags, reserved) comes one array for
 each attribute:
@@ -23,24 +23,33 @@ import numpy as np
 from jaxtyping import Float, UInt8, UInt32
 
 from splat.io.files import Malformed, Rows, logit, sigmoid, to_bytes, unit_quaternions
+from splat.io.spz_streams import (
+    ANTIALIASED,
+    HAS_EXTENSIONS,
+    check_extensions,
+    check_head,
+    check_ratio,
+    pack_streams,
+    unpack_streams,
+)
 
 
 _HEADER = struct.Struct("<4sIIBBBB")
 _COLOR_SCALE = 0.15
 _SMALLEST_THREE_STEP = math.sqrt(0.5) / 511
-_ANTIALIASED, _HAS_EXTENSIONS = 1, 2
 _MOST_MEMBERS = 64
+_ROWS = 1 << 16
 _MOST_EXTENSION_BYTES = 1 << 16
-_COORDINATE_SYSTEM_EXTENSION, _RIGHT_UP_BACK = 0xADBE0003, 4
-# Deflate cannot exceed 1032 to 1; no scene exceeds 64 to 1, but attacks that fill the memory do.
-_HIGHEST_RATIO, _HIGHEST_RATIO_LARGE, _LARGE = 1032, 64, 1 << 24
 
 
-def encode_spz(gaussians: Rows, *, fractional_bits: int | None = None, sh_bits: tuple[int, int] = (5, 4)) -> bytes:
-    """Encodes a whole version-3 file.
+def encode_spz(
+    gaussians: Rows, *, version: int = 3, fractional_bits: int | None = None, sh_bits: tuple[int, int] = (5, 4)
+) -> bytes:
+    """Encodes a whole file.
 
     Args:
         gaussians: In the format's own frame; at least one, finite numbers, SH degree 0 to 3.
+        version: 3 (gzip, which most programs read) or 4 (zstd).
         fractional_bits: Positions are multiples of 2^-fractional_bits, 0 to 23; by default 12, more for objects smaller
             than 1 and fewer for scenes beyond 2048.
         sh_bits: Bits of the coefficients of degree 1 and of those above, 1 to 8 each (other writers use 5 and 4; 8
@@ -50,8 +59,10 @@ def encode_spz(gaussians: Rows, *, fractional_bits: int | None = None, sh_bits: 
         The file's bytes.
 
     Raises:
-        ValueError: Positions or bits are out of range.
+        ValueError: Positions, bits or version are out of range, or version 4 lacks the package zstandard.
     """
+    if version not in (3, 4):
+        raise ValueError(f"version is {version}; expected 3 (gzip) or 4 (zstd)")
     extent = float(np.abs(gaussians.means).max())
     most_bits = 23 - max(math.frexp(extent)[1], 0)
     if most_bits < 0:
@@ -62,27 +73,30 @@ def encode_spz(gaussians: Rows, *, fractional_bits: int | None = None, sh_bits: 
         raise ValueError(f"fractional_bits is {fractional_bits}; positions up to {extent:.3g} allow 0 to {most_bits}")
     if len(sh_bits) != 2 or not all(1 <= bits <= 8 for bits in sh_bits):
         raise ValueError(f"sh_bits is {sh_bits}; expected two numbers from 1 to 8")
+    count = len(gaussians)
     fixed = np.rint(gaussians.means.astype(np.float64) * 2.0**fractional_bits)
     fixed = np.clip(fixed, -(2**23), 2**23 - 1).astype("<i4")
-    rest = gaussians.sh[:, 1:].astype(np.float64)
-    bits = np.where(np.arange(rest.shape[1]) < 3, *sh_bits)
+    bits = np.where(np.arange(gaussians.sh.shape[1] - 1) < 3, *sh_bits)
     steps = 2.0 ** (8 - bits)[None, :, None]
     parts = [
-        _HEADER.pack(b"NGSP", 3, len(gaussians), gaussians.sh_degree, fractional_bits, 0, 0),
         fixed.view(np.uint8).reshape(-1, 4)[:, :3].tobytes(),
         to_bytes(255.0 * sigmoid(gaussians.opacity_logits)).tobytes(),
         to_bytes(255.0 * (_COLOR_SCALE * gaussians.sh[:, 0].astype(np.float64) + 0.5)).tobytes(),
         to_bytes(16.0 * (gaussians.log_scales.astype(np.float64) + 10.0)).tobytes(),
         _pack_smallest_three(gaussians.quats).tobytes(),
-        to_bytes(np.rint((128.0 + 128.0 * rest) / steps) * steps).tobytes(),
+        b"".join(_rest_bytes(gaussians.sh[start : start + _ROWS, 1:], steps) for start in range(0, count, _ROWS)),
     ]
+    head = (count, gaussians.sh_degree, fractional_bits, 0)
+    if version == 4:
+        return pack_streams(*head, parts)
+    parts.insert(0, _HEADER.pack(b"NGSP", 3, *head, 0))
     # No time and no name in the header: equal gaussians give equal files.
     stream = zlib.compressobj(6, zlib.DEFLATED, 31)
     return stream.compress(b"".join(parts)) + stream.flush()
 
 
 def decode_spz(data: bytes) -> Rows:
-    """Decodes a whole file of version 1 to 3.
+    """Decodes a whole file of version 1 to 4.
 
     Args:
         data: Its bytes.
@@ -98,7 +112,10 @@ def decode_spz(data: bytes) -> Rows:
         version = int.from_bytes(data[4:8], "little")
         if version < 4:
             raise Malformed(f"is SPZ version {version} without its gzip compression; compress it: gzip -n FILE")
-        raise Malformed(f"is SPZ version {version} (zstd); convert it: splat-transform in.spz --spz-version 3 out.spz")
+        head, streams = unpack_streams(data, _widths)
+        count, degree, fractional_bits, flags = head
+        _warn_of(flags)
+        return _rows([np.frombuffer(stream, np.uint8).reshape(count, -1) for stream in streams], 4, fractional_bits)
     header = _inflate(data, _HEADER.size)[0]
     if len(header) < _HEADER.size:
         raise Malformed("holds no SPZ header")
@@ -107,40 +124,53 @@ def decode_spz(data: bytes) -> Rows:
         raise Malformed("is a gzip file, but not of SPZ")
     if version not in (1, 2, 3):
         raise Malformed(f"has SPZ version {version}; versions 1 to 3 are read")
-    if degree > 4:
-        raise Malformed(f"has SH degree {degree}; expected 0 to 4")
-    if fractional_bits > 24:
-        raise Malformed(f"has {fractional_bits} fractional bits of 24")
-    if flags & ~(_ANTIALIASED | _HAS_EXTENSIONS):
-        raise Malformed(f"has the flags {flags:#04x}, of which only 0x01 and 0x02 are known")
-    widths = [6 if version == 1 else 9, 1, 3, 3, 4 if version == 3 else 3, 3 * ((degree + 1) ** 2 - 1)]
+    check_head(degree, fractional_bits, flags)
+    widths = _widths(version, degree)
     size = _HEADER.size + count * sum(widths)
-    ratio = size / len(data)
-    if ratio > _HIGHEST_RATIO or (size > _LARGE and ratio > _HIGHEST_RATIO_LARGE):
-        raise Malformed(f"claims {count} gaussians, too many for {len(data)} bytes")
-    spare = _MOST_EXTENSION_BYTES if flags & _HAS_EXTENSIONS else 1
+    check_ratio(count, size, len(data))
+    spare = _MOST_EXTENSION_BYTES if flags & HAS_EXTENSIONS else 1
     body, complete = _inflate(data, size + spare)
     if len(body) < size:
         raise Malformed(f"truncated: {count} gaussians need {size} bytes, the stream holds {len(body)}")
     if not complete or len(body) >= size + spare:
         raise Malformed(f"ends early or holds more than its {count} gaussians")
-    if flags & _HAS_EXTENSIONS:
-        _check_extensions(body[size:])
-    if flags & _ANTIALIASED:
-        warnings.warn(
-            "the SPZ file declares antialiased gaussians: draw them with splat.render(..., antialiased=True)",
-            stacklevel=4,
-        )
+    if flags & HAS_EXTENSIONS:
+        check_extensions(body[size:])
+    _warn_of(flags)
     arrays, offset = [], _HEADER.size
     for width in widths:
         arrays.append(np.frombuffer(body, np.uint8, count * width, offset).reshape(count, width))
         offset += count * width
+    return _rows(arrays, version, fractional_bits)
+
+
+def _rest_bytes(rest: Float[np.ndarray, "N K 3"], steps: Float[np.ndarray, "1 K 1"]) -> bytes:
+    """Coefficients above degree 0, in float64, which would take the memory of two scenes for all at once."""
+    return to_bytes(np.rint((128.0 + 128.0 * rest.astype(np.float64)) / steps) * steps).tobytes()
+
+
+def _widths(version: int, degree: int) -> list[int]:
+    """Bytes a gaussian of each attribute."""
+    return [6 if version == 1 else 9, 1, 3, 3, 4 if version >= 3 else 3, 3 * ((degree + 1) ** 2 - 1)]
+
+
+def _warn_of(flags: int) -> None:
+    if flags & ANTIALIASED:
+        warnings.warn(
+            "the SPZ file declares antialiased gaussians: draw them with splat.render(..., antialiased=True)",
+            stacklevel=5,
+        )
+
+
+def _rows(arrays: list[UInt8[np.ndarray, "N _"]], version: int, fractional_bits: int) -> Rows:
+    """Gaussians of the bytes of each attribute."""
     positions, opacities, colors, scales, rotations, rest = arrays
-    sh = (rest.reshape(count, widths[5] // 3, 3).astype(np.float32) - 128) / 128
+    count = len(positions)
+    sh = (rest.reshape(count, rest.shape[1] // 3, 3).astype(np.float32) - 128) / 128
     base = ((colors / 255.0 - 0.5) / _COLOR_SCALE)[:, None].astype(np.float32)
     return Rows(
         means=_positions(positions, version, fractional_bits),
-        quats=_unpack_smallest_three(rotations) if version == 3 else _unpack_first_three(rotations),
+        quats=_unpack_smallest_three(rotations) if version >= 3 else _unpack_first_three(rotations),
         log_scales=scales / 16.0 - 10.0,
         opacity_logits=logit(opacities[:, 0] / 255.0, 0.25 / 255.0),
         sh=np.concatenate([base, sh], axis=1),
@@ -161,15 +191,6 @@ def _inflate(data: bytes, most: int) -> tuple[bytes, bool]:
         raise Malformed(f"holds more than {_MOST_MEMBERS} gzip members")
     except zlib.error as problem:
         raise Malformed(f"is no intact gzip stream ({problem})") from None
-
-
-def _check_extensions(data: bytes) -> None:
-    """Refuses the one extension that changes the frame; records are (type, length, content)."""
-    while len(data) >= 8:
-        kind, size = struct.unpack_from("<II", data)
-        content, data = data[8 : 8 + size], data[8 + size :]
-        if kind == _COORDINATE_SYSTEM_EXTENSION and content != struct.pack("<I", _RIGHT_UP_BACK):
-            raise Malformed("declares a coordinate system other than right-up-back")
 
 
 def _positions(raw: UInt8[np.ndarray, "N width"], version: int, fractional_bits: int) -> Float[np.ndarray, "N 3"]:

@@ -28,6 +28,7 @@ GENERATED = [
     "state",
     "timings.json",
     "turntable.mp4",
+    "viewer.html",
     "views",
     "views.mp4",
     "views_round1",
@@ -79,6 +80,12 @@ def test_generate(fake, tmp_path, capsys):
     assert generate(out) == 0
     assert fake.calls == calls and results(out) == before
     assert "views: already finished" in capsys.readouterr().err
+
+    # The page is made of files alone, and is the run's.
+    page = (out / "viewer.html").read_bytes()
+    assert b"<h1>A red mug</h1>" in page and main(["view", "--page", str(out)]) == 0
+    assert (out / "viewer.html").read_bytes() == page
+    capsys.readouterr()
 
     # Another seed is refused by its name, then made on demand.
     assert generate(out, "--seed=1") == 2

@@ -143,8 +143,8 @@ def test_no_home(monkeypatch, capsys):
     assert environment.compilation_cache() is None
 
 
-@pytest.mark.parametrize("name", ["view", "viewer", "show"])
-def test_there_is_no_viewer(name, capsys):
+@pytest.mark.parametrize("name", ["viewer", "show", "open"])
+def test_other_names_of_the_viewer(name, capsys):
     assert main([name, "runs/mug/asset.ply"]) == 2
     line = capsys.readouterr().err
-    assert "im3d has no viewer; open a run's asset.ply" in line and "did you mean" not in line
+    assert "open a run's viewer.html in a browser" in line and "did you mean" not in line

@@ -11,6 +11,7 @@ from PIL import Image
 
 from im3d_jax.generation.products import Turntable, compare, draw_turntable, measure_orbit, preview_views, sheet_of
 from im3d_jax.generation.stages import Workplace
+from im3d_jax.viewer import About
 from splat import SH_C0, Gaussians, orbit_cameras
 from tests.tiny import narrow_lpips
 
@@ -38,7 +39,7 @@ def test_the_figures_tell_a_blurred_target_from_the_first_views():
         jnp.zeros((1, 3)), jnp.eye(4)[:1], jnp.full((1, 3), 3.0), jnp.full(1, 9.0), jnp.full((1, 1, 3), 0.2 / SH_C0)
     )
     cameras = orbit_cameras(0.3, views=4, width=24, height=24)
-    made = measure_orbit(PLACE, wide, cameras, stripes, flat).value
+    made = measure_orbit(PLACE, wide, About("stripes", "a test"), cameras, stripes, flat).value
     figures = json.loads(made["metrics.json"])
     first, targets = figures["against_first_views"], figures["against_targets"]
     # Of stripes one pixel wide, |4c - 4 neighbours| is twice the step of 0.6.

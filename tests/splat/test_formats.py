@@ -3,6 +3,7 @@
 import shutil
 import subprocess
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -11,8 +12,9 @@ import splat
 from experiments.benchmarks.readers import fuzz
 from splat import harmonics
 from splat.gaussians import usable
-from splat.io import frames
+from splat.io import codebooks, frames
 from splat.io.files import Rows, unit_quaternions
+from splat.io.order import z_order
 from splat.math import quaternion_to_rotation
 
 
@@ -21,6 +23,10 @@ KINDS = ["ply", "spz", "splat", "glb"]
 STEPS = {
     "ply": (0, 0, 0),
     "spz": (2**-13, 1 / 32, 0.5 / 255),
+    # 11 bits of a range of 2 and of about 8, and bytes.
+    "compressed": (1.1 / 1023, 8 / 1023, 0.5 / 255),
+    # 16 bits of ln(1 + x); 150 scales have a codebook of 256 to themselves.
+    "sog": (2 * 0.7 / 65535, 1e-6, 0.5 / 255),
     "splat": (0, 1e-6, 0.5 / 255),
     "glb": (0, 1e-6, 1e-6),
 }
@@ -161,7 +167,7 @@ def test_content_decides_over_suffix(tmp_path):
 
 
 def test_wrong_arguments_name_what_is_expected(tmp_path):
-    with pytest.raises(ValueError, match=r"'\.obj' .* expected \.ply, \.spz, \.splat, \.glb"):
+    with pytest.raises(ValueError, match=r"'\.obj' .* expected \.ply, \.spz, \.sog, \.splat, \.glb"):
         splat.save(tmp_path / "a.obj", scene())
     with pytest.raises(ValueError, match="up is 'x'; expected one of 'z', 'y', '-y'"):
         splat.save(tmp_path / "a.ply", scene(), up="x")
@@ -216,7 +222,64 @@ def test_extreme_numbers_stay_finite(tmp_path, kind):
     np.testing.assert_allclose(back.opacities, [0, 1], atol=0.002)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("k", [1, 4, 9, 16])
+def test_spz_version_4_holds_what_version_3_holds(tmp_path, k):
+    for version in (3, 4):
+        splat.save(tmp_path / f"{version}.spz", scene(k=k), version=version)
+    third, fourth = (splat.load(tmp_path / f"{version}.spz") for version in (3, 4))
+    for one, other in zip(jax.tree.leaves(third), jax.tree.leaves(fourth), strict=True):
+        np.testing.assert_array_equal(one, other)
+    data = (tmp_path / "4.spz").read_bytes()
+    assert data[:8] == b"NGSP\4\0\0\0" and data[15] == (6 if k > 1 else 5)
+    with pytest.raises(ValueError, match="version is 5; expected 3"):
+        splat.save(tmp_path / "5.spz", scene(k=k), version=5)
+
+
+@pytest.mark.parametrize(
+    "name, k", [("a.sog", 1), ("a.sog", 4), ("a.sog", 16), ("a.ply", 1), ("a.ply", 9), ("a.ply", 16)]
+)
+def test_packed_formats_keep_gaussians_along_a_curve(tmp_path, name, k):
+    gaussians = scene(n=600, k=k)
+    options = {"compressed": True} if name == "a.ply" else {}
+    splat.save(tmp_path / name, gaussians, **options)
+    back = splat.load(tmp_path / name)
+    order = z_order(np.asarray(gaussians.means))
+    expected = jax.tree.map(lambda leaf: leaf[order], gaussians)
+    kind, rotation = ("compressed", 4e-6) if options else ("sog", 5e-5)
+    # Codebooks of 256 numbers for 1,800; coefficients in bytes of [-4, 4).
+    steps = STEPS[kind] if options else (STEPS[kind][0], 0.06, STEPS[kind][2])
+    assert_close(back, expected, steps, rotation, colors=8 / 512 + 1e-6 if options else 0.02)
+    for path in (tmp_path / "b", tmp_path / "c"):
+        splat.save(path.with_suffix(name[1:]), gaussians, **options)
+    assert (tmp_path / f"b{name[1:]}").read_bytes() == (tmp_path / f"c{name[1:]}").read_bytes()
+
+
+def test_neighbours_on_the_curve_are_neighbours_in_space():
+    means = np.random.default_rng(0).uniform(-1, 1, (4096, 3)).astype(np.float32)
+    order = z_order(means)
+    assert sorted(order) == list(range(4096))
+    step = np.linalg.norm(np.diff(means[order], axis=0), axis=1).mean()
+    assert step < 0.2 < np.linalg.norm(np.diff(means, axis=0), axis=1).mean()
+    # Corners of a cube: x is the lowest of each three bits.
+    corners = np.array([[x, y, z] for z in (0, 1) for y in (0, 1) for x in (0, 1)], np.float32)
+    assert list(z_order(corners[::-1].copy())) == list(range(7, -1, -1))
+
+
+def test_palettes_are_near_every_row():
+    rng = np.random.default_rng(0)
+    centres = rng.normal(size=(40, 9)).astype(np.float32)
+    rows = centres[rng.integers(40, size=4000)] + rng.normal(scale=0.01, size=(4000, 9)).astype(np.float32)
+    vectors, labels = codebooks.palette(rows, 256)
+    assert len(vectors) <= 256 and np.abs(vectors[labels] - rows).max() < 0.1
+    few, labels = codebooks.palette(rows[:100], 256)
+    np.testing.assert_array_equal(few[labels], rows[:100])
+    book = codebooks.number_codebook(rows)
+    errors = book[codebooks.nearest(rows, book)] - rows
+    # 256 even steps over the range have a larger error.
+    assert errors.std() < 0.8 * np.ptp(rows) / 256 / np.sqrt(12)
+
+
+@pytest.mark.parametrize("kind", [*KINDS, "sog"])
 def test_five_hundred_damaged_files(kind):
     report = fuzz(kind, 500, seed=7)
     assert report.read + report.refused == 500 and report.read > 20 and report.refused > 20
@@ -229,6 +292,10 @@ def assert_shapes(a, b, error):
     assert differences.max() < error, differences.max()
 
 
+FORMATS = {"spz": ("a.spz", {}), "spz4": ("a.spz", {"version": 4}), "sog": ("a.sog", {}), "splat": ("a.splat", {}),
+           "compressed": ("a.ply", {"compressed": True})}  # fmt: skip
+
+
 def splat_transform(*arguments):
     program = shutil.which("splat-transform")
     if program is None:
@@ -237,19 +304,36 @@ def splat_transform(*arguments):
 
 
 @pytest.mark.parity
-@pytest.mark.parametrize("kind", ["spz", "splat"])
+@pytest.mark.parametrize("kind", FORMATS)
 @pytest.mark.filterwarnings("ignore:.splat files hold")
 def test_splat_transform_reads_our_files(tmp_path, kind):
-    gaussians = scene(k=16)
-    splat.save(tmp_path / f"a.{kind}", gaussians, up="-y")  # it takes PLY files for y-down
-    splat_transform(tmp_path / f"a.{kind}", tmp_path / "b.ply")
+    name, options = FORMATS[kind]
+    splat.save(tmp_path / name, scene(k=16), up="-y", **options)  # it takes PLY files for y-down
+    splat_transform(tmp_path / name, tmp_path / "b.ply")
     theirs = splat.load(tmp_path / "b.ply")
-    np.testing.assert_allclose(theirs.means, gaussians.means, atol=2**-12)
-    ours = splat.load(tmp_path / f"a.{kind}", up="-y")
+    ours = splat.load(tmp_path / name, up="-y")
+    np.testing.assert_allclose(theirs.means, ours.means, atol=1e-6)
     # Its .splat reader takes bytes as 2 b / 255 - 1, half a step off (b - 128) / 128.
     assert_shapes(covariances(theirs), covariances(ours), 0.05 if kind == "splat" else 1e-4)
     np.testing.assert_allclose(theirs.sh, ours.sh, atol=1e-5)
     np.testing.assert_allclose(theirs.opacities, ours.opacities, atol=0.002)
+
+
+@pytest.mark.parity
+@pytest.mark.parametrize("name", ["b.spz", "b.sog", "b.compressed.ply"])
+@pytest.mark.parametrize("k", [1, 16])
+def test_we_read_packed_files_of_splat_transform(tmp_path, name, k):
+    gaussians = scene(n=300, k=k)
+    splat.save(tmp_path / "a.ply", gaussians, lean=True)
+    splat_transform("--spz-version", "4", "-g", "cpu", tmp_path / "a.ply", tmp_path / name)
+    back = splat.load(tmp_path / name, up="-y")
+    # Both back through its own reader, which keeps the order of the file.
+    splat_transform(tmp_path / name, tmp_path / "c.ply")
+    theirs = splat.load(tmp_path / "c.ply")
+    np.testing.assert_allclose(back.means, theirs.means, atol=1e-6)
+    assert_shapes(covariances(back), covariances(theirs), 1e-4)
+    np.testing.assert_allclose(back.sh, theirs.sh, atol=1e-5)
+    np.testing.assert_allclose(back.opacities, theirs.opacities, atol=0.002)
 
 
 @pytest.mark.parity
@@ -285,3 +369,20 @@ def test_gsply_reads_and_writes_the_same_files(tmp_path):
         np.testing.assert_allclose(np.abs(dots), 1, atol=1e-6)
     gsply.write_spz(tmp_path / "b.spz", gsply.plyread(tmp_path / "a.ply"))
     assert_close(splat.load(tmp_path / "b.spz", up="y"), ours, (2e-4, 1e-6, 1e-6), 3e-6, 0.07)
+
+
+@pytest.mark.parity
+@pytest.mark.parametrize("kind", ["spz4", "sog", "compressed"])
+def test_gsply_reads_our_packed_files(tmp_path, kind):
+    gsply = pytest.importorskip("gsply")
+    name, options = FORMATS[kind]
+    splat.save(tmp_path / name, scene(n=300, k=16), up="y", **options)
+    reader = {"spz4": gsply.read_spz, "sog": gsply.sogread, "compressed": gsply.plyread}[kind]
+    theirs, ours = reader(tmp_path / name), splat.load(tmp_path / name, up="y")
+    np.testing.assert_allclose(theirs.means, ours.means, atol=1e-6)
+    np.testing.assert_allclose(theirs.scales, ours.log_scales, atol=1e-5)
+    np.testing.assert_allclose(theirs.sh0, ours.sh[:, 0], atol=1e-5)
+    np.testing.assert_allclose(theirs.shN, ours.sh[:, 1:], atol=1e-5)
+    np.testing.assert_allclose(1 / (1 + np.exp(-theirs.opacities)), ours.opacities, atol=0.002)
+    dots = (unit_quaternions(theirs.quats) * unit_quaternions(np.asarray(ours.quats))).sum(axis=1)
+    np.testing.assert_allclose(np.abs(dots), 1, atol=1e-5)

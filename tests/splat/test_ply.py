@@ -112,7 +112,7 @@ MALFORMED = {
     "twice": (good.replace(b"double extra", b"double x"), "twice"),
     "mesh": (good.replace(b"element vertex", b"element face"), "vertex"),
     "list": (good.replace(b"property double extra", b"property list uchar int extra"), "list"),
-    "compressed": (good.replace(b"double extra", b"double packed_position"), "compressed PLY; convert"),
+    "compressed": (good.replace(b"double extra", b"double packed_position"), "compressed PLY without min_x"),
     "empty lines": (
         good.replace(b"binary_little_endian", b"ascii").replace(b"vertex 2", b"vertex 99999999"),
         "truncated",

@@ -8,6 +8,7 @@ import tracemalloc
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import zstandard
 
 import splat
 
@@ -126,7 +127,9 @@ MALFORMED = {
         b"NGSP" + struct.pack("<I", 3) + bytes(40),
         "SPZ version 3 without its gzip compression; .*gzip",
     ),
-    "version 4": (b"NGSP" + struct.pack("<I", 4) + bytes(40), "zstd.*splat-transform"),
+    "version 4": (b"NGSP" + struct.pack("<I", 4) + bytes(40), "has 0 streams at 0 of 48 bytes"),
+    "version 5": (b"NGSP" + struct.pack("<I", 5) + bytes(40), "SPZ version 5; versions 1 to 4"),
+    "header of 4": (b"NGSP" + struct.pack("<I", 4), "holds no SPZ header"),
     "other gzip": (gzip.compress(b"hello world, this is no splat"), "not of SPZ"),
     "short": (gzip.compress(b"NGSP"), "holds no SPZ header"),
     "version 9": (gzip.compress(header(version=9) + BODY), "SPZ version 9"),
@@ -175,3 +178,42 @@ def test_members_of_a_gzip_file_are_joined(tmp_path):
         read(tmp_path, gzip.compress(good[:half]) + gzip.compress(good[half:-1]))
     with pytest.raises(ValueError, match="more than 64 gzip members"):
         read(tmp_path, gzip.compress(b"") * 100 + gzip.compress(good))
+
+
+PARTS = (POSITION, b"\x80", bytes(3), bytes(3), smallest_three(1, 0, 0, 0))
+
+
+def streams(count=1, parts=PARTS, sizes=None, flags=0, more=b""):
+    """A file of version 4, written number by number; `sizes` are the plain ones that the table announces."""
+    packed = [zstandard.ZstdCompressor().compress(part) for part in parts]
+    sizes = [len(part) for part in parts] if sizes is None else sizes
+    table = b"".join(struct.pack("<QQ", len(stream), size) for stream, size in zip(packed, sizes, strict=True))
+    head = b"NGSP" + struct.pack("<IIBBBBI", 4, count, 0, 12, flags, len(parts), 32 + len(more)) + bytes(12)
+    return head + more + table + b"".join(packed)
+
+
+def test_version_4_is_read_as_described(tmp_path):
+    fourth, third = read(tmp_path, streams()), read(tmp_path, gzip.compress(good))
+    np.testing.assert_array_equal(fourth.means, third.means)
+    np.testing.assert_array_equal(fourth.quats, third.quats)
+    assert len(read(tmp_path, streams(flags=2, more=RECORD))) == 1
+
+
+@pytest.mark.parametrize(
+    "content, message",
+    [
+        (streams(count=2), "stream 0 of 2 gaussians needs 18 bytes"),
+        (streams(count=2**31), "claims 2147483648"),
+        (streams(sizes=[9, 1, 3, 3, 5]), "5 are announced"),
+        (streams(parts=(POSITION, b"1", b"123", b"12", b"1234"), sizes=[9, 1, 3, 3, 4]), "stream 3 holds 2 bytes"),
+        (streams(parts=(bytes(10_000_000), b"1", b"123", b"123", b"1234"), sizes=[9, 1, 3, 3, 4]), "holds 10 bytes"),
+        (streams()[:-3], "truncated: stream 4"),
+        (streams().replace(b"\x28\xb5", b"\x28\xb6"), "no intact zstd"),
+        (streams(flags=2, more=RECORD[:8] + b"\6\0\0\0"), "coordinate system"),
+        (streams(flags=4), "flags 0x04"),
+    ],
+)  # fmt: skip
+def test_malformed_files_of_version_4(tmp_path, content, message):
+    with pytest.raises(ValueError, match=message) as error:
+        read(tmp_path, content)
+    assert "\n" not in str(error.value)

@@ -1,0 +1,47 @@
+"""Pages of runs and files."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from im3d_jax.errors import input_errors
+from im3d_jax.exports.orbits import orbit_of
+from im3d_jax.exports.source import Source
+from im3d_jax.output.renders import find_turn, render_views
+from im3d_jax.viewer import About, PosedPictures, about_captures, about_file, about_request, build_page
+from splat.io.files import on_device
+
+
+STILL_SIDE = 256  # pixels of the picture for browsers without WebGL
+
+
+def page_of(source: Source) -> bytes:
+    """The page of a run or file; of a run as the run wrote it.
+
+    Raises:
+        InputError: The gaussians exceed what an SPZ file holds.
+    """
+    with input_errors(ValueError):
+        if source.views is None:
+            front = orbit_of(source).cameras(1, STILL_SIDE, STILL_SIDE)
+            still = render_views(on_device(source.rows), front)[0]
+            return build_page(source.rows, _about(source), up=source.up, still=still, metrics=source.metrics)
+        views = source.views
+        renders = render_views(on_device(source.rows), views.cameras)
+        refined = source.refined
+        if refined is not None and np.array_equal(refined, views.images):
+            refined = None
+        pictures = PosedPictures(views.cameras, views.images, renders, find_turn(views.cameras), refined)
+        return build_page(source.rows, _about(source), pictures=pictures, metrics=source.metrics)
+
+
+def _about(source: Source) -> About:
+    if source.request is not None:
+        return about_request(source.request, str((source.run or {}).get("model")))
+    if source.run is None:
+        return about_file(source.path.name)
+    seed = source.run.get("seed")
+    views = source.views
+    if views is None:
+        return about_file(source.path.name)
+    return about_captures(len(views.images), seed if isinstance(seed, int) else None, generated=views.generated)

@@ -1,0 +1,106 @@
+"""`im3d view` and `im3d export`: files beside their source, and refusals in one line."""
+
+import pytest
+
+import splat
+from im3d_jax.cli.main import main
+from tests.exports.runs import gaussians, write_run
+
+
+@pytest.fixture
+def run(tmp_path):
+    return write_run(tmp_path / "runs/mug")
+
+
+@pytest.fixture
+def refused(capsys):
+    """Runs the program, expects a refusal, returns its line."""
+
+    def call(*arguments):
+        capsys.readouterr()
+        assert main([str(argument) for argument in arguments]) == 2
+        captured = capsys.readouterr()
+        assert captured.out == "" and captured.err.count("\n") == 1 and "Traceback" not in captured.err
+        return captured.err
+
+    return call
+
+
+def test_exports_lie_beside_their_source(run, tmp_path, capsys):
+    assert main(["export", str(run), "--to=spz"]) == 0
+    assert main(["export", str(run), "--to=sog", f"--out={tmp_path / 'here.sog'}"]) == 0
+    assert main(["export", f"--source={run / 'asset.ply'}", "--to=splat", f"--out={tmp_path / 'c.splat'}"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith(f"{run}.spz: 0.00 MB, 60 gaussians") and len(lines) == 3
+    assert len(splat.load(f"{run}.spz").means) == len(splat.load(tmp_path / "here.sog").means) == 60
+
+
+def test_what_is_lost_is_said_in_one_line(tmp_path, capsys):
+    splat.save(tmp_path / "a.ply", gaussians(terms=4))
+    assert main(["export", str(tmp_path / "a.ply"), "--to=splat"]) == 0
+    line = capsys.readouterr().err
+    assert line == "im3d: .splat files hold SH degree 0: the coefficients up to degree 1 are left out\n"
+
+
+def test_pages(run, tmp_path, capsys):
+    assert main(["view", "--page", str(run)]) == 0
+    page = (run / "viewer.html").read_bytes()
+    assert b"<h1>A red mug</h1>" in page and b"25.5 dB" in page and b"4 views" in page
+    assert main(["export", str(run), "--to=html"]) == 0
+    assert (tmp_path / "runs/mug.html").read_bytes() == page
+    splat.save(tmp_path / "b.glb", gaussians(terms=4))
+    assert main(["view", "--page", str(tmp_path / "b.glb")]) == 0
+    alone = (tmp_path / "b.html").read_bytes()
+    assert b"<h1>b</h1>" in alone and b"Gaussian splat GLB" in alone and b"0 views" in alone
+    assert main(["view", str(tmp_path / "b.glb"), "--page", "--up=-y", f"--out={tmp_path / 'c.html'}"]) == 0
+    assert capsys.readouterr().err == ""
+
+
+def test_refusals(run, tmp_path, refused):
+    assert "nothing to export is given" in refused("export", "--to=spz")
+    assert "--to is missing; expected one of ply, ply-lean" in refused("export", run)
+    assert "--to=obj is no kind of file; expected one of" in refused("export", run, "--to=obj")
+    assert "unexpected argument 'more'" in refused("export", run, "more", "--to=spz")
+    assert "no such file or folder" in refused("export", tmp_path / "nothing", "--to=spz")
+    assert "is what is exported" in refused("export", run / "asset.ply", "--to=ply")
+    assert "among the results of the run" in refused("export", run, "--to=spz", f"--out={run / 'views/a.spz'}")
+    assert "the folder" in refused("export", run, "--to=spz", f"--out={tmp_path / 'no/a.spz'}")
+    assert "--size is for turntables" in refused("export", run, "--to=spz", "--size=64")
+    assert "--size=63: expected even" in refused("export", run, "--to=gif", "--size=63")
+    assert "give --page: im3d view --page" in refused("view", run)
+    assert "nothing to export is given" in refused("view", "--page")
+    (tmp_path / "empty.ply").write_bytes(b"")
+    assert "the file is empty" in refused("view", "--page", tmp_path / "empty.ply")
+    splat.save(tmp_path / "none.ply", gaussians(), gaussians().means[:, 0] > 100)
+    assert "none of its 0 gaussians can be drawn" in refused("view", "--page", tmp_path / "none.ply")
+    assert "no pictures with cameras" in refused("export", run / "asset.ply", "--to=colmap")
+    assert not list(tmp_path.glob("*.html")) and not list(tmp_path.glob(".*"))
+
+
+def test_nothing_is_replaced_unasked(run, tmp_path, refused):
+    place = tmp_path / "a.spz"
+    place.write_text("mine")
+    assert "is there already; give another --out, or --overwrite" in refused(
+        "export", run, "--to=spz", f"--out={place}"
+    )
+    assert place.read_text() == "mine"
+    assert main(["export", str(run), "--to=spz", f"--out={place}", "--overwrite"]) == 0
+    assert len(splat.load(place).means) == 60
+    folder = tmp_path / "capture"
+    assert main(["export", str(run), "--to=nerfstudio", f"--out={folder}"]) == 0
+    (folder / "notes.txt").write_text("mine")
+    line = refused("export", run, "--to=nerfstudio", f"--out={folder}", "--overwrite")
+    assert "holds other files than an export" in line and (folder / "notes.txt").read_text() == "mine"
+    assert "is a folder, and --to=spz makes a file" in refused(
+        "export", run, "--to=spz", f"--out={folder}", "--overwrite"
+    )
+
+
+def test_a_full_disk_leaves_nothing(run, tmp_path, refused, monkeypatch):
+    def full(*arguments, **options):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("pathlib.Path.write_bytes", full)
+    assert "No space left on device" in refused("export", run, "--to=spz", f"--out={tmp_path / 'a.spz'}")
+    assert "No space left on device" in refused("export", run, "--to=colmap", f"--out={tmp_path / 'folder'}")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["runs"]
