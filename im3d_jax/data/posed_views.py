@@ -77,7 +77,7 @@ def load_colmap(folder: pathlib.Path, source: pathlib.Path, downscale: int) -> C
         colours=model.colours if len(points) >= FEWEST else None,
         valid=valid,
         centre=centre,
-        remarks=(*line, *_masked(views)),
+        remarks=(*line, *_masked(views, valid, source)),
     )
 
 
@@ -123,7 +123,7 @@ def load_json(fields: dict[str, Any], path: pathlib.Path, downscale: int, centre
         source=path,
         valid=valid,
         centre=centre,
-        remarks=(*line, *_masked(views)),
+        remarks=(*line, *_masked(views, valid, path)),
     )
 
 
@@ -161,8 +161,20 @@ def _no_image(name: str) -> str:
     return f"missing image {name[:200]!r}; tried the name alone and with {', '.join(SUFFIXES[1:])}"
 
 
-def _masked(views: list[ViewFile]) -> list[str]:
+def _masked(views: list[ViewFile], valid: np.ndarray | None, source: pathlib.Path) -> list[str]:
+    """Lines on masks; an error where they leave nothing."""
     masks = [view.mask for view in views if view.mask is not None]
-    if not masks:
+    if not masks or valid is None:
         return []
-    return [f"masks of {len(masks)} of {len(views)} views are applied, from {masks[0].parent}"]
+    empty = [place for place, counts in enumerate(valid) if not counts.any()]
+    if len(empty) == len(views):
+        raise CaptureError(
+            f"{source}: the masks leave no pixel of any view, {views[0].mask} for instance; expected values above 0 "
+            "where pixels count"
+        )
+    lines = [f"masks of {len(masks)} of {len(views)} views are applied, from {masks[0].parent}"]
+    if empty:
+        lines.append(
+            f"masks leave no pixel of {len(empty)} of {len(views)} views, {views[empty[0]].name!r} for instance"
+        )
+    return lines
