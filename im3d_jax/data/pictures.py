@@ -15,7 +15,15 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from im3d_jax.errors import ImageError
-from im3d_jax.images.files import GREYS_OF_16_BITS, ORIENTATION, check_mode, raw_size, straight_rgba, without_map
+from im3d_jax.images.files import (
+    GREYS_OF_16_BITS,
+    ORIENTATION,
+    check_mode,
+    kind_of,
+    raw_size,
+    straight_rgba,
+    without_map,
+)
 from im3d_jax.images.resize import shrink
 
 
@@ -173,28 +181,30 @@ def _formats() -> tuple[str, ...]:
 
 def _opened(file: pathlib.Path) -> Image.Image:
     if not os.path.isfile(file):
-        kind = "a folder, not a picture" if os.path.isdir(file) else "missing"
-        raise ImageError(f"image {file}: the file is {kind}; give the path of a PNG, JPEG, WebP or TIFF file")
+        raise ImageError(f"image {file}: the file is {kind_of(file)}; give the path of a PNG, JPEG, WebP or TIFF file")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            warnings.simplefilter("ignore", UserWarning)  # on tags of damaged files
             return without_map(Image.open(file, formats=_formats()))
     except UnidentifiedImageError:
         raise ImageError(f"image {file}: not a readable picture; expected PNG, JPEG, WebP or TIFF") from None
     except Image.DecompressionBombError:
         raise ImageError(f"image {file}: more than {MOST_RAW_PIXELS / 1e6:g} million pixels") from None
-    except (OSError, SyntaxError, ValueError, EOFError, IndexError) as error:
+    # Pillow reports damaged files by nearly any error, depending on the format and on where the damage is.
+    except Exception as error:
         raise ImageError(f"image {file}: truncated or damaged ({error}); export it again") from None
 
 
 def _loaded(opened: Image.Image, file: pathlib.Path) -> Image.Image:
     """The picture decoded as its raw pixels; it no longer needs its file."""
     try:
-        # Pillow turns TIFF files, and them alone, as it decodes them; it takes the tag away then.
-        turned = opened.getexif().get(ORIENTATION) if opened.format == "TIFF" else None
-        opened.load()
-        back = None if ORIENTATION in opened.getexif() else _BACK.get(turned)
-        return opened if back is None else opened.transpose(back)
-    # Pillow reports damaged files by these, depending on the format and on where the damage is.
-    except (OSError, SyntaxError, ValueError, EOFError, IndexError) as error:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)
+            # Pillow turns TIFF files, and them alone, as it decodes them; it takes the tag away then.
+            turned = opened.getexif().get(ORIENTATION) if opened.format == "TIFF" else None
+            opened.load()
+            back = None if ORIENTATION in opened.getexif() else _BACK.get(turned)
+            return opened if back is None else opened.transpose(back)
+    except Exception as error:
         raise ImageError(f"image {file}: truncated or damaged ({error}); export it again") from None

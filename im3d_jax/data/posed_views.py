@@ -56,6 +56,8 @@ def load_colmap(folder: pathlib.Path, source: pathlib.Path, downscale: int) -> C
     sizes = sizes_of(views, source, downscale)
     for view, size, declared in zip(views, sizes, (model.sizes[number] for number in kept), strict=True):
         _check_size(view, size, declared, "the model")
+    if source != folder:
+        line += _other_models(source)
     centre = centre_of(eyes_of(model.world_to_camera))
     images, valid = read_views(views, sizes, downscale)
     intrinsics = model.intrinsics[kept]
@@ -159,6 +161,18 @@ def _missing(names: list[str], count: int, source: pathlib.Path, folder: pathlib
 
 def _no_image(name: str) -> str:
     return f"missing image {name[:200]!r}; tried the name alone and with {', '.join(SUFFIXES[1:])}"
+
+
+def _other_models(source: pathlib.Path) -> list[str]:
+    """A line on models beside the one that is read: COLMAP's mapper writes one for each part that it could not join."""
+    others = [
+        place.name
+        for place in sorted(source.parent.iterdir())
+        if place != source and place.name.isdecimal() and colmap.find_model(place) == place / "."
+    ]
+    if not (source.name.isdecimal() and others):
+        return []
+    return [f"{source}: the models {', '.join(others)} beside it are not used; to read one, give its folder as --data"]
 
 
 def _masked(views: list[ViewFile], valid: np.ndarray | None, source: pathlib.Path) -> list[str]:

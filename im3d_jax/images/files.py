@@ -112,6 +112,13 @@ def raw_size(opened: Image.Image) -> tuple[int, int]:
     return opened.size
 
 
+def kind_of(path: str | os.PathLike) -> str:
+    """What a path is that is no file, in words."""
+    if os.path.isdir(path):
+        return "a folder, not a picture"
+    return "a pipe or a device, which cannot be read" if os.path.exists(path) else "missing"
+
+
 def without_map(opened: Image.Image) -> Image.Image:
     """A picture that is not decoded yet, kept from being mapped into memory.
 
@@ -128,23 +135,25 @@ def _opened(path: str | os.PathLike) -> Iterator[Image.Image]:
     path = pathlib.Path(path)
     # Not pathlib's tests, which fail on names that are too long.
     if not os.path.isfile(path):
-        kind = "a folder, not a picture" if os.path.isdir(path) else "missing"
-        raise ImageError(f"image {path}: the file is {kind}; give the path of a {_EXPECTED} file")
+        raise ImageError(f"image {path}: the file is {kind_of(path)}; give the path of a {_EXPECTED} file")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            opened = without_map(Image.open(path, formats=FORMATS))
-        with opened:
-            if opened.width * opened.height > MAXIMUM_PIXELS:
-                raise Image.DecompressionBombError
-            yield opened
+            # On tags of damaged files.
+            warnings.simplefilter("ignore", UserWarning)
+            with without_map(Image.open(path, formats=FORMATS)) as opened:
+                if opened.width * opened.height > MAXIMUM_PIXELS:
+                    raise Image.DecompressionBombError
+                yield opened
+    except ImageError:
+        raise
     except UnidentifiedImageError:
         raise ImageError(f"image {path}: not a readable picture; expected {_EXPECTED}") from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         most = f"{MAXIMUM_PIXELS / 1e6:g} million"
         raise ImageError(f"image {path}: more than {most} pixels; scale it down first") from None
-    # Pillow reports damaged files by these, depending on the format and on where the damage is.
-    except (OSError, SyntaxError, ValueError, EOFError, IndexError) as error:
+    # Pillow reports damaged files by nearly any error, depending on the format and on where the damage is.
+    except Exception as error:
         raise ImageError(f"image {path}: truncated or damaged ({error}); export it again") from None
 
 

@@ -1,5 +1,6 @@
 """Picture files: what is read, what is refused, and PNG files with the same bytes for the same pixels."""
 
+import os
 import struct
 import warnings
 
@@ -74,6 +75,9 @@ def test_damaged_files(tmp_path):
         files.read_image(tmp_path / (400 * "x"))
     with pytest.raises(ImageError, match="folder"):
         files.read_image(tmp_path)
+    os.mkfifo(tmp_path / "pipe.png")
+    with pytest.raises(ImageError, match="pipe.png: the file is a pipe or a device, which cannot be read"):
+        files.read_image(tmp_path / "pipe.png")
     noise = np.random.default_rng(1).integers(0, 255, (64, 64, 4), dtype=np.uint8)
     Image.fromarray(noise).save(tmp_path / "whole.png")
     data = (tmp_path / "whole.png").read_bytes()

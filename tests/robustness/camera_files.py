@@ -87,6 +87,28 @@ def _load(*arguments: Any, **named: Any) -> Callable[[pathlib.Path], object]:
     return lambda folder: load_capture(written(folder, *arguments, **named))
 
 
+def _frame_over_file(file: str, frame: str) -> Callable[[pathlib.Path], None]:
+    """A focal length of the frames in one way, of the file in another: that of the frames counts."""
+
+    def act(folder: pathlib.Path) -> None:
+        made = write_capture(folder)
+        del made["camera_angle_x"]
+        for each in made["frames"]:
+            each[frame] = FOCAL[frame][0]
+        capture = load_capture(write_json(folder, made | {file: 99.0 if "fl" in file else 1.5}))
+        focal = np.asarray(capture.cameras.intrinsics)[:, [0, 1], [0, 1]]
+        np.testing.assert_allclose(focal, [[FOCAL[frame][1]] * 2] * 4, rtol=1e-5)
+
+    return act
+
+
+def frames_over_files() -> Iterator[Case]:
+    ways = [("fl_x", "fl_y"), ("camera_angle_x", "camera_angle_y"), ("x_fov", "y_fov")]
+    for one, other in itertools.permutations(ways, 2):
+        for file, frame in itertools.product(one, other):
+            yield Case(1, f"{frame} of the frames, {file} of the file", _frame_over_file(file, frame))
+
+
 def refused_fields() -> Iterator[Case]:
     for name, value in REFUSED.items():
         for place in ("file", "frame"):
@@ -270,5 +292,5 @@ def point_clouds() -> Iterator[Case]:
 
 def cases() -> Iterator[Case]:
     """All of this file."""
-    for part in (focal_lengths, refused_fields, splits, poses, frames, texts, point_clouds):
+    for part in (focal_lengths, frames_over_files, refused_fields, splits, poses, frames, texts, point_clouds):
         yield from part()

@@ -146,6 +146,53 @@ def processes() -> Iterator[Case]:
     yield Case(9, "a locale that is not there", _process(0, None, "--version", env={"LC_ALL": "xx_YY.UTF-8"}))
 
 
+def _closed(*streams: int) -> Callable[[pathlib.Path], None]:
+    """Views whose standard streams are closed: the files of the run are whole."""
+
+    def act(folder: pathlib.Path) -> None:
+        code = (
+            f"import os, sys\nfor number in {streams}:\n    os.close(number)\n"
+            "os.execv(sys.executable, [sys.executable, '-m', 'im3d_jax', 'doctor', '--model=none'])"
+        )
+        done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, timeout=60)
+        assert done.returncode == 2 and b"Traceback" not in done.stderr, done
+        assert done.stdout == b"" and done.stderr.count(b"\n") == (2 not in streams), done
+
+    return act
+
+
+def _removed(folder: pathlib.Path) -> None:
+    (folder / "gone").mkdir()
+    with contextlib.chdir(folder / "gone"):
+        (folder / "gone").rmdir()
+        drawn(*VIEWS, "--out=run")
+
+
+def _colmap_and_sigterm(folder: pathlib.Path) -> None:
+    from tests.data.test_colmap import synthesize
+
+    synthesize(folder)
+    code = (
+        "import os, signal, sys; from im3d_jax.cli.main import main; from im3d_jax.data import captures\n"
+        "load = captures.load_capture\n"
+        "def stopped(*given, **named):\n    load(*given, **named)\n    os.kill(os.getpid(), signal.SIGTERM)\n"
+        "captures.load_capture = stopped\n"
+        "sys.exit(main(['reconstruct', *sys.argv[1:]]))"
+    )
+    command = [sys.executable, "-c", code, f"--data={folder}", f"--out={folder / 'out'}"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, timeout=60)
+    assert done.returncode == 143 and b"stopped by SIGTERM" in done.stderr, done
+    assert done.stderr.count(b"\n") == 1, done
+
+
+def surroundings() -> Iterator[Case]:
+    for streams in ((1,), (2,), (0, 1, 2)):
+        yield Case(9, f"closed streams {streams}", _closed(*streams))
+    yield Case(9, "a working folder that was removed", _removed, "working folder was removed")
+    if importlib.util.find_spec("pycolmap") is not None:
+        yield Case(9, "SIGTERM after a COLMAP model", _colmap_and_sigterm)
+
+
 def _signalled(number: int, code: int) -> Callable[[pathlib.Path], None]:
     """A signal while views are drawn: code and line of it, and the run goes on afterwards."""
 
@@ -239,5 +286,5 @@ def commands() -> Iterator[Case]:
 
 def cases() -> Iterator[Case]:
     """All of this file."""
-    for part in (paths, homes, processes, signals, commands):
+    for part in (paths, homes, processes, surroundings, signals, commands):
         yield from part()

@@ -6,9 +6,11 @@ from tests.robustness import (
     bombs,
     camera_files,
     captures,
+    conventions,
     environment,
     fits,
     folders,
+    mutations,
     pictures,
     splats,
     trainer,
@@ -25,5 +27,18 @@ def prepare() -> None:
 
 def every_case() -> Iterator[Case]:
     """Of all kinds; the cheapest files first."""
-    for module in (camera_files, captures, splats, pictures, weights, fits, folders, environment, trainer, bombs):
+    for module in (
+        camera_files,
+        captures,
+        conventions,
+        mutations,
+        splats,
+        pictures,
+        weights,
+        fits,
+        folders,
+        environment,
+        trainer,
+        bombs,
+    ):
         yield from module.cases()

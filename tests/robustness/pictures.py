@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pathlib
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -126,7 +127,7 @@ def refused() -> Iterator[Case]:
         ("cut", write(_png(SIDE, SIDE, body)[:60]), "truncated"),
         ("without pixels", write(_png(SIDE, SIDE)), "truncated"),
         ("a folder", lambda file: file.mkdir(), "a folder"),
-        ("a pipe", lambda file: __import__("os").mkfifo(file), "missing"),
+        ("a pipe", os.mkfifo, "a pipe"),
         ("missing", lambda file: None, "missing"),
         ("an EPS", saved(box("RGB", "white", RED), "EPS"), "expected PNG, JPEG, WebP or TIFF"),
         ("a GIF", saved(box("P", 1, 0), "GIF"), "expected PNG"),

@@ -6,13 +6,33 @@ import warnings
 import pytest
 
 from im3d_jax.errors import InputError
-from tests.robustness import camera_files, captures, environment, pictures, splats, trainer, weights
+from tests.robustness import (
+    camera_files,
+    captures,
+    conventions,
+    environment,
+    mutations,
+    pictures,
+    splats,
+    trainer,
+    weights,
+)
 from tests.robustness.case import KINDS, Case, attempt, im3d
 from tests.robustness.every import every_case
 
 
 # Every so many-th case of those that compile nothing.
-SAMPLES = {camera_files: 6, captures: 5, splats: 6, pictures: 6, weights: 8, environment: 9, trainer: 9}
+SAMPLES = {
+    camera_files: 6,
+    mutations: 20,
+    captures: 5,
+    conventions: 5,
+    splats: 6,
+    pictures: 6,
+    weights: 8,
+    environment: 9,
+    trainer: 9,
+}
 
 
 @pytest.mark.parametrize("module", SAMPLES, ids=lambda module: module.__name__.rpartition(".")[2])

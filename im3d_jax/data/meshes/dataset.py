@@ -88,8 +88,9 @@ class DatasetFolder:
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             self._held = hold(self.path)
-            if self.objects.is_symlink():
-                raise InputError(f"{self.objects} is a symbolic link; remove it or choose another --out")
+            for own in (self.objects, self._index):
+                if own.is_symlink():
+                    raise InputError(f"{own} is a symbolic link; remove it or choose another --out")
             if overwrite:
                 self._remove()
             elif record is not None:
