@@ -76,7 +76,8 @@ def main(arguments: Sequence[str]) -> int:
                 sys.stdout.flush()
             return code
         except InputError as error:
-            return _end(str(error), WRONG_INPUT)
+            gone = "" if _has_working_folder() else "; the working folder was removed: change into another one"
+            return _end(f"{error}{gone}", WRONG_INPUT)
         except Stopped as error:
             return _end(str(error), TERMINATED if came() else INTERRUPTED)
         except KeyboardInterrupt:

@@ -77,12 +77,15 @@ def test_streams_that_are_closed(closed):
     assert done.stderr.count(b"\n") == (2 not in closed)
 
 
-def test_a_working_folder_that_was_removed(tmp_path, capsys):
+def test_a_working_folder_that_was_removed(fake, tmp_path, capsys):
     (tmp_path / "gone").mkdir()
     with contextlib.chdir(tmp_path / "gone"):
         (tmp_path / "gone").rmdir()
         assert main(["reconstruct", "--data=x", "--out=y"]) == 2
-    assert capsys.readouterr().err == "im3d: the working folder was removed; change into another one\n"
+        assert capsys.readouterr().err == "im3d: the working folder was removed; change into another one\n"
+        assert main(["views", "--prompt=a", "--out=y"]) == 2
+    line = "im3d: cannot write to the folder y (No such file or directory); choose another --out; the working folder "
+    assert capsys.readouterr().err == line + "was removed: change into another one\n"
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="Linux alone has it")

@@ -147,12 +147,12 @@ def processes() -> Iterator[Case]:
 
 
 def _closed(*streams: int) -> Callable[[pathlib.Path], None]:
-    """Views whose standard streams are closed: the files of the run are whole."""
+    """A refusal of a program whose standard streams are closed: its line is on stderr, or nowhere."""
 
     def act(folder: pathlib.Path) -> None:
         code = (
             f"import os, sys\nfor number in {streams}:\n    os.close(number)\n"
-            "os.execv(sys.executable, [sys.executable, '-m', 'im3d_jax', 'doctor', '--model=none'])"
+            "os.execv(sys.executable, [sys.executable, '-m', 'im3d_jax', 'reconstruct', '--data=none'])"
         )
         done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, timeout=60)
         assert done.returncode == 2 and b"Traceback" not in done.stderr, done
