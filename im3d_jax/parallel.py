@@ -34,7 +34,7 @@ def make_mesh(data: int = -1, fsdp: int = 1, devices: Sequence[Device] | None = 
         ValueError: If the sizes do not multiply to the number of devices.
     """
     devices = list(jax.devices()) if devices is None else list(devices)
-    if data == -1:
+    if data == -1 and fsdp >= 1:
         data = len(devices) // fsdp
     if data < 1 or data * fsdp != len(devices):
         raise ValueError(

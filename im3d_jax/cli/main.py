@@ -34,6 +34,7 @@ COMMANDS = {
 
 def console() -> None:
     """Entry point of the console script."""
+    _open_streams()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # locales that lack a character, such as ASCII
@@ -45,6 +46,19 @@ def console() -> None:
             # Python would flush again at its end, and complain.
             os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
     sys.exit(code)
+
+
+def _open_streams() -> None:
+    """Opens the standard streams that were closed: a file of a run must not get their numbers, and lines for users."""
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            # The lowest free number, which is this one.
+            os.open(os.devnull, os.O_RDWR)
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w"))
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -64,7 +78,8 @@ def main(arguments: Sequence[str]) -> int:
                 sys.stdout.flush()
             return code
         except InputError as error:
-            return _end(str(error), WRONG_INPUT)
+            gone = "" if _has_working_folder() else "; the working folder was removed: change into another one"
+            return _end(f"{error}{gone}", WRONG_INPUT)
         except Stopped as error:
             return _end(str(error), TERMINATED if came() else INTERRUPTED)
         except KeyboardInterrupt:
@@ -73,8 +88,18 @@ def main(arguments: Sequence[str]) -> int:
         except BrokenPipeError:
             return PIPE_CLOSED
         except OSError as error:
+            if not _has_working_folder():
+                return _end("the working folder was removed; change into another one", WRONG_INPUT)
             what = f"use {error.filename}" if error.filename else "write the output"
             return _end(f"cannot {what} ({error.strerror or error}); check its disk and its permissions", WRONG_INPUT)
+
+
+def _has_working_folder() -> bool:
+    try:
+        os.getcwd()
+    except OSError:
+        return False
+    return True
 
 
 def _end(line: str, code: int) -> int:

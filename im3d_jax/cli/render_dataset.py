@@ -65,8 +65,9 @@ def run(values: flags.FlagValues) -> None:
     if values.pack:
         _pack(values, progress)
         return
-    from im3d_jax.data.meshes.dataset import DatasetFolder, render_dataset
+    from im3d_jax.data.meshes.dataset import DatasetFolder, earlier_settings, render_dataset
 
+    earlier_settings(values.out)  # before the meshes are looked for, which may take long
     packed = os.path.isfile(values.meshes)
     sources = _sources(values, packed, progress)
     folder = DatasetFolder(values.out, settings, overwrite=values.overwrite)

@@ -15,7 +15,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from im3d_jax.data.json_lens import declared_size, distortion, intrinsics, lens_kind, number
+from im3d_jax.data.json_lens import declared_size, distortion, intrinsics, lens_kind, number, of_frame
 from im3d_jax.data.lens import LARGEST, lens_problem
 from im3d_jax.errors import CaptureError
 from splat.cameras import Cameras, from_opengl, to_opengl
@@ -78,7 +78,7 @@ def decode_cameras(
     Raises:
         CaptureError: Missing or wrong fields, singular poses, or a lens beyond what float32 can hold.
     """
-    frames = [{**fields, **frame} for frame in fields["frames"]]
+    frames = [of_frame(fields, frame) for frame in fields["frames"]]
     measured = [_declared(frame, path) for frame in frames] if sizes is None else sizes
     poses = camera_to_world(fields, path)
     if centre is not None:
@@ -147,7 +147,7 @@ def read_fields(path: pathlib.Path, text: str | bytes | None = None) -> dict[str
         if not isinstance(frame["file_path"], str):
             raise CaptureError(f"{path}: frame {index}: file_path is {frame['file_path']!r}; expected text")
     for frame in fields["frames"]:
-        lens_kind({**fields, **frame}, path)
+        lens_kind(of_frame(fields, frame), path)
     return fields
 
 

@@ -3,9 +3,11 @@
 Pixels are COLMAP's, whose first one has its centre at (0.5, 0.5) as ours; poses are world to camera, OpenCV.
 """
 
+import contextlib
 import dataclasses
 import os
 import pathlib
+import signal
 import struct
 
 import numpy as np
@@ -90,6 +92,9 @@ def read_model(path: pathlib.Path) -> ColmapModel:
         import pycolmap  # pyright: ignore[reportMissingImports]  # of the extra [colmap]
     except ImportError:
         raise ColmapError(f"{path} is a COLMAP model, which needs pycolmap: pip install 'im3d-jax[colmap]'") from None
+    # Its import lets SIGTERM print a stack trace and end the process; the program's own handler keeps what is done.
+    with contextlib.suppress(ValueError):  # signals are set in the main thread alone
+        signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGTERM) or signal.SIG_DFL)
     _check_lengths(path)
     try:
         model = pycolmap.Reconstruction(os.fspath(path))

@@ -1,6 +1,6 @@
 """Lenses in the fields of a camera file: nerfstudio's, NeRF-synthetic's and instant-ngp's names for the same numbers.
 
-A function takes the fields of one frame over those of the file, `{**fields, **frame}`, as those programs do.
+A function takes the fields of one frame over those of the file, see `of_frame`.
 """
 
 from __future__ import annotations
@@ -30,6 +30,21 @@ LENS_FIELDS = (
     "camera_model", "is_fisheye", "w", "h", "fl_x", "fl_y", "cx", "cy", "camera_angle_x", "camera_angle_y", "x_fov",
     "y_fov", *_OPENCV, *_BENDING,
 )  # fmt: skip
+
+
+# A focal length is told in one of three ways.
+_WAYS = (("fl_x", "fl_y"), ("camera_angle_x", "camera_angle_y"), ("x_fov", "y_fov"))
+
+
+def of_frame(fields: Mapping[str, Any], frame: Mapping[str, Any]) -> dict[str, Any]:
+    """Fields of a frame over those of its file.
+
+    A frame that tells its focal length in pixels, or by an angle, replaces what the file tells in another way.
+    """
+    merged = {**fields, **frame}
+    ways = [way for way in _WAYS if any(name in frame for name in way)]
+    others = {name for way in _WAYS if ways and way not in ways for name in way}
+    return {name: value for name, value in merged.items() if name not in others}
 
 
 def number(fields: Mapping[str, Any], name: str, path: pathlib.Path, default: float | None = None) -> float:

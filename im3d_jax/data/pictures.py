@@ -15,6 +15,15 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from im3d_jax.errors import ImageError
+from im3d_jax.images.files import (
+    GREYS_OF_16_BITS,
+    ORIENTATION,
+    check_mode,
+    kind_of,
+    raw_size,
+    straight_rgba,
+    without_map,
+)
 from im3d_jax.images.resize import shrink
 
 
@@ -23,9 +32,14 @@ SUFFIXES = ("", ".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff")
 FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "GIF", "PPM")
 # As read, and before `downscale`; Pillow refuses more than 178 million itself.
 MOST_PIXELS, MOST_RAW_PIXELS = 50_000_000, 175_000_000
-# Larger pictures are scaled down in strips of about so many pixels.
+# Larger pictures become floats in strips of about so many pixels.
 _STRIP = 4_000_000
-_SIXTEEN = ("I;16", "I;16B", "I;16L")
+# By EXIF orientation, what undoes it.
+_BACK: dict[int | None, Image.Transpose] = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_90, 7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_270,
+}  # fmt: skip
 
 
 def find_picture(folder: pathlib.Path, name: str) -> pathlib.Path | None:
@@ -46,8 +60,9 @@ def find_picture(folder: pathlib.Path, name: str) -> pathlib.Path | None:
         parent, _, last = (folder / written).as_posix().rpartition("/")
         present = _lower_names(parent)
         for suffix in SUFFIXES:
-            if (last + suffix).lower() in present:
-                return pathlib.Path(parent) / present[(last + suffix).lower()]
+            found = os.path.join(parent, present.get((last + suffix).lower(), ""))
+            if os.path.isfile(found):
+                return pathlib.Path(found)
     return None
 
 
@@ -75,7 +90,7 @@ def picture_size(file: pathlib.Path, downscale: int = 1) -> tuple[int, int]:
         ImageError: No picture, or one that is too large.
     """
     with _opened(file) as opened:
-        width, height = opened.size
+        width, height = raw_size(opened)
     if width * height > MOST_RAW_PIXELS:
         raise ImageError(f"image {file}: {width}x{height} pixels, more than {MOST_RAW_PIXELS / 1e6:g} million")
     if (width // downscale) * (height // downscale) > MOST_PIXELS:
@@ -89,12 +104,13 @@ def picture_size(file: pathlib.Path, downscale: int = 1) -> tuple[int, int]:
     return width, height
 
 
-def read_raw(file: pathlib.Path, downscale: int = 1) -> np.ndarray:
+def read_raw(file: pathlib.Path, downscale: int = 1, out: np.ndarray | None = None) -> np.ndarray:
     """A picture's raw pixels.
 
     Args:
         file: A picture that `picture_size` accepts.
         downscale: Mean over so many pixels squared, premultiplied; a remainder of rows or columns is cut off.
+        out: float32 [h, w, 4] that takes the pixels; a new array without.
 
     Returns:
         float32 [h, w, 4] in [0, 1], straight alpha (1 where the file has none).
@@ -103,16 +119,17 @@ def read_raw(file: pathlib.Path, downscale: int = 1) -> np.ndarray:
         ImageError: The file is missing, no picture, truncated, or of an unusable kind.
     """
     with _opened(file) as opened:
-        picture = _loaded(opened, file)
-    if downscale == 1 or picture.width * picture.height <= _STRIP:
-        return shrink(_rgba(picture, file), downscale)
-    rows = downscale * max(1, _STRIP // (picture.width * downscale))
-    end = picture.height // downscale * downscale
-    strips = [
-        shrink(_rgba(picture.crop((0, top, picture.width, min(end, top + rows))), file), downscale)
-        for top in range(0, end, rows)
-    ]
-    return np.concatenate(strips)
+        kind, picture = opened.format, _loaded(opened, file)
+    width, height = picture.width // downscale, picture.height // downscale
+    found = np.empty((height, width, 4), np.float32) if out is None else out
+    rows = max(1, _STRIP // (picture.width * downscale))
+    for top in range(0, height, rows):
+        end = min(height, top + rows)
+        strip = picture
+        if rows < height:
+            strip = picture.crop((0, top * downscale, picture.width, end * downscale))
+        found[top:end] = shrink(straight_rgba(strip, file, kind), downscale)
+    return found
 
 
 def read_mask(file: pathlib.Path, size: tuple[int, int], downscale: int = 1, inverted: bool = False) -> np.ndarray:
@@ -133,19 +150,21 @@ def read_mask(file: pathlib.Path, size: tuple[int, int], downscale: int = 1, inv
     """
     with _opened(file) as opened:
         lossy = opened.format in ("JPEG", "MPO")
-        if opened.size != size:
+        if (found := raw_size(opened)) != size:
             raise ImageError(
-                f"mask {file}: {opened.width}x{opened.height} pixels, its picture has {size[0]}x{size[1]}; give masks "
-                "the size of the pictures"
+                f"mask {file}: {found[0]}x{found[1]} pixels, its picture has {size[0]}x{size[1]}; give masks the size "
+                "of the pictures"
             )
         picture = _loaded(opened, file)
+        if picture.mode not in (*GREYS_OF_16_BITS, "F"):
+            check_mode(picture.mode, file, opened.format)
     counts = None
     if picture.mode in ("RGBA", "LA", "PA") or "transparency" in picture.info:
         alpha = np.asarray(picture.convert("RGBA").getchannel("A"))
         # Without transparency the alpha says nothing.
         counts = None if (alpha == 255).all() else alpha > 0
     if counts is None:
-        grey = picture if picture.mode in (*_SIXTEEN, "I", "F", "L", "1") else picture.convert("L")
+        grey = picture if picture.mode in (*GREYS_OF_16_BITS, "F", "L", "1") else picture.convert("L")
         counts = np.asarray(grey) >= (128 if lossy else 1e-6)
     counts = ~counts if inverted else counts
     width, height = size[0] // downscale, size[1] // downscale
@@ -162,37 +181,30 @@ def _formats() -> tuple[str, ...]:
 
 def _opened(file: pathlib.Path) -> Image.Image:
     if not os.path.isfile(file):
-        kind = "a folder, not a picture" if os.path.isdir(file) else "missing"
-        raise ImageError(f"image {file}: the file is {kind}; give the path of a PNG, JPEG, WebP or TIFF file")
+        raise ImageError(f"image {file}: the file is {kind_of(file)}; give the path of a PNG, JPEG, WebP or TIFF file")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            return Image.open(file, formats=_formats())
+            warnings.simplefilter("ignore", UserWarning)  # on tags of damaged files
+            return without_map(Image.open(file, formats=_formats()))
     except UnidentifiedImageError:
         raise ImageError(f"image {file}: not a readable picture; expected PNG, JPEG, WebP or TIFF") from None
     except Image.DecompressionBombError:
         raise ImageError(f"image {file}: more than {MOST_RAW_PIXELS / 1e6:g} million pixels") from None
-    except (OSError, SyntaxError, ValueError, EOFError, IndexError) as error:
+    # Pillow reports damaged files by nearly any error, depending on the format and on where the damage is.
+    except Exception as error:
         raise ImageError(f"image {file}: truncated or damaged ({error}); export it again") from None
 
 
 def _loaded(opened: Image.Image, file: pathlib.Path) -> Image.Image:
-    """The picture decoded; it no longer needs its file."""
+    """The picture decoded as its raw pixels; it no longer needs its file."""
     try:
-        opened.load()
-        return opened
-    # Pillow reports damaged files by these, depending on the format and on where the damage is.
-    except (OSError, SyntaxError, ValueError, EOFError, IndexError) as error:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)
+            # Pillow turns TIFF files, and them alone, as it decodes them; it takes the tag away then.
+            turned = opened.getexif().get(ORIENTATION) if opened.format == "TIFF" else None
+            opened.load()
+            back = None if ORIENTATION in opened.getexif() else _BACK.get(turned)
+            return opened if back is None else opened.transpose(back)
+    except Exception as error:
         raise ImageError(f"image {file}: truncated or damaged ({error}); export it again") from None
-
-
-def _rgba(picture: Image.Image, file: pathlib.Path) -> np.ndarray:
-    if picture.mode in (*_SIXTEEN, "I"):
-        values = np.asarray(picture)
-        if picture.mode == "I" and (values.min() < 0 or values.max() > 65535):
-            raise ImageError(f"image {file}: 32-bit pixels; expected 8 or 16 bits a channel")
-        grey = values.astype(np.float32) / 65535.0
-        return np.stack([grey, grey, grey, np.ones_like(grey)], -1)
-    if picture.mode == "F":
-        raise ImageError(f"image {file}: floating-point pixels; expected 8 or 16 bits a channel")
-    return np.asarray(picture.convert("RGBA"), np.float32) / 255.0

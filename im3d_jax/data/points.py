@@ -19,7 +19,7 @@ from im3d_jax.data.camera_files import camera_to_world
 from im3d_jax.data.lens import LARGEST
 from im3d_jax.data.world import eyes_of
 from splat.io.files import Malformed
-from splat.io.ply import ply_vertices
+from splat.io.ply import ply_vertices, point_colors
 
 
 # Points in the camera file's own world, and colours in [0, 1].
@@ -80,19 +80,12 @@ def _point_cloud(file: pathlib.Path) -> tuple[Points | None, str]:
     sound = (np.abs(points) <= LARGEST).all(axis=1)
     colours = None
     if all(name in columns for name in ("red", "green", "blue")):
-        colours = np.stack([_unit(columns[name]) for name in ("red", "green", "blue")], axis=-1)[sound]
+        values = np.stack([columns[name].astype(np.float64) for name in ("red", "green", "blue")], axis=-1)[sound]
+        values = np.nan_to_num(values, nan=0.5, posinf=0.5, neginf=0.5)
+        colours = point_colors(values, columns["red"].dtype).clip(0.0, 1.0).astype(np.float32)
     if sound.sum() < FEWEST:
         return None, f"it has {sound.sum()} points"
     return (points[sound], colours), ""
-
-
-def _unit(values: np.ndarray) -> np.ndarray:
-    """A colour channel in [0, 1], float32: integers by their type's range, floats by whether they exceed 1."""
-    if np.issubdtype(values.dtype, np.integer):
-        return (values.astype(np.float64) / np.iinfo(values.dtype).max).clip(0.0, 1.0).astype(np.float32)
-    finite = np.nan_to_num(values.astype(np.float64), nan=0.5, posinf=0.5, neginf=0.5)
-    # Floats of ASCII files are bytes written as numbers.
-    return (finite / (255.0 if finite.max(initial=0.0) > 1.0 else 1.0)).clip(0.0, 1.0).astype(np.float32)
 
 
 def _same_pictures(names: Sequence[str], others: Sequence[str]) -> list[tuple[int, int]]:

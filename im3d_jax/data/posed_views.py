@@ -56,6 +56,8 @@ def load_colmap(folder: pathlib.Path, source: pathlib.Path, downscale: int) -> C
     sizes = sizes_of(views, source, downscale)
     for view, size, declared in zip(views, sizes, (model.sizes[number] for number in kept), strict=True):
         _check_size(view, size, declared, "the model")
+    if source != folder:
+        line += _other_models(source)
     centre = centre_of(eyes_of(model.world_to_camera))
     images, valid = read_views(views, sizes, downscale)
     intrinsics = model.intrinsics[kept]
@@ -77,7 +79,7 @@ def load_colmap(folder: pathlib.Path, source: pathlib.Path, downscale: int) -> C
         colours=model.colours if len(points) >= FEWEST else None,
         valid=valid,
         centre=centre,
-        remarks=(*line, *_masked(views)),
+        remarks=(*line, *_masked(views, valid, source)),
     )
 
 
@@ -123,7 +125,7 @@ def load_json(fields: dict[str, Any], path: pathlib.Path, downscale: int, centre
         source=path,
         valid=valid,
         centre=centre,
-        remarks=(*line, *_masked(views)),
+        remarks=(*line, *_masked(views, valid, path)),
     )
 
 
@@ -161,8 +163,32 @@ def _no_image(name: str) -> str:
     return f"missing image {name[:200]!r}; tried the name alone and with {', '.join(SUFFIXES[1:])}"
 
 
-def _masked(views: list[ViewFile]) -> list[str]:
-    masks = [view.mask for view in views if view.mask is not None]
-    if not masks:
+def _other_models(source: pathlib.Path) -> list[str]:
+    """A line on models beside the one that is read: COLMAP's mapper writes one for each part that it could not join."""
+    others = [
+        place.name
+        for place in sorted(source.parent.iterdir())
+        if place != source and place.name.isdecimal() and colmap.find_model(place) == place / "."
+    ]
+    if not (source.name.isdecimal() and others):
         return []
-    return [f"masks of {len(masks)} of {len(views)} views are applied, from {masks[0].parent}"]
+    return [f"{source}: the models {', '.join(others)} beside it are not used; to read one, give its folder as --data"]
+
+
+def _masked(views: list[ViewFile], valid: np.ndarray | None, source: pathlib.Path) -> list[str]:
+    """Lines on masks; an error where they leave nothing."""
+    masks = [view.mask for view in views if view.mask is not None]
+    if not masks or valid is None:
+        return []
+    empty = [place for place, counts in enumerate(valid) if not counts.any()]
+    if len(empty) == len(views):
+        raise CaptureError(
+            f"{source}: the masks leave no pixel of any view, {views[0].mask} for instance; expected values above 0 "
+            "where pixels count"
+        )
+    lines = [f"masks of {len(masks)} of {len(views)} views are applied, from {masks[0].parent}"]
+    if empty:
+        lines.append(
+            f"masks leave no pixel of {len(empty)} of {len(views)} views, {views[empty[0]].name!r} for instance"
+        )
+    return lines

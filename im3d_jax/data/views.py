@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import numpy as np
 
@@ -17,10 +17,13 @@ from im3d_jax.data.pictures import find_picture, picture_size, read_mask, read_r
 from im3d_jax.errors import CaptureError
 
 
-# The views in host memory and as the fit's targets (16 bytes a pixel each), which pixels are valid, and their decoding.
+# The views in host memory and as the fit's targets (16 bytes a pixel each), and which pixels are valid.
 BYTES_A_PIXEL = 36
 # Share of the available memory that a capture may take.
 SHARE = 0.9
+# Bytes that any capture may take. Beyond them a picture counts once, however many frames name it, and its file has a
+# byte for so many pixels: deflate packs thousands of pixels of one colour into a byte, but no picture of something.
+FREE, MOST_PIXELS_A_BYTE = 900_000_000, 300
 _MASKS = "masks"
 
 
@@ -63,30 +66,41 @@ def sizes_of(views: Sequence[ViewFile], source: pathlib.Path, downscale: int) ->
                 f"{file}: {width}x{height} pixels are too few for downscale={downscale}; give a smaller factor"
             )
     sizes = [headers[view.picture] for view in views]
-    _check_memory(sizes, source, downscale)
+    _check_memory(sizes, headers, source, downscale)
     return sizes
 
 
-def _check_memory(sizes: Sequence[tuple[int, int]], source: pathlib.Path, downscale: int) -> None:
+def _check_memory(
+    sizes: Sequence[tuple[int, int]], pictures: Collection[pathlib.Path], source: pathlib.Path, downscale: int
+) -> None:
+    """Refuses what exceeds the available memory, and what small files or few of them alone declare."""
     available = available_memory()
-    if available is None:
-        return
+    stored = sum(os.path.getsize(picture) for picture in pictures)
     width, height = max(width for width, _ in sizes), max(height for _, height in sizes)
+    # Beside the views, the largest picture as it is decoded, and a strip of it.
+    decoding = 4 * width * height + 40 * min(width * height, 4_000_000)
 
     def needed(factor: int, count: int = len(sizes)) -> int:
-        # Decoded, the largest picture takes up to 24 bytes a pixel beside all others.
-        return BYTES_A_PIXEL * count * (width // factor) * (height // factor) + 24 * min(width * height, 50_000_000)
+        return BYTES_A_PIXEL * count * (width // factor) * (height // factor) + decoding
 
-    room = int(SHARE * available)
-    if needed(downscale) <= room:
+    def room(factor: int) -> int:
+        most = min(MOST_PIXELS_A_BYTE * stored, len(pictures) * (width // factor) * (height // factor))
+        most = max(FREE, BYTES_A_PIXEL * most + decoding)
+        return most if available is None else min(most, int(SHARE * available))
+
+    if needed(downscale) <= room(downscale):
         return
-    fits = next((factor for factor in range(downscale + 1, min(width, height)) if needed(factor) <= room), None)
+    factors = range(downscale + 1, min(width, height))
+    fits = next((factor for factor in factors if needed(factor) <= room(factor)), None)
     advice = f"--downscale={fits} fits" if fits else "no --downscale fits"
     one = BYTES_A_PIXEL * (width // downscale) * (height // downscale)
-    count = (room - needed(downscale, 0)) // one
+    count = (room(downscale) - needed(downscale, 0)) // one
+    why = f"is the most for {stored / 1e6:.3g} MB of files"
+    if available is not None and room(downscale) == int(SHARE * available):
+        why = "can be had"
     raise CaptureError(
         f"{source}: {len(sizes)} pictures of {width // downscale}x{height // downscale} pixels take "
-        f"{needed(downscale) / 1e9:.1f} GB of memory, {room / 1e9:.1f} GB can be had: {advice}, or at most "
+        f"{needed(downscale) / 1e9:.1f} GB of memory, {room(downscale) / 1e9:.1f} GB {why}: {advice}, or at most "
         f"{max(count, 0)} of the pictures"
     )
 
@@ -133,11 +147,23 @@ def read_views(
     uneven = any(size != (width, height) for size in small) or any(view.mask for view in views)
     images = np.zeros((len(views), height, width, 4), np.float32)
     valid = np.zeros((len(views), height, width), bool) if uneven else None
-    for place, (view, size, (columns, rows)) in enumerate(zip(views, sizes, small, strict=True)):
-        images[place, :rows, :columns] = read_raw(view.picture, downscale)
-        if valid is not None:
-            counts = True if view.mask is None else read_mask(view.mask, size, downscale, view.inverted)
-            valid[place, :rows, :columns] = counts
+    # Frames may share pictures and masks; each is decoded once.
+    pictures: dict[pathlib.Path, int] = {}
+    masks: dict[tuple[pathlib.Path, bool, tuple[int, int]], int] = {}
+    for place, (view, (columns, rows)) in enumerate(zip(views, small, strict=True)):
+        first = pictures.setdefault(view.picture, place)
+        if first == place:
+            read_raw(view.picture, downscale, images[place, :rows, :columns])
+        else:
+            images[place] = images[first]
+    if valid is not None:
+        for place, (view, size, (columns, rows)) in enumerate(zip(views, sizes, small, strict=True)):
+            if view.mask is None:
+                valid[place, :rows, :columns] = True
+            elif (first := masks.setdefault((view.mask, view.inverted, size), place)) == place:
+                valid[place, :rows, :columns] = read_mask(view.mask, size, downscale, view.inverted)
+            else:
+                valid[place] = valid[first]
             images[place][~valid[place]] = 0.0
     return images, valid
 

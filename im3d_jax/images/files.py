@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 from jaxtyping import Float, UInt8
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps, TiffImagePlugin, UnidentifiedImageError
 
 from im3d_jax.errors import ImageError
 
@@ -20,7 +20,8 @@ MAXIMUM_PIXELS = 50_000_000  # cutting out takes about 120 bytes a pixel
 MAXIMUM_TOTAL = 200_000_000  # pixels of pictures that are read together, 16 bytes each
 # Pillow would start other programs for some formats, whatever a file is called.
 FORMATS = ("PNG", "JPEG", "WEBP", "TIFF")
-_ORIENTATION = 0x0112  # the EXIF tag
+GREYS_OF_16_BITS = ("I;16", "I;16B", "I;16L", "I")
+ORIENTATION = 0x0112  # the EXIF tag
 _EXPECTED = "PNG, JPEG, WebP or TIFF"
 
 
@@ -39,17 +40,57 @@ def read_image(path: str | os.PathLike) -> Float[np.ndarray, "height width 4"]:
     """
     with _opened(path) as opened:
         opened.load()
-        picture = ImageOps.exif_transpose(opened)
-    # 32-bit greys and signed ones come in this mode; what is white in them the file does not tell.
-    if picture.mode == "F" or (picture.mode == "I" and opened.format == "TIFF"):
-        kind = "floating-point" if picture.mode == "F" else "32-bit or signed"
-        raise ImageError(f"image {path}: {kind} pixels; expected 8 or 16 bits a channel")
-    if picture.mode in ("I;16", "I;16B", "I;16L", "I"):
-        grey = np.asarray(picture, np.float32) / 65535.0
-        return np.stack([grey, grey, grey, np.ones_like(grey)], -1).clip(0.0, 1.0)
+        return straight_rgba(ImageOps.exif_transpose(opened), path, opened.format)
+
+
+def straight_rgba(
+    picture: Image.Image, path: str | os.PathLike, kind: str | None
+) -> Float[np.ndarray, "height width 4"]:
+    """Pixels of a decoded picture.
+
+    Args:
+        picture: Of any mode of Pillow.
+        path: Of its file, for messages.
+        kind: Its file's format, as Pillow names it.
+
+    Returns:
+        float32 `[H, W, 4]` in [0, 1], straight alpha (1 where the picture has none).
+
+    Raises:
+        ImageError: 32-bit or floating-point pixels, or colours that cannot become RGB.
+    """
+    check_mode(picture.mode, path, kind)
+    if picture.mode in GREYS_OF_16_BITS:
+        values = np.asarray(picture)
+        grey = (values.astype(np.float32) / 65535.0).clip(0.0, 1.0)
+        alpha = np.ones_like(grey)
+        # One grey may stand for transparent pixels; Pillow applies it to 8 bits alone.
+        transparent = picture.info.get("transparency")
+        if isinstance(transparent, int):
+            alpha[values == transparent] = 0.0
+        return np.stack([grey, grey, grey, alpha], -1)
     pixels = np.asarray(picture.convert("RGBA")).astype(np.float32)
     pixels /= 255.0
     return pixels
+
+
+def check_mode(mode: str, path: str | os.PathLike, kind: str | None) -> None:
+    """Refuses pictures whose white the file does not tell, and colours that Pillow cannot turn into RGB.
+
+    Args:
+        mode: Pillow's, of the picture.
+        path: Of its file, for messages.
+        kind: Its file's format, as Pillow names it.
+
+    Raises:
+        ImageError: Such a picture.
+    """
+    # 32-bit greys and signed ones come in the mode I, and so do 16-bit ones of PPM files.
+    if mode == "F" or (mode == "I" and kind == "TIFF"):
+        what = "floating-point" if mode == "F" else "32-bit or signed"
+        raise ImageError(f"image {path}: {what} pixels; expected 8 or 16 bits a channel")
+    if mode in ("LAB", "HSV"):
+        raise ImageError(f"image {path}: colours in {mode}; expected RGB or grey")
 
 
 def picture_size(path: str | os.PathLike) -> tuple[int, int]:
@@ -59,8 +100,33 @@ def picture_size(path: str | os.PathLike) -> tuple[int, int]:
         ImageError: see `read_image`.
     """
     with _opened(path) as opened:
-        turned = opened.getexif().get(_ORIENTATION, 1) in (5, 6, 7, 8)
-        return (opened.height, opened.width) if turned else (opened.width, opened.height)
+        (width, height), turned = raw_size(opened), opened.getexif().get(ORIENTATION, 1) in (5, 6, 7, 8)
+        return (height, width) if turned else (width, height)
+
+
+def raw_size(opened: Image.Image) -> tuple[int, int]:
+    """Width and height of a picture that is not decoded yet, before any orientation is applied."""
+    # Of a TIFF file that is to be turned, Pillow tells the size after that.
+    if isinstance(opened, TiffImagePlugin.TiffImageFile):
+        return opened.tag_v2[256], opened.tag_v2[257]
+    return opened.size
+
+
+def kind_of(path: str | os.PathLike) -> str:
+    """What a path is that is no file, in words."""
+    if os.path.isdir(path):
+        return "a folder, not a picture"
+    return "a pipe or a device, which cannot be read" if os.path.exists(path) else "missing"
+
+
+def without_map(opened: Image.Image) -> Image.Image:
+    """A picture that is not decoded yet, kept from being mapped into memory.
+
+    Pillow maps a TIFF file of one strip by its size after turning, which scrambles the rows of one to be turned.
+    """
+    if isinstance(opened, TiffImagePlugin.TiffImageFile):
+        opened.filename = ""  # Pillow maps files that have a name alone
+    return opened
 
 
 @contextlib.contextmanager
@@ -69,23 +135,25 @@ def _opened(path: str | os.PathLike) -> Iterator[Image.Image]:
     path = pathlib.Path(path)
     # Not pathlib's tests, which fail on names that are too long.
     if not os.path.isfile(path):
-        kind = "a folder, not a picture" if os.path.isdir(path) else "missing"
-        raise ImageError(f"image {path}: the file is {kind}; give the path of a {_EXPECTED} file")
+        raise ImageError(f"image {path}: the file is {kind_of(path)}; give the path of a {_EXPECTED} file")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            opened = Image.open(path, formats=FORMATS)
-        with opened:
-            if opened.width * opened.height > MAXIMUM_PIXELS:
-                raise Image.DecompressionBombError
-            yield opened
+            # On tags of damaged files.
+            warnings.simplefilter("ignore", UserWarning)
+            with without_map(Image.open(path, formats=FORMATS)) as opened:
+                if opened.width * opened.height > MAXIMUM_PIXELS:
+                    raise Image.DecompressionBombError
+                yield opened
+    except ImageError:
+        raise
     except UnidentifiedImageError:
         raise ImageError(f"image {path}: not a readable picture; expected {_EXPECTED}") from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         most = f"{MAXIMUM_PIXELS / 1e6:g} million"
         raise ImageError(f"image {path}: more than {most} pixels; scale it down first") from None
-    # Pillow reports damaged files by these, depending on the format and on where the damage is.
-    except (OSError, SyntaxError, ValueError, EOFError, IndexError) as error:
+    # Pillow reports damaged files by nearly any error, depending on the format and on where the damage is.
+    except Exception as error:
         raise ImageError(f"image {path}: truncated or damaged ({error}); export it again") from None
 
 

@@ -116,6 +116,8 @@ class RunFolder:
             self._facts = dict(facts or {})
             self._stages = self._finished_stages()
             self._timings = seconds_of_stages(self.path / TIMINGS_FILE)
+            if self._stages and read_object(self.path / TIMINGS_FILE) != self._timings:
+                self._write(TIMINGS_FILE, to_json(self._timings))
             self._write_run_file()
         if held:
             self._held = kept

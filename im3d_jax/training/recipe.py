@@ -15,7 +15,7 @@ from im3d_jax.errors import InputError, input_errors
 from im3d_jax.progress import Progress
 from im3d_jax.training.loop import RunSettings, train
 from im3d_jax.training.optimizers import make_optimizer, schedule
-from im3d_jax.training.stage import Outline, Stage
+from im3d_jax.training.stage import Outline, Stage, check_ranges
 
 
 class StageSettings(Protocol):
@@ -123,12 +123,18 @@ class Recipe:
         optimizer: By which updates.
         run: For how long, and what is logged and kept.
         mesh: On which devices.
+
+    Raises:
+        InputError: A field of the stage outside of its range.
     """
 
     stage: StageSettings
     optimizer: OptimizerSettings = OptimizerSettings()
     run: RunSettings = RunSettings()
     mesh: MeshSettings = MeshSettings()
+
+    def __post_init__(self):
+        check_ranges(self.stage)
 
     def train(
         self, workdir: str | os.PathLike, *, seed: int = 0, progress: Progress, record: Mapping[str, Any] | None = None

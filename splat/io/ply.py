@@ -194,7 +194,17 @@ def ply_vertices(data: bytes) -> dict[str, np.ndarray]:
     Raises:
         Malformed: The file is damaged or not supported; nothing is allocated for rows that it does not hold.
     """
-    return _vertices(data)[0]
+    columns, types = _vertices(data)
+    return {name: _as_declared(values, types[name]) for name, values in columns.items()}
+
+
+def _as_declared(values: np.ndarray, kind: np.dtype) -> np.ndarray:
+    """Numbers of a text as the type of their property holds them."""
+    if values.dtype == kind or kind.kind == "f":
+        with np.errstate(over="ignore", invalid="ignore"):
+            return values.astype(kind, copy=False)
+    limits = np.iinfo(kind)
+    return np.nan_to_num(values, nan=0.0).clip(limits.min, limits.max).astype(kind)
 
 
 _Elements = list[tuple[str, int, list[tuple[str, str]]]]
@@ -319,7 +329,7 @@ def _gaussians(columns: dict[str, np.ndarray], types: np.dtype) -> Rows:
     scales = np.where(np.isneginf(scales), np.log(np.finfo(np.float32).tiny), scales).astype(np.float32)
     opacity = np.where(np.isinf(opacity), np.copysign(_OPAQUE, opacity), opacity).astype(np.float32)
     if "f_dc_0" not in columns and "red" in columns:
-        sh = base_coefficients(_colors(take("red", "green", "blue", kind=np.float64), types["red"]))
+        sh = base_coefficients(point_colors(take("red", "green", "blue", kind=np.float64), types["red"]))
     else:
         sh = take("f_dc_0", "f_dc_1", "f_dc_2")[:, None]
     check_properties(columns)
@@ -335,8 +345,17 @@ def _gaussians(columns: dict[str, np.ndarray], types: np.dtype) -> Rows:
     return Rows(means=means, quats=quats, log_scales=scales, opacity_logits=opacity, sh=sh)
 
 
-def _colors(values: np.ndarray, kind: np.dtype) -> np.ndarray:
-    """Colours in [0, 1] of a point cloud's, by the type of the property."""
+def point_colors(values: np.ndarray, kind: np.dtype) -> np.ndarray:
+    """Colours in [0, 1] of a point cloud's.
+
+    Args:
+        values: [N, 3] red, green and blue, float64.
+        kind: Type of the properties: integers count by its range, floats, and integers wider than any colour, by
+            whether a value exceeds 1, and 255.
+
+    Returns:
+        [N, 3] float64; numbers out of the range stay so.
+    """
     with np.errstate(invalid="ignore"):
         most = values.max(initial=0.0)
     # Floats have two conventions, and so have integers that are wider than any colour.

@@ -1,5 +1,6 @@
 """The process around a command: signals, pipes, full disks, locales, and homes that are not there."""
 
+import contextlib
 import os
 import pathlib
 import pwd
@@ -63,6 +64,28 @@ def test_a_pipe_that_nobody_reads(tmp_path):
     done = program("help", "generate", stdout=write)
     os.close(write)
     assert done.returncode == 141 and done.stderr == b""
+
+
+@pytest.mark.parametrize("closed", [(1,), (2,), (0, 1, 2)])
+def test_streams_that_are_closed(closed):
+    """Files that are opened later must not get their numbers, nor lines for users."""
+    lines = f"import os, sys\nfor number in {closed}:\n    os.close(number)\n"
+    lines += "os.execv(sys.executable, [sys.executable, '-m', 'im3d_jax', 'xyz'])"
+    done = subprocess.run([sys.executable, "-c", lines], cwd=ROOT, capture_output=True, timeout=120)
+    assert done.returncode == 2 and done.stdout == b""
+    assert done.stderr.startswith(b"" if 2 in closed else b"im3d: unknown command 'xyz'")
+    assert done.stderr.count(b"\n") == (2 not in closed)
+
+
+def test_a_working_folder_that_was_removed(fake, tmp_path, capsys):
+    (tmp_path / "gone").mkdir()
+    with contextlib.chdir(tmp_path / "gone"):
+        (tmp_path / "gone").rmdir()
+        assert main(["reconstruct", "--data=x", "--out=y"]) == 2
+        assert capsys.readouterr().err == "im3d: the working folder was removed; change into another one\n"
+        assert main(["views", "--prompt=a", "--out=y"]) == 2
+    line = "im3d: cannot write to the folder y (No such file or directory); choose another --out; the working folder "
+    assert capsys.readouterr().err == line + "was removed: change into another one\n"
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="Linux alone has it")

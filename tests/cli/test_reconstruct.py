@@ -54,6 +54,11 @@ def test_a_run_and_its_files(reconstruct, drawn_by, tmp_path, capsys):
     np.testing.assert_allclose(preview[8, 8, :3], [0.7, 0.4, 0.2], atol=0.01)
     assert np.abs(preview[:, 16:, :3] - preview[:, :16, :3]).mean() > 1e-3, "the right half is our render"
 
+    # The data are the same, and are not said to differ.
+    assert reconstruct("whole", "--steps=13") == 2
+    line = capsys.readouterr().err
+    assert "other settings (steps was 12, now 13; " in line and "sha256" not in line
+
     # LPIPS joins the metrics without another fit.
     rng, arrays = np.random.default_rng(0), {}
     for name, shape in lpips.expected_shapes().items():

@@ -37,6 +37,28 @@ def test_focal_lengths(tmp_path, fields, expected):
     np.testing.assert_allclose(focal(tmp_path), [expected] * 4, rtol=1e-5)
 
 
+@pytest.mark.parametrize(
+    ("file", "frame", "expected"),
+    [
+        # 12 / tan 0.35 = 32.87 and 8 / tan 0.35 = 21.92 pixels.
+        ({"fl_x": 100.0, "fl_y": 100.0}, {"camera_angle_x": 0.7}, (32.874, 32.874)),
+        ({"fl_x": 100.0}, {"camera_angle_y": 0.7}, (21.916, 21.916)),
+        ({"camera_angle_x": 1.0, "camera_angle_y": 1.0}, {"fl_x": 30.0}, (30.0, 30.0)),
+        ({"camera_angle_x": 1.0}, {"y_fov": 90.0}, (8.0, 8.0)),
+        # One way: each axis for itself.
+        ({"fl_x": 100.0, "fl_y": 90.0}, {"fl_x": 30.0}, (30.0, 90.0)),
+        ({"fl_x": 100.0}, {"camera_model": "PINHOLE"}, (100.0, 100.0)),
+    ],
+)
+def test_a_frame_that_tells_its_focal_length_in_another_way(tmp_path, file, frame, expected):
+    """Fields of a frame come before those of the file."""
+    made = write_capture(tmp_path)
+    del made["camera_angle_x"]
+    write_json(tmp_path, made | file | {"frames": [each | frame for each in made["frames"]]})
+    matrices = load_capture(tmp_path).cameras.intrinsics
+    np.testing.assert_allclose(matrices[:, [0, 1], [0, 1]], [expected] * 4, rtol=1e-4)
+
+
 @pytest.mark.parametrize("place", ["file", "frame"])
 @pytest.mark.parametrize("field", [{"is_fisheye": True}, {"camera_model": "OPENCV_FISHEYE"}])
 def test_fisheye_lenses(tmp_path, place, field):

@@ -29,6 +29,23 @@ def test_calibrated_pictures_are_not_turned_by_exif(tmp_path):
     np.testing.assert_array_equal(capture.images[0, ..., 0], pixels[..., 0] / 255)
 
 
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_tiff_files_are_not_turned_either(tmp_path, orientation):
+    """Pillow turns them as it decodes them; a mask is one too."""
+    pixels = np.random.default_rng(0).integers(0, 256, (16, 24, 3), np.uint8)
+    mask = np.zeros((16, 24), np.uint8)
+    mask[:4, :6] = 255
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    Image.fromarray(pixels).save(tmp_path / "a.tif", exif=exif)
+    Image.fromarray(mask).save(tmp_path / "mask.tif", exif=exif)
+    frames = frames_of(["a.tif"], mask_path="mask.tif")
+    write_json(tmp_path, {"fl_x": 30.0, "w": 24, "h": 16, "frames": frames})
+    capture = load_capture(tmp_path)
+    np.testing.assert_array_equal(capture.valid[0], mask > 0)
+    np.testing.assert_allclose(capture.images[0, :4, :6, :3], pixels[:4, :6] / 255, atol=1e-7)
+
+
 def projected(capture, points):
     """Pixels [V, n, 2] of places of the file's world, by the capture's float32 cameras."""
     matrices = np.asarray(capture.cameras.world_to_camera, np.float64)
@@ -91,6 +108,25 @@ def test_the_point_cloud_of_ns_process_data(tmp_path, at):
     np.testing.assert_allclose(capture.points.astype(np.float64) + np.asarray(capture.origin), points, atol=1e-6)
     np.testing.assert_allclose(capture.colours, colours / 255, atol=1e-6)
     assert capture.points.dtype == capture.colours.dtype == np.float32 and capture.remarks == ()
+
+
+@pytest.mark.parametrize(
+    ("kind", "stored"),
+    [
+        ("uchar", (255, 51, 0)),
+        ("ushort", (65535, 13107, 0)),
+        ("int", (255, 51, 0)),
+        ("uint", (2**32 - 1, 858993459, 0)),
+        ("float", (1.0, 0.2, 0.0)),
+        # By the largest of all channels: green and blue alone would be read as full.
+        ("double", (255.0, 51.0, 0.0)),
+        ("float", (255.0, 51.0, 0.0)),
+    ],
+)
+def test_colours_of_point_clouds_count_by_their_type(tmp_path, kind, stored):
+    write_capture(tmp_path, ply_file_path="a.ply")
+    write_cloud(tmp_path / "a.ply", np.eye(4)[:, :3], np.array([stored] * 4), kind)
+    np.testing.assert_allclose(load_capture(tmp_path).colours, [[1.0, 0.2, 0.0]] * 4, atol=1e-6)
 
 
 def test_point_clouds_that_cannot_be_used_are_named(tmp_path):

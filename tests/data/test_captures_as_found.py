@@ -194,17 +194,73 @@ def test_strips_give_what_the_whole_picture_gives(tmp_path, monkeypatch):
 
 
 def test_memory_is_named_before_it_is_taken(tmp_path, monkeypatch):
-    """One small file of 36 million pixels, named by 40 frames."""
+    """One file of 36 million pixels, named by 40 frames."""
     Image.new("1", (6000, 6000)).save(tmp_path / "a.png")
     write_json(tmp_path, {"camera_angle_x": 0.7, "frames": frames_of(["a.png"] * 40)})
     monkeypatch.setattr(views, "available_memory", lambda: 8 * 10**9)
+    monkeypatch.setattr(views, "FREE", 10**15)
     with pytest.raises(CaptureError) as caught:
         load_capture(tmp_path)
     line = str(caught.value)
     # 36 bytes a pixel: 1.3 GB a view, beside the decoding.
-    assert "40 pictures of 6000x6000 pixels take 52.7 GB of memory, 7.2 GB can be had" in line
-    assert "--downscale=3 fits, or at most 4 of the pictures" in line and "\n" not in line
+    assert "40 pictures of 6000x6000 pixels take 52.1 GB of memory, 7.2 GB can be had" in line
+    assert "--downscale=3 fits, or at most 5 of the pictures" in line and "\n" not in line
     assert views.available_memory() == 8 * 10**9
+
+
+@pytest.mark.parametrize(
+    ("side", "kind", "frames", "words"),
+    [
+        # Files of 19 KB and 4 KB, and one of 1.1 MB, whose 9 million pixels count once.
+        (
+            7000,
+            "PNG",
+            1,
+            "2.1 GB of memory, 0.9 GB is the most for 0.0193 MB of files: --downscale=2 fits, or at most 0",
+        ),
+        (7000, "PNG", 30, "53.3 GB of memory, 0.9 GB .*: --downscale=10 fits, or at most 0 of the pictures"),
+        (3000, "PNG", 30, "9.9 GB of memory, 0.9 GB .*: --downscale=4 fits, or at most 2 of the pictures"),
+        (3000, "TIFF", 30, "9.9 GB of memory, 0.9 GB .*: --downscale=4 fits, or at most 2 of the pictures"),
+    ],
+)
+def test_small_files_cannot_take_all_memory(tmp_path, monkeypatch, side, kind, frames, words):
+    """By headers, before anything is decoded, however much memory there is."""
+    Image.new("1", (side, side), 1).save(tmp_path / "a.img", kind)
+    write_json(tmp_path, {"camera_angle_x": 0.7, "frames": frames_of(["a.img"] * frames)})
+    monkeypatch.setattr(views, "read_raw", lambda *_: pytest.fail("decoded"))
+    for memory in (None, 10**15):
+        monkeypatch.setattr(views, "available_memory", lambda memory=memory: memory)
+        with pytest.raises(CaptureError, match=words):
+            load_capture(tmp_path)
+
+
+def test_shared_pictures_and_masks_are_decoded_once(tmp_path, monkeypatch):
+    write_picture(tmp_path / "a.png", grey=100)
+    save_mask(tmp_path / "left.png", half_mask())
+    frames = frames_of(["a.png"] * 4)
+    for frame in frames[1:3]:
+        frame["mask_path"] = "left.png"
+    write_json(tmp_path, {"camera_angle_x": 0.7, "frames": frames})
+    read, masks = [], []
+    read_raw, read_mask = views.read_raw, views.read_mask
+    monkeypatch.setattr(views, "read_raw", lambda *given: read.append(given) or read_raw(*given))
+    monkeypatch.setattr(views, "read_mask", lambda *given: masks.append(given) or read_mask(*given))
+    capture = load_capture(tmp_path)
+    assert len(read) == len(masks) == 1
+    assert [int(valid.sum()) for valid in capture.valid] == [384, 192, 192, 384]
+    np.testing.assert_allclose(capture.images[..., 0].sum(axis=(1, 2)) / 100 * 255, [384, 192, 192, 384], rtol=1e-5)
+
+
+def test_masks_that_leave_nothing(tmp_path):
+    write_capture(tmp_path)
+    save_mask(tmp_path / "masks/0002.png", np.zeros((16, 24), np.uint8))
+    assert load_capture(tmp_path).remarks[1] == "masks leave no pixel of 1 of 4 views, 'images/0002.png' for instance"
+    for place in range(4):
+        save_mask(tmp_path / f"masks/{place:04d}.png", np.zeros((16, 24), np.uint8))
+    with pytest.raises(
+        CaptureError, match="masks leave no pixel of any view, .*0000.png for instance; expected values"
+    ):
+        load_capture(tmp_path)
 
 
 def test_available_memory_is_a_number_on_linux():

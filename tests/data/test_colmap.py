@@ -1,7 +1,10 @@
 """COLMAP models that pycolmap itself wrote: cameras, poses, points, and one line for each that is wrong."""
 
 import json
+import pathlib
+import shutil
 import struct
+import subprocess
 import sys
 
 import jax.numpy as jnp
@@ -15,6 +18,7 @@ from splat.lenses import image_points
 
 pycolmap = pytest.importorskip("pycolmap")
 
+ROOT = pathlib.Path(__file__).resolve().parents[2]
 MODELS = {
     "SIMPLE_PINHOLE": [50.0, 20.0, 15.0],
     "PINHOLE": [50.0, 52.0, 19.0, 14.0],
@@ -271,3 +275,27 @@ def test_a_model_beside_a_camera_file_gives_its_points(tmp_path, beside):
         expected = scale * model.points.astype(np.float64) @ turn.T + shift[None]
         np.testing.assert_allclose(capture.points, expected, atol=1e-5)
         np.testing.assert_allclose(capture.colours, model.colours)
+
+
+def test_other_models_are_named(tmp_path):
+    """COLMAP's mapper writes sparse/1 and so on for pictures that it could not join to the first model."""
+    synthesize(tmp_path)
+    for name in ("1", "2", "old"):
+        shutil.copytree(tmp_path / "sparse/0", tmp_path / "sparse" / name)
+    (tmp_path / "sparse/3").mkdir()
+    line = f"{tmp_path}/sparse/0: the models 1, 2 beside it are not used; to read one, give its folder as --data"
+    assert captures.load_capture(tmp_path).remarks == (line,)
+    assert captures.load_capture(tmp_path / "sparse/1").remarks == ()
+
+
+def test_sigterm_still_reaches_the_program(tmp_path):
+    """The import of pycolmap takes the signal for its own: a stack trace in place of what keeps the work."""
+    synthesize(tmp_path)
+    code = (
+        "import os, pathlib, signal, sys; from im3d_jax.data.colmap import read_model\n"
+        "signal.signal(signal.SIGTERM, lambda *_: print('kept'))\n"
+        "read_model(pathlib.Path(sys.argv[1])); os.kill(os.getpid(), signal.SIGTERM)"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path / "sparse/0")]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stdout) == (0, "kept\n"), done.stderr

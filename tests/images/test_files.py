@@ -1,5 +1,6 @@
 """Picture files: what is read, what is refused, and PNG files with the same bytes for the same pixels."""
 
+import os
 import struct
 import warnings
 
@@ -74,6 +75,9 @@ def test_damaged_files(tmp_path):
         files.read_image(tmp_path / (400 * "x"))
     with pytest.raises(ImageError, match="folder"):
         files.read_image(tmp_path)
+    os.mkfifo(tmp_path / "pipe.png")
+    with pytest.raises(ImageError, match="pipe.png: the file is a pipe or a device, which cannot be read"):
+        files.read_image(tmp_path / "pipe.png")
     noise = np.random.default_rng(1).integers(0, 255, (64, 64, 4), dtype=np.uint8)
     Image.fromarray(noise).save(tmp_path / "whole.png")
     data = (tmp_path / "whole.png").read_bytes()
@@ -115,6 +119,36 @@ def test_greys_that_do_not_tell_white_are_refused(tmp_path):
         path.write_bytes(tiff(pixels, sample_format))
         with pytest.raises(ImageError, match=f"{kind} pixels; expected 8 or 16 bits"):
             files.read_image(path)
+
+
+@pytest.mark.parametrize("mode", ["L", "RGB", "RGBA"])
+def test_tiff_files_are_turned_as_others(tmp_path, mode):
+    """Pillow turns them by itself, and would scramble those that it maps into memory."""
+    pixels = np.random.default_rng(0).integers(0, 256, (20, 30, 4), np.uint8)
+    picture = Image.fromarray(pixels).convert(mode)
+    for orientation in range(1, 9):
+        exif = Image.Exif()
+        exif[0x0112] = orientation
+        for name in ("a.tif", "a.png"):
+            picture.save(tmp_path / name, exif=exif)
+        expected = files.read_image(tmp_path / "a.png")
+        np.testing.assert_array_equal(files.read_image(tmp_path / "a.tif"), expected)
+        assert files.picture_size(tmp_path / "a.tif") == expected.shape[1::-1]
+
+
+def test_other_colours_are_refused(tmp_path):
+    Image.new("LAB", (20, 20)).save(tmp_path / "a.tif")
+    with pytest.raises(ImageError, match="a.tif: colours in LAB; expected RGB or grey"):
+        files.read_image(tmp_path / "a.tif")
+
+
+def test_one_grey_of_16_bits_may_be_transparent(tmp_path):
+    grey = np.full((20, 20), 300, np.uint16)
+    grey[5:, :] = 40_000
+    Image.fromarray(grey).save(tmp_path / "a.png", transparency=300)
+    found = files.read_image(tmp_path / "a.png")
+    np.testing.assert_array_equal(found[..., 3], grey == 40_000)
+    np.testing.assert_allclose(found[5:, :, 0], 40_000 / 65535, rtol=1e-6)
 
 
 @pytest.mark.parametrize("kind", ["GIF", "BMP", "PPM", "EPS"])

@@ -144,6 +144,7 @@ def test_damaged_records_are_mended(tmp_path, name, content):
         (tmp_path / name).write_text(damage)
         two_stages(RunFolder(tmp_path, settings), calls)
         assert contents(tmp_path) == whole
+        assert all(type(seconds) is float for seconds in json.loads((tmp_path / "timings.json").read_text()).values())
     assert len(calls) == (6 if name == STAGES_FILE else 0), "the stages tell their run too"
     # Not even damage lets one run write over another.
     if name != "timings.json":

@@ -24,6 +24,7 @@ _PREFIXES = frozenset("env geo obj p pf prop sk skm sm str".split())  # dropped 
 _VERSION = re.compile(r"v\d+|lod\d*|\d+k|[a-z]?\d+|\d+[a-z]|x\d+")
 _HASH = re.compile(r"(?=[0-9a-f]*\d)(?=[0-9a-f]*[a-f])[0-9a-f]{8,}")
 _LONGEST = 200
+_MOST_BYTES = 1 << 28  # devices such as /dev/zero never end
 
 
 def caption_of_path(path: str | os.PathLike) -> str:
@@ -89,7 +90,13 @@ def read_table(path: str | os.PathLike) -> dict[str, dict[str, str]]:
         InputError: The file cannot be read, lacks a column, or names a path twice.
     """
     try:
-        text = pathlib.Path(path).read_bytes().decode("utf-8-sig")
+        with open(path, "rb") as file:
+            content = file.read(_MOST_BYTES + 1)
+        if len(content) > _MOST_BYTES:
+            raise InputError(f"table {path}: more than {_MOST_BYTES >> 20} MiB; split it")
+        text = content.decode("utf-8-sig")
+    except InputError:
+        raise
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or "not UTF-8 text"
         raise InputError(f"table {path} cannot be read ({reason})") from None

@@ -39,6 +39,32 @@ from im3d_jax.progress import Progress
 _OF_OBJECT = re.compile(r"-[0-9a-f]{10}\.png$")  # the end of an object's file, see `sources.object_id`
 
 
+def earlier_settings(path: str | os.PathLike) -> dict[str, Any] | None:
+    """The settings with which an output folder was begun; None where it is new.
+
+    Raises:
+        InputError: It holds something else, or damaged settings.
+    """
+    path = pathlib.Path(path)
+    record = path / "settings.json"
+    if not os.path.isfile(record):
+        if os.path.lexists(path) and not (os.path.isdir(path) and _is_new(path)):
+            raise InputError(f"--out={path} holds something else; give a new folder, or one of render-dataset")
+        return None
+    try:
+        before = json.loads(record.read_text("utf-8"))
+    except (OSError, ValueError, RecursionError):
+        before = None
+    if not isinstance(before, dict) or "look" not in before:
+        raise InputError(f"{record} is not of render-dataset, or damaged; give another --out")
+    return before
+
+
+def _is_new(folder: pathlib.Path) -> bool:
+    """Whether nothing is there but what a run that was killed at its start leaves."""
+    return all(path.name == LOCK_FILE or path.name.startswith(PARTIAL) for path in folder.iterdir())
+
+
 class DatasetFolder:
     """The output folder of a run.
 
@@ -58,12 +84,13 @@ class DatasetFolder:
         self.path = pathlib.Path(path)
         self.objects = self.path / "objects"
         self._index, self._failed = self.path / "index.jsonl", self.path / "failed.jsonl"
-        record = self._check(settings)
+        record = earlier_settings(self.path)
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             self._held = hold(self.path)
-            if self.objects.is_symlink():
-                raise InputError(f"{self.objects} is a symbolic link; remove it or choose another --out")
+            for own in (self.objects, self._index):
+                if own.is_symlink():
+                    raise InputError(f"{own} is a symbolic link; remove it or choose another --out")
             if overwrite:
                 self._remove()
             elif record is not None:
@@ -78,25 +105,6 @@ class DatasetFolder:
             raise InputError(f"cannot write --out={path} ({error.strerror or error}); choose another folder") from None
         write_atomically(self.path / "settings.json", (json.dumps(settings.record(), indent=2) + "\n").encode())
         self.entries = {entry["id"]: entry for entry in read_index(self._index) if self._is_there(entry)}
-
-    def _check(self, settings: RenderSettings) -> dict[str, Any] | None:
-        """The settings that the folder was begun with; None where it is new."""
-        record = self.path / "settings.json"
-        if not record.is_file():
-            if self.path.exists() and (not self.path.is_dir() or not self._is_new()):
-                raise InputError(f"--out={self.path} holds something else; give a new folder, or one of render-dataset")
-            return None
-        try:
-            before = json.loads(record.read_text("utf-8"))
-        except (OSError, ValueError):
-            before = None
-        if not isinstance(before, dict) or "look" not in before:
-            raise InputError(f"{record} is not of render-dataset, or damaged; give another --out")
-        return before
-
-    def _is_new(self) -> bool:
-        """Whether nothing is there but what a run that was killed at its start leaves."""
-        return all(path.name == LOCK_FILE or path.name.startswith(PARTIAL) for path in self.path.iterdir())
 
     def _remove(self) -> None:
         """Removes what an earlier run wrote, and no other file."""

@@ -1,5 +1,7 @@
 """Captions from file names and from tables."""
 
+import os
+
 import pytest
 
 from im3d_jax.data.meshes.captions import caption_of_path, read_table, tidy
@@ -69,3 +71,10 @@ def test_wrong_tables(tmp_path, content, words):
         read_table(table)
     with pytest.raises(InputError, match="No such file"):
         read_table(tmp_path / "other.tsv")
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/zero"), reason="of Unix")
+def test_a_table_without_end_is_refused(monkeypatch):
+    monkeypatch.setattr("im3d_jax.data.meshes.captions._MOST_BYTES", 1 << 20)
+    with pytest.raises(InputError, match="table /dev/zero: more than 1 MiB"):
+        read_table("/dev/zero")

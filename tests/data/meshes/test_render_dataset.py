@@ -193,6 +193,8 @@ def test_a_pack_renders_like_its_folder(meshes, tmp_path, renderer):
         (("--meshes={meshes}", "--out={out}", "--size=8"), "8"),
         (("--meshes={meshes}", "--out={out}", "--captions=none.tsv"), "none.tsv cannot be read"),
         (("--meshes={meshes}", "--out={meshes}"), "holds something else"),
+        # Told before the meshes are looked for.
+        (("--meshes={meshes}/none", "--out=//"), "--out=// holds something else"),
         (("--meshes={meshes}/notes.txt", "--out={out}"), "no pack of meshes"),
     ],
 )
@@ -317,3 +319,9 @@ def test_the_folder_has_one_process_and_keeps_what_is_not_its_own(tmp_path):
         with pytest.raises(InputError, match="objects is a symbolic link"):
             DatasetFolder(tmp_path / "out", RenderSettings(), overwrite=overwrite)
     assert (tmp_path / "mine.png").exists()
+    (tmp_path / "out/objects").unlink()
+    (tmp_path / "out/index.jsonl").unlink(missing_ok=True)
+    (tmp_path / "out/index.jsonl").symlink_to(tmp_path / "mine.png")
+    with pytest.raises(InputError, match="index.jsonl is a symbolic link"):
+        DatasetFolder(tmp_path / "out", RenderSettings())
+    assert (tmp_path / "mine.png").read_bytes() == b"x"
