@@ -226,8 +226,8 @@ def signals() -> Iterator[Case]:
 def commands() -> Iterator[Case]:
     """Messages that name the way out."""
     for arguments, words in (
-        (["view"], "no viewer"),
-        (["viewer"], "no viewer"),
+        (["view"], "nothing to export"),
+        (["viewer"], "viewer.html in a browser"),
         (["generat"], "did you mean 'generate'"),
         (["reconstrct"], "did you mean 'reconstruct'"),
         (["batch", "--promts=x"], "Did you mean: .*prompts"),
