@@ -169,6 +169,7 @@ def test_views_from_one_place_are_refused(reconstruct, tmp_path, capsys, capture
 
 def test_a_colmap_model_through_its_lens(reconstruct, tmp_path):
     pycolmap = pytest.importorskip("pycolmap")
+    pycolmap.set_random_seed(0)  # other tests of the process draw too
     options = pycolmap.SyntheticDatasetOptions()
     options.num_rigs, options.num_cameras_per_rig, options.num_frames_per_rig = 1, 1, 4
     options.num_points3D, options.camera_width, options.camera_height = 60, 24, 16

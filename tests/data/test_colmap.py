@@ -40,6 +40,7 @@ def synthesize(folder, model="SIMPLE_PINHOLE", width=40, height=30, **options):
     settings["camera_model_id"] = getattr(pycolmap.CameraModelId, model)
     for name, value in settings.items():
         setattr(wanted, name, value)
+    pycolmap.set_random_seed(0)
     made = pycolmap.synthesize_dataset(wanted)
     for number, point in enumerate(made.points3D.values()):
         point.color = np.array([number, 2 * number, 3 * number], np.uint8)
