@@ -66,7 +66,7 @@ EXTRAS = {
         "diffusers>=0.42",
         "transformers>=5.0",
         "gsplat==1.5.3",
-        "gsply>=0.4.6",
+        "gsply[sogs]>=0.4.6",
         "pytorch-msssim>=1.0",
         "h5py>=3.12",
         "pycolmap>=3.11",
