@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
 import pathlib
 from collections.abc import Mapping, Sequence
@@ -17,6 +16,7 @@ from im3d_jax.digests import file_hash
 from im3d_jax.errors import InputError
 from im3d_jax.images.files import read_image
 from im3d_jax.models.perceptual import Perceptual
+from im3d_jax.output.records import read_object
 from im3d_jax.output.renders import render_views
 from im3d_jax.output.run_folder import RUN_FILE, STAGES_FILE
 from im3d_jax.progress import Progress
@@ -60,9 +60,9 @@ def open_finished_run(folder: str | os.PathLike) -> FinishedRun:
     if not (path / RUN_FILE).is_file():
         what = f"no {RUN_FILE} in it" if path.is_dir() else "no such folder"
         raise InputError(f"--runs={folder}: {what}; expected the run folder of a finished `im3d generate`")
-    run, finished = _read_object(path / RUN_FILE), {}
+    run, finished = _read_whole(path / RUN_FILE), {}
     if (path / STAGES_FILE).is_file():
-        finished = _read_object(path / STAGES_FILE)
+        finished = _read_whole(path / STAGES_FILE)
     settings = run.get("settings")
     settings = settings if isinstance(settings, dict) else {}
     what, request = settings.get("what"), settings.get("request")
@@ -87,12 +87,9 @@ def open_finished_run(folder: str | os.PathLike) -> FinishedRun:
     return FinishedRun(path, str(run.get("model")), request.get("prompt"), views)
 
 
-def _read_object(path: pathlib.Path) -> dict[str, Any]:
-    try:
-        value = json.loads(path.read_bytes())
-    except (OSError, ValueError):
-        value = None
-    if not isinstance(value, dict):
+def _read_whole(path: pathlib.Path) -> dict[str, Any]:
+    value = read_object(path)
+    if value is None:
         raise InputError(f"{path} is damaged; make the run anew with --overwrite")
     return value
 

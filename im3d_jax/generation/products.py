@@ -6,14 +6,13 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
 from im3d_jax.generation.stages import Result, Workplace
 from im3d_jax.images.alpha import composite
 from im3d_jax.images.files import encode_png
-from im3d_jax.images.metrics import WINDOW, foreground_psnr, psnr, ssim
+from im3d_jax.images.metrics import foreground_psnr, foreground_ssim, psnr, ssim
 from im3d_jax.images.resize import block_mean
 from im3d_jax.images.sharpness import sharpness
 from im3d_jax.models import lpips as lpips_distance
@@ -205,7 +204,7 @@ def compare(
         signal, similarity = psnr(rendered, true), ssim(rendered, true)
     else:
         signal = foreground_psnr(rendered, true, jnp.asarray(valid, jnp.float32))
-        similarity = np.array([_valid_ssim(a, b, mask) for a, b, mask in zip(rendered, true, valid, strict=True)])
+        similarity = foreground_ssim(rendered, true, valid)
     figures = {
         "psnr": round(float(jnp.mean(signal)), 4),
         "ssim": round(float(jnp.mean(similarity)), 5),
@@ -216,24 +215,3 @@ def compare(
         distances = [float(lpips_distance.lpips(lpips, a[None], b[None])[0]) for a, b in pairs]
         figures["lpips"] = round(float(np.mean(distances)), 5)
     return figures
-
-
-def _valid_ssim(rendered: jax.Array, true: jax.Array, mask: np.ndarray) -> float:
-    """SSIM of pictures [H, W, 3] over the windows that hold a pixel of a mask [H, W]; 1 for an empty mask."""
-    if not mask.any():
-        return 1.0
-    rows, columns = (_span(np.asarray(mask.any(axis=axis))) for axis in (1, 0))
-    mask = mask[rows, columns]
-    # Of each window the pixels in the mask, by a summed-area table.
-    table = np.pad(mask.astype(np.int64).cumsum(0).cumsum(1), ((1, 0), (1, 0)))
-    inside = table[WINDOW:, WINDOW:] - table[:-WINDOW, WINDOW:] - table[WINDOW:, :-WINDOW] + table[:-WINDOW, :-WINDOW]
-    # A window of equal pixels has similarity 1.
-    empty = float((inside == 0).mean())
-    mean = float(ssim(rendered[None, rows, columns], true[None, rows, columns])[0])
-    return (mean - empty) / max(1.0 - empty, 1e-6)
-
-
-def _span(marked: np.ndarray) -> slice:
-    """From the first to the last marked place, or all where that is shorter than a window."""
-    first, last = int(marked.argmax()), len(marked) - int(marked[::-1].argmax())
-    return slice(first, last) if last - first >= WINDOW else slice(0, len(marked))

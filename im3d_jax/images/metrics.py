@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from im3d_jax.typing import AnyArray
 
@@ -104,6 +104,44 @@ def ssim(
     _check_pair(a, b)
     full, _ = _ssim_terms(jnp.asarray(a, jnp.float32), jnp.asarray(b, jnp.float32))
     return jnp.mean(full, axis=-1)
+
+
+def foreground_ssim(
+    a: Float[AnyArray, "batch height width channels"],
+    b: Float[AnyArray, "batch height width channels"],
+    mask: Bool[np.ndarray, "batch height width"],
+) -> Float[np.ndarray, " batch"]:
+    """SSIM over the windows that hold a pixel of a mask, inside its bounding box; outside jit.
+
+    Args:
+        a: Images [B, H, W, C] in [0, 1], both sides at least 11 pixels.
+        b: Images of the same shape, and equal to `a` outside of the mask.
+        mask: Pixels [B, H, W] that count.
+
+    Returns:
+        [B]; 1 for an empty mask.
+    """
+    return np.array([_foreground_ssim(*one) for one in zip(a, b, mask, strict=True)])
+
+
+def _foreground_ssim(a: AnyArray, b: AnyArray, mask: np.ndarray) -> float:
+    if not mask.any():
+        return 1.0
+    rows, columns = (_span(mask.any(axis=axis)) for axis in (1, 0))
+    mask = mask[rows, columns]
+    # Of each window the pixels in the mask, by a summed-area table.
+    table = np.pad(mask.astype(np.int64).cumsum(0).cumsum(1), ((1, 0), (1, 0)))
+    inside = table[WINDOW:, WINDOW:] - table[:-WINDOW, WINDOW:] - table[WINDOW:, :-WINDOW] + table[:-WINDOW, :-WINDOW]
+    # A window of equal pixels has similarity 1.
+    empty = float((inside == 0).mean())
+    mean = float(ssim(a[None, rows, columns], b[None, rows, columns])[0])
+    return (mean - empty) / max(1.0 - empty, 1e-6)
+
+
+def _span(marked: np.ndarray) -> slice:
+    """From the first to the last marked place, or all where that is shorter than a window."""
+    first, last = int(marked.argmax()), len(marked) - int(marked[::-1].argmax())
+    return slice(first, last) if last - first >= WINDOW else slice(0, len(marked))
 
 
 def _halve(images: jax.Array) -> jax.Array:

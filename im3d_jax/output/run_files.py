@@ -24,7 +24,7 @@ RESULTS = (
 )  # fmt: skip
 # Files that stages write in folders; an interrupted one has not recorded them.
 _IN_FOLDERS = re.compile(
-    r"views(_round[12])?/\d{2,}\.png|state/(fit|stages|orbit)[^/]*\.(npz|json)|state/previews/\d+\.png"
+    r"views(_round[12])?/\d{2,}\.png|state/(fit|stages|orbit|refine)[^/]*\.(npz|json)|state/previews/\d+\.png"
 )
 
 

@@ -11,6 +11,7 @@ import numpy as np
 from scipy.ndimage import gaussian_filter, map_coordinates
 from scipy.spatial import KDTree
 
+from im3d_jax.images.alpha import premultiply, unpremultiply
 from im3d_jax.reconstruction.hull import Grid, bilinear, carve, covered, project
 from im3d_jax.reconstruction.presets import HullStart
 from splat import Cameras
@@ -61,16 +62,13 @@ def find_surface(
         radius: Half the cube's side.
         start: Number of points, and of views that must exclude what is outside.
     """
-    grid, share = carve(rgba, cameras, centre, radius), 0.0
-    for against in range(1, start.against + 1):
-        grid = grid if against == 1 else carve(rgba, cameras, centre, radius, against=against)
+    grid, share, against = None, 0.0, 0
+    # One view that shows something else cuts the object that all others show: then more of them must exclude a point.
+    while share < WELL_COVERED and against < start.against:
+        against += 1
+        grid = carve(rgba, cameras, centre, radius, against=against)
         share = covered(grid, rgba, cameras)
-        # One view that shows something else cuts the object that all others show.
-        if share >= WELL_COVERED:
-            break
-    if share < LEAST_COVERED:
-        return None
-    return surface_of(grid, rgba, cameras, start.count)
+    return None if grid is None or share < LEAST_COVERED else surface_of(grid, rgba, cameras, start.count)
 
 
 def surface_of(grid: Grid, rgba: np.ndarray, cameras: Cameras, count: int) -> Surface | None:
@@ -216,11 +214,10 @@ def _look(points, normals, occupied, corner, cell, rgba, cameras, steps):
 
         free = jax.lax.fori_loop(0, steps, march, jnp.ones(len(points), bool))
         u, v, seen, _ = project(points, camera)
-        premultiplied = jnp.concatenate([image[..., :3] * image[..., 3:], image[..., 3:]], -1)
-        shown = bilinear(premultiplied[None], u, v)[0]
+        shown = bilinear(image[None], u, v)[0]
         facing = jnp.maximum(jnp.sum(normals * direction, -1), 0.0)
         weight = jnp.where(free & seen[0] & (shown[:, 3] > 0.5), facing**2 * shown[:, 3], 0.0)
-        return weight, shown[:, :3] / jnp.maximum(shown[:, 3:], 1e-6)
+        return weight, unpremultiply(shown)[:, :3]
 
     single = jax.tree.map(lambda leaf: leaf[:, None], cameras)
-    return jax.lax.map(one, (cameras.positions, rgba, single))
+    return jax.lax.map(one, (cameras.positions, premultiply(rgba), single))

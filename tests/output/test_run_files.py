@@ -110,7 +110,7 @@ def test_a_linked_folder_is_written_to(tmp_path):
 def test_overwriting_removes_what_a_run_wrote_alone(tmp_path):
     mine = ["views/mine.png", "views/00.jpg", "state/notes.txt", "asset.spz", "state/previews/best.png"]
     theirs = ["views/00.png", "views_round1/15.png", "state/fit0.npz", "state/fit1.partial.npz", "asset.ply"]
-    theirs += ["state/previews/000500.png", "metrics.json"]
+    theirs += ["state/previews/000500.png", "state/refine1.json", "metrics.json"]
     two_stages(RunFolder(tmp_path, {"text": "x"}), [])
     for name in mine + theirs:
         (tmp_path / name).parent.mkdir(exist_ok=True, parents=True)
