@@ -127,7 +127,7 @@ def foreground_ssim(
 def _foreground_ssim(a: AnyArray, b: AnyArray, mask: np.ndarray) -> float:
     if not mask.any():
         return 1.0
-    rows, columns = (_span(mask.any(axis=axis)) for axis in (1, 0))
+    rows, columns = (_span(np.asarray(mask.any(axis=axis))) for axis in (1, 0))
     mask = mask[rows, columns]
     # Of each window the pixels in the mask, by a summed-area table.
     table = np.pad(mask.astype(np.int64).cumsum(0).cumsum(1), ((1, 0), (1, 0)))
