@@ -78,7 +78,7 @@ def define_flags(values: flags.FlagValues) -> None:
     flags.DEFINE_list("view_guidance", None, "guidance of the views: image,prompt", flag_values=values)
     define_path("clip", None, "folder of CLIP or OpenCLIP: similarities are measured", flag_values=values)
     define_path("lpips_weights", None, "VGG16 and LPIPS heads: LPIPS is measured", flag_values=values)
-    flags.DEFINE_list("runs", [], "finished run folders of any model to measure; nothing is drawn", flag_values=values)
+    define_path("runs", None, "finished run folders of any model to measure; nothing is drawn", flag_values=values)
     define_path("json", None, "with --runs: file to write", flag_values=values)
     flags.DEFINE_string("shard", "0/1", "i/n: only objects i, i + n, i + 2 n, ...", flag_values=values)
 
@@ -138,7 +138,7 @@ def check_runs(values: flags.FlagValues) -> list[finished_runs.FinishedRun]:
         raise InputError("--runs needs --clip=DIR: a folder of CLIP or OpenCLIP, such as openai/clip-vit-large-patch14")
     if values.json and not pathlib.Path(values.json).resolve().parent.is_dir():
         raise InputError(f"--json={values.json}: no such folder; expected a file in a folder that is there")
-    return [finished_runs.open_finished_run(folder) for folder in values.runs]
+    return [finished_runs.open_finished_run(folder) for folder in values.runs.split(",")]
 
 
 def measure_runs(values: flags.FlagValues) -> None:

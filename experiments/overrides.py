@@ -31,7 +31,8 @@ def apply_overrides(config: Config, assignments: Sequence[str]) -> Config:
         name, found, text = assignment.partition("=")
         if not found:
             raise InputError(f"--set={assignment}: expected name=value")
-        config = _assign(config, _path(config, name), text, name)
+        path = _path(config, name)
+        config = _assign(config, path, text, ".".join(path))
     return config
 
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 
 from absl import app, flags
 
-from im3d_jax.errors import INTERRUPTED, PIPE_CLOSED, WRONG_INPUT, InputError
+from im3d_jax.errors import INTERRUPTED, PIPE_CLOSED, WRONG_INPUT, InputError, cannot_use
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,9 +60,7 @@ class Program:
         except BrokenPipeError:
             return PIPE_CLOSED
         except OSError as error:
-            what = f"use {error.filename}" if error.filename else "write the output"
-            reason = error.strerror or error
-            return self._end(f"cannot {what} ({reason}); check its disk and its permissions", WRONG_INPUT)
+            return self._end(cannot_use(error), WRONG_INPUT)
         except KeyboardInterrupt:
             return self._end(f"stopped; {self.stopped}", INTERRUPTED)
         return 0

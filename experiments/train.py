@@ -15,17 +15,15 @@ Several processes: SLURM, Kubernetes and TPU pods are recognised; elsewhere give
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import importlib
 import json
 import pathlib
 import pkgutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from types import ModuleType
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 from absl import flags, logging
 
@@ -33,14 +31,17 @@ from experiments import configs
 from experiments.overrides import apply_overrides
 from experiments.programs import Program, command_line
 from im3d_jax import distributed, environment
-from im3d_jax.atomic import Held, hold, write_whole
+from im3d_jax.atomic import write_whole
 from im3d_jax.errors import InputError
 from im3d_jax.generation.flags import define_processes
 from im3d_jax.paths import define_path
 from im3d_jax.progress import Progress, ProgressPrinter
+from im3d_jax.training.loop import held_by_trainer
 from im3d_jax.training.recipe import Recipe
+from im3d_jax.training.stage import deciding
 from im3d_jax.training.stages.bundle import BundleStage
 from im3d_jax.weights import load_bundle, save_bundle
+from im3d_jax.weights.identify import bundle_hash
 
 
 FINISHED = "finished.json"
@@ -108,34 +109,14 @@ def run(values: flags.FlagValues) -> None:
     logging.set_verbosity(logging.WARNING)  # of orbax, which tells every step of a checkpoint
     distributed.start(values.coordinator, values.processes, values.process, line=progress.line)
     environment.start_jax()
-    with _alone(workdir):
+    # Also before and between the runs of a chain.
+    with held_by_trainer(workdir, ".lock-program"):
         if not hasattr(module, "get_chain"):
             recipe = module.get_smoke(workdir / "smoke") if values.smoke else module.get_config()
             train_one(changed_by_flags(recipe, values), workdir, values, progress)
             return
         chain = module.get_smoke_chain(workdir / "smoke") if values.smoke else module.get_chain()
         train_chain(chain, workdir, values, progress)
-
-
-@contextlib.contextmanager
-def _alone(workdir: pathlib.Path) -> Iterator[None]:
-    """Keeps a second program out of a folder, also before and between its runs; process 0 does it for all.
-
-    Raises:
-        InputError: There is one already.
-    """
-    if jax.process_index() != 0:
-        yield
-        return
-    workdir.mkdir(parents=True, exist_ok=True)
-    try:
-        held = hold(workdir, ".lock-program")
-    except Held as other:
-        raise InputError(
-            f"another trainer (process {other.holder}) writes to {workdir}; wait for it or take a new --workdir"
-        ) from None
-    with held:
-        yield
 
 
 def train_one(recipe: Recipe, workdir: pathlib.Path, values: flags.FlagValues, progress: Progress) -> bool:
@@ -161,9 +142,11 @@ def train_chain(chain: dict[str, Recipe], workdir: pathlib.Path, values: flags.F
             start = dataclasses.replace(recipe.stage.start, bundle=str(before))
             recipe = dataclasses.replace(recipe, stage=dataclasses.replace(recipe.stage, start=start))
         recipe = changed_by_flags(recipe, values)
-        # What the run itself accepts or refuses when it goes on.
-        decides = {"seed": values.seed, "steps": recipe.run.steps, "stage": dataclasses.asdict(recipe)["stage"]}
-        decides = json.loads(json.dumps(decides))
+        # As for the identity of a run: contents decide, not the places where they are.
+        stage = deciding(recipe.stage)
+        if before is not None:
+            stage["start"] = bundle_hash(before)
+        decides = json.loads(json.dumps({"seed": values.seed, "steps": recipe.run.steps, "stage": stage}))
         if _finished_with(folder, decides):
             progress.line(f"{name}: already finished")
         else:

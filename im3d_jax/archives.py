@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import zipfile
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
 
 import numpy as np
 
@@ -31,19 +32,29 @@ def read_arrays(
         OSError: The file cannot be opened.
     """
     with open(path, "rb") as file:
-        try:
-            with zipfile.ZipFile(file) as archive:
-                members = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
-                chosen = {name: members[name] for name in (filter(names, members) if callable(names) else names)}
-                total = sum(info.file_size for info in chosen.values())
-                if total > most:
-                    raise ValueError(f"declares {total / 1e9:.3g} GB, at most {most / 1e9:.3g} GB are read")
-                return {name: _array(archive, info) for name, info in chosen.items()}
-        except KeyError as error:
-            raise ValueError(f"holds no array {error}") from error
-        # Damaged archives raise nearly anything: NotImplementedError, RuntimeError, TokenError, struct.error, ...
-        except Exception as error:
-            raise ValueError(str(error) or type(error).__name__) from error
+        with _damage():
+            archive = zipfile.ZipFile(file)
+            members = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
+        wanted = [name for name in members if names(name)] if callable(names) else names
+        missing = [name for name in wanted if name not in members]
+        if missing:
+            raise ValueError(f"holds no array {missing[0]!r}")
+        total = sum(members[name].file_size for name in wanted)
+        if total > most:
+            raise ValueError(f"declares {total / 1e9:.3g} GB, at most {most / 1e9:.3g} GB are read")
+        with _damage():
+            return {name: _array(archive, members[name]) for name in wanted}
+
+
+@contextlib.contextmanager
+def _damage() -> Iterator[None]:
+    """Damaged archives raise nearly anything: NotImplementedError, RuntimeError, TokenError, struct.error, ..."""
+    try:
+        yield
+    except MemoryError:
+        raise  # the file may well be whole
+    except Exception as error:
+        raise ValueError(str(error) or type(error).__name__) from error
 
 
 def _array(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import numbers
 from typing import Any, Literal
 
@@ -41,3 +42,33 @@ def check_whole(
         return int(number)
     limits = f"of at least {least}" if most is None else f"from {least} to {most}"
     raise error(f"{name}={str(number)[:40]}: expected a whole number {limits}")
+
+
+def check_least(name: str, number: float, least: float) -> None:
+    """Refuses a number below a limit, and NaN.
+
+    Raises:
+        InputError: It is one.
+    """
+    if not number >= least:
+        raise InputError(f"{name}={number}: expected {f'at least {least}' if least else '0 or more'}")
+
+
+def check_above_zero(name: str, number: float, what: str = "number") -> None:
+    """Refuses a number that is not above 0 or not finite; `what` it is goes into the message.
+
+    Raises:
+        InputError: It is one.
+    """
+    if not 0.0 < number < math.inf:
+        raise InputError(f"{name}={number}: expected a {what} above 0")
+
+
+def check_share(name: str, number: float) -> None:
+    """Refuses a number outside of [0, 1].
+
+    Raises:
+        InputError: It is one.
+    """
+    if not 0.0 <= number <= 1.0:
+        raise InputError(f"{name}={number}: expected a share, 0 to 1")

@@ -20,14 +20,16 @@ def versions(packages: Sequence[str] = RECORDED_PACKAGES) -> dict[str, str]:
     return {"im3d_jax": __version__, **{name: importlib.metadata.version(name) for name in packages}}
 
 
-def compilation_cache() -> pathlib.Path | None:
+def compilation_cache() -> str | None:
     """Folder of compiled programs: `JAX_COMPILATION_CACHE_DIR`, `IM3D_COMPILATION_CACHE_DIR`, or the user's cache.
 
     Returns:
-        The folder, which is made; None where it cannot be written, or where there is no home folder, as in containers
-        whose user has no name.
+        The folder, which is made, or the address of a remote one (``gs://``), as it is; None where it cannot be
+        written, or where there is no home folder, as in containers whose user has no name.
     """
-    given = next(filter(None, map(os.environ.get, ("JAX_COMPILATION_CACHE_DIR", "IM3D_COMPILATION_CACHE_DIR"))), None)
+    given = os.environ.get("JAX_COMPILATION_CACHE_DIR") or os.environ.get("IM3D_COMPILATION_CACHE_DIR")
+    if given and "://" in given:
+        return given
     try:
         if given:
             folder = pathlib.Path(given).expanduser()
@@ -37,7 +39,7 @@ def compilation_cache() -> pathlib.Path | None:
         folder.mkdir(parents=True, exist_ok=True)
     except (OSError, RuntimeError):
         return None
-    return folder if os.access(folder, os.W_OK | os.X_OK) else None
+    return str(folder) if os.access(folder, os.W_OK | os.X_OK) else None
 
 
 def start_jax() -> None:
@@ -48,8 +50,7 @@ def start_jax() -> None:
     """
     import jax
 
-    cache = compilation_cache()
-    jax.config.update("jax_compilation_cache_dir", None if cache is None else str(cache))
+    jax.config.update("jax_compilation_cache_dir", compilation_cache())
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
     try:
         jax.devices()

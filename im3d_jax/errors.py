@@ -58,3 +58,9 @@ def unknown_field(name: str, known: Collection[str]) -> str:
     close = difflib.get_close_matches(name, known, 1)
     hint = f"did you mean {close[0]!r}?" if close else f"known are {', '.join(known)}"
     return f"unknown field {name[:40]!r}; {hint}"
+
+
+def cannot_use(error: OSError) -> str:
+    """The line of a program that a file or its output stopped."""
+    what = f"use {error.filename}" if error.filename else "write the output"
+    return f"cannot {what} ({error.strerror or error}); check its disk and its permissions"

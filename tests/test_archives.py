@@ -45,6 +45,9 @@ def test_arrays_come_back(save, tmp_path):
     assert set(read_arrays(tmp_path / "a.npz", lambda name: name < "g")) == {"columns", "flags"}
     with pytest.raises(ValueError, match="no array 'other'"):
         read_arrays(tmp_path / "a.npz", ["other"])
+    # An error of the caller is no damage of the file.
+    with pytest.raises(ZeroDivisionError):
+        read_arrays(tmp_path / "a.npz", lambda name: 1 // 0)
 
 
 def test_numbers_that_are_declared_alone_take_no_memory(tmp_path):

@@ -26,6 +26,7 @@ def run(code, **variables):
         ({"XDG_CACHE_HOME": "T/c", "IM3D_COMPILATION_CACHE_DIR": "T/a"}, "T/a"),
         ({"HOME": "T/h", "IM3D_COMPILATION_CACHE_DIR": "~/a"}, "T/h/a"),
         ({"IM3D_COMPILATION_CACHE_DIR": "T/a", "JAX_COMPILATION_CACHE_DIR": "T/b"}, "T/b"),
+        ({"JAX_COMPILATION_CACHE_DIR": "gs://bucket/a"}, "gs://bucket/a"),
     ],
 )
 def test_folder_of_compiled_programs(variables, folder, tmp_path):

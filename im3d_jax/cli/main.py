@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 from absl import flags
 
-from im3d_jax.errors import INTERRUPTED, PIPE_CLOSED, TERMINATED, WRONG_INPUT, InputError, Stopped
+from im3d_jax.errors import INTERRUPTED, PIPE_CLOSED, TERMINATED, WRONG_INPUT, InputError, Stopped, cannot_use
 from im3d_jax.version import __version__
 
 
@@ -90,8 +90,7 @@ def main(arguments: Sequence[str]) -> int:
         except OSError as error:
             if not _has_working_folder():
                 return _end("the working folder was removed; change into another one", WRONG_INPUT)
-            what = f"use {error.filename}" if error.filename else "write the output"
-            return _end(f"cannot {what} ({error.strerror or error}); check its disk and its permissions", WRONG_INPUT)
+            return _end(cannot_use(error), WRONG_INPUT)
 
 
 def _has_working_folder() -> bool:

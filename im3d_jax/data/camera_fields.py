@@ -90,7 +90,8 @@ def split_of(
     """Which frames are fitted and which are held out, by nerfstudio's lists of file names.
 
     Frames of `test_filenames` are held out, those of `val_filenames` where the former is missing or empty; the rest of
-    the frames is fitted where there is no `train_filenames`.
+    the frames is fitted where there is no `train_filenames`. A view of both kinds is fitted and measured, as in
+    nerfstudio.
 
     Args:
         fields: From `read_fields`.
@@ -102,8 +103,6 @@ def split_of(
 
     Raises:
         CaptureError: A list names a picture that no frame has, or nothing is left to fit.
-
-    A view of both kinds is fitted and measured, as in nerfstudio.
     """
     if not any(fields.get(name) for name in SPLITS):
         return None

@@ -2,9 +2,8 @@
 
 Read from a folder with `transforms_train.json` (NeRF-synthetic's, nerfstudio's or instant-ngp's fields),
 `transforms.json`, the `cameras.json` of a run folder, or a COLMAP model; held-out views from `transforms_test.json`
-beside it, by nerfstudio's lists of file names, or every n-th one. The JSON files hold OpenGL camera-to-world matrices
-and are turned to OpenCV here, once. Lens distortion goes into the cameras: gaussians are fitted to the pictures as they
-are.
+beside it, by nerfstudio's lists of file names, or every n-th one. Lens distortion goes into the cameras: gaussians are
+fitted to the pictures as they are.
 """
 
 import dataclasses

@@ -105,7 +105,7 @@ def _similarity(points: np.ndarray, images: np.ndarray) -> tuple[float, np.ndarr
     Umeyama, "Least-squares estimation of transformation parameters between two point patterns", 1991. None where fewer
     than four points or points on a line leave it open, or where the images are others.
     """
-    if len(points) < 4:
+    if len(points) < FEWEST:
         return None
     from_mean, to_mean = points.mean(axis=0), images.mean(axis=0)
     before, after = points - from_mean[None], images - to_mean[None]

@@ -168,7 +168,7 @@ def _other_models(source: pathlib.Path) -> list[str]:
     others = [
         place.name
         for place in sorted(source.parent.iterdir())
-        if place != source and place.name.isdecimal() and colmap.find_model(place) == place / "."
+        if place != source and place.name.isdecimal() and colmap.find_model(place) == place
     ]
     if not (source.name.isdecimal() and others):
         return []

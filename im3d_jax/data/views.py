@@ -113,12 +113,16 @@ def available_memory() -> int | None:
             found += [int(line.split()[1]) * 1024 for line in file if line.startswith("MemAvailable:")]
     except (OSError, ValueError):
         pass
-    for most, used in (
-        ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
-        ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes"),
+    for folder, most, used, cached in (
+        ("/sys/fs/cgroup", "memory.max", "memory.current", "inactive_file"),
+        ("/sys/fs/cgroup/memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
     ):
+        group = pathlib.Path(folder)
         try:
-            found.append(int(pathlib.Path(most).read_text()) - int(pathlib.Path(used).read_text()))
+            counters = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
+            # The usage counts files that the system caches and gives up when memory is needed.
+            taken = int((group / used).read_text()) - int(counters.get(cached, 0))
+            found.append(int((group / most).read_text()) - taken)
         # No such group, or "max" for no limit.
         except (OSError, ValueError):
             continue
@@ -187,7 +191,9 @@ def with_mask(picture: pathlib.Path, name: str, folders: Sequence[pathlib.Path],
         if not os.path.isdir(place):
             continue
         for tail in tails:
-            stem = tail.removesuffix(picture.suffix) if picture.suffix else tail
+            # Pictures are found whatever the case of their suffix.
+            named = picture.suffix and tail.lower().endswith(picture.suffix.lower())
+            stem = tail[: -len(picture.suffix)] if named else tail
             found = find_picture(place, stem + picture.suffix + ".png") or find_picture(place, stem)
             if found is not None:
                 return ViewFile(picture, name, found)

@@ -8,7 +8,7 @@ from jaxtyping import Float
 from im3d_jax.images.alpha import composite
 
 
-def laplacian(images: Float[np.ndarray, "*batch height width channels"]) -> Float[np.ndarray, "*batch h w"]:
+def _laplacian(images: Float[np.ndarray, "*batch height width channels"]) -> Float[np.ndarray, "*batch h w"]:
     """Absolute Laplacian |4 c - up - down - left - right|, the mean over channels.
 
     Args:
@@ -38,5 +38,5 @@ def sharpness(
         [V]; 0 where a mask is empty.
     """
     inside = mask[:, 1:-1, 1:-1] > 0.5
-    values = laplacian(composite(rgba)) * inside
+    values = _laplacian(composite(rgba)) * inside
     return values.sum((1, 2)) / np.maximum(inside.sum((1, 2)), 1)

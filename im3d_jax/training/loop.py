@@ -19,7 +19,8 @@ import optax
 from jax.sharding import Mesh
 
 from im3d_jax import parallel
-from im3d_jax.atomic import Held, hold
+from im3d_jax.atomic import LOCK_FILE, Held, hold
+from im3d_jax.choices import check_above_zero, check_least
 from im3d_jax.data.loading import Batches, one_ahead
 from im3d_jax.errors import InputError, input_errors
 from im3d_jax.training.checkpoints import Checkpoints
@@ -70,10 +71,9 @@ class RunSettings:
         least = dict.fromkeys(("steps", "batch", "micro_batches", "log_every", "bad_steps", "workers"), 1)
         least |= dict.fromkeys(("evaluate_every", "checkpoint_every", "checkpoint_seconds", "max_seconds"), 0)
         for name, smallest in least.items():
-            if not getattr(self, name) >= smallest:  # NaN neither
-                raise InputError(f"{name}={getattr(self, name)}: expected at least {smallest}")
-        if self.fit_seconds is not None and not 0.0 < self.fit_seconds < math.inf:
-            raise InputError(f"fit_seconds={self.fit_seconds}: expected seconds above 0")
+            check_least(name, getattr(self, name), smallest)
+        if self.fit_seconds is not None:
+            check_above_zero("fit_seconds", self.fit_seconds)
         if len(self.profile) != 2 or min(self.profile) < 0:
             raise InputError(f"profile={self.profile}: expected the first step and a number of steps")
         if not 0.0 <= self.ema < 1.0:
@@ -127,7 +127,7 @@ def train(
     step_of = build_step(stage, optimizer, settings, schedule, mesh)
     with contextlib.ExitStack() as stack:
         stack.enter_context(jax.set_mesh(mesh))
-        stack.enter_context(_locked(workdir))
+        stack.enter_context(held_by_trainer(workdir))
         stop = stack.enter_context(_sigterm())
         checkpoints = stack.enter_context(Checkpoints(workdir / "checkpoints", line=say))
         key, position, total, piece = jax.random.key(seed), 0, settings.steps, Piece()
@@ -321,17 +321,22 @@ def _short(value: Any, most: int = 60) -> str:
 
 
 @contextlib.contextmanager
-def _locked(workdir: pathlib.Path) -> Iterator[None]:
-    """Holds the folder for this trainer; process 0 does it for all.
+def held_by_trainer(workdir: pathlib.Path, lock: str = LOCK_FILE) -> Iterator[None]:
+    """Holds a folder, which is made, for this trainer; process 0 does it for all.
+
+    Args:
+        workdir: The folder.
+        lock: Name of the lock file in it: a program of several runs holds another than each of its runs.
 
     Raises:
-        InputError: Another one holds it.
+        InputError: Another trainer holds it, or it cannot be written.
     """
     if jax.process_index() != 0:
         yield
         return
+    workdir.mkdir(parents=True, exist_ok=True)
     try:
-        held = hold(workdir)
+        held = hold(workdir, lock)
     except Held as other:
         raise InputError(
             f"another trainer (process {other.holder}) writes to {workdir}; wait for it or take a new --workdir"

@@ -11,11 +11,12 @@ import optax
 from jax.sharding import Mesh
 
 from im3d_jax import parallel
+from im3d_jax.choices import check_above_zero, check_least, check_share
 from im3d_jax.errors import InputError, input_errors
 from im3d_jax.progress import Progress
 from im3d_jax.training.loop import RunSettings, train
 from im3d_jax.training.optimizers import make_optimizer, schedule
-from im3d_jax.training.stage import Outline, Stage, check_ranges
+from im3d_jax.training.stage import Outline, Stage
 
 
 class StageSettings(Protocol):
@@ -43,15 +44,6 @@ class StageSettings(Protocol):
         ...
 
 
-_EXPECTED = {
-    "weight_decay": "expected 0 or more",
-    "clip": "expected a norm above 0",
-    "b2": "expected a decay in [0, 1)",
-    "warmup": "expected steps, 0 or more",
-    "decay": "expected a share of the run, 0 to 1",
-}
-
-
 @dataclasses.dataclass(frozen=True)
 class OptimizerSettings:
     """Settings of an optimizer and of its schedule.
@@ -76,16 +68,12 @@ class OptimizerSettings:
     decay: float = 0.4
 
     def __post_init__(self):
-        ranges = {
-            "weight_decay": self.weight_decay >= 0.0,
-            "clip": self.clip > 0.0,
-            "b2": 0.0 <= self.b2 < 1.0,
-            "warmup": self.warmup >= 0,
-            "decay": 0.0 <= self.decay <= 1.0,
-        }
-        for name, fine in ranges.items():
-            if not fine:
-                raise InputError(f"optimizer.{name}={getattr(self, name)}: {_EXPECTED[name]}")
+        check_least("optimizer.weight_decay", self.weight_decay, 0)
+        check_above_zero("optimizer.clip", self.clip, "norm")
+        check_least("optimizer.warmup", self.warmup, 0)
+        check_share("optimizer.decay", self.decay)
+        if not 0.0 <= self.b2 < 1.0:
+            raise InputError(f"optimizer.b2={self.b2}: expected a decay in [0, 1)")
 
     def make(self, rate: Callable[[str], float]) -> optax.GradientTransformation:
         """The optimizer; `rate` gives a parameter's peak learning rate."""
@@ -123,18 +111,12 @@ class Recipe:
         optimizer: By which updates.
         run: For how long, and what is logged and kept.
         mesh: On which devices.
-
-    Raises:
-        InputError: A field of the stage outside of its range.
     """
 
     stage: StageSettings
     optimizer: OptimizerSettings = OptimizerSettings()
     run: RunSettings = RunSettings()
     mesh: MeshSettings = MeshSettings()
-
-    def __post_init__(self):
-        check_ranges(self.stage)
 
     def train(
         self, workdir: str | os.PathLike, *, seed: int = 0, progress: Progress, record: Mapping[str, Any] | None = None

@@ -40,7 +40,7 @@ from im3d_jax.weights.tensor_files import (
     file_metadata,
     list_tensors,
     network_files,
-    read_json,
+    read_json_if_there,
     read_tensor,
     write_tensors,
 )
@@ -133,8 +133,9 @@ def open_checkpoint(path: str | pathlib.Path, family: str | None = None, *, pres
     folders = [name for name in FOLDERS if (path / name).is_dir()]
     if folders:
         stored = {name: list_tensors(network_files(path / name)) for name in folders}
-        config = _read_json(path / "unet" / "config.json")
-        record = _read_json(path / RECORD)
+        config_file = path / "unet" / "config.json"
+        config = read_json_if_there(config_file)
+        record = read_json_if_there(path / RECORD)
         _check_record(record, str(path / RECORD), families)
     else:
         files = network_files(path) if path.is_dir() else [path]
@@ -153,13 +154,14 @@ def open_checkpoint(path: str | pathlib.Path, family: str | None = None, *, pres
             return opened if told else dataclasses.replace(opened, remark=_REMARKS.get(chosen.name, "").format(file))
         # A single network's folder has its configuration beside the tensors.
         stored, record = {"unet": tensors}, {}
-        config = _read_json(path / "config.json") if path.is_dir() else {}
+        config_file = path / "config.json"
+        config = read_json_if_there(config_file)
     if "unet" not in stored:
         raise WeightsError(f"{path} has no unet folder, only {', '.join(folders)}: give the model's whole folder")
     chosen = preset or _preset(family or record.get("family"), stored["unet"], config, path)
     chosen = with_norm_eps(chosen, record.get("norm_eps") or chosen.norm_eps)
     chosen = _with_frames(chosen, config.get("num_frames", record.get("num_frames")))
-    scheduler = _read_json(path / "scheduler" / "scheduler_config.json")
+    scheduler = read_json_if_there(path / "scheduler" / "scheduler_config.json")
     chosen = _with_prediction(chosen, record.get("prediction", scheduler.get("prediction_type")))
     if "vae" in stored:
         autoencoder = dataclasses.replace(
@@ -170,7 +172,7 @@ def open_checkpoint(path: str | pathlib.Path, family: str | None = None, *, pres
         chosen = dataclasses.replace(chosen, autoencoder=autoencoder)
     if "scaling_factor" in record:
         chosen = with_scaling_factor(chosen, record["scaling_factor"], str(path / RECORD))
-    chosen, remark = apply_configs(path, chosen, config)
+    chosen, remark = apply_configs(path, chosen, config, config_file)
     return Checkpoint(path, "diffusers", chosen, stored, {}, record, f"{path}: {remark}" if remark else "")
 
 
@@ -305,14 +307,9 @@ def _preset(family: str | None, tensors: dict[str, StoredTensor], config: dict, 
         # The weights cannot tell them apart, and the longer one takes any number of frames.
         return PRESETS["svd" if config.get("num_frames") == 14 else "svd_xt"]
     if "sd21" in fits:
-        scheduler = _read_json(path / "scheduler" / "scheduler_config.json")
+        scheduler = read_json_if_there(path / "scheduler" / "scheduler_config.json")
         return PRESETS["sd21_base" if scheduler.get("prediction_type") == "epsilon" else "sd21"]
     return PRESETS[fits[0]]
-
-
-def _read_json(path: pathlib.Path) -> dict:
-    """What a file says that need not be there."""
-    return read_json(path) if path.is_file() else {}
 
 
 def _check_record(record: dict, where: str, families: tuple[str, ...] | None) -> None:

@@ -16,8 +16,9 @@ from typing import Any
 
 from im3d_jax.errors import WeightsError
 from im3d_jax.models.clip import CLIPTextConfig, CLIPVisionConfig
+from im3d_jax.models.clip_images import CLIP_MEAN, CLIP_STD
 from im3d_jax.weights.presets import Preset
-from im3d_jax.weights.tensor_files import read_json
+from im3d_jax.weights.tensor_files import read_json_if_there
 
 
 _NONE = (None, False)
@@ -61,16 +62,18 @@ _EDM = {
 }  # fmt: skip
 # Of networks that were distilled for other samplers, or trained on another noise.
 _OTHER_SAMPLERS = ("FlowMatch", "LCM", "TCD", "Consistency", "CMStochastic", "AmusedScheduler", "VQDiffusion")
-_CLIP_MEAN, _CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 
 
-def apply_configs(folder: pathlib.Path, preset: Preset, unet: Mapping[str, Any]) -> tuple[Preset, str]:
+def apply_configs(
+    folder: pathlib.Path, preset: Preset, unet: Mapping[str, Any], where: pathlib.Path
+) -> tuple[Preset, str]:
     """The preset as the configurations of a folder have it; missing files and fields leave it as it is.
 
     Args:
         folder: Of the model, with the folders `unet`, `vae`, `scheduler` and that of an encoder.
         preset: Of the family.
         unet: Content of the UNet's config.json.
+        where: Path of that file.
 
     Returns:
         The preset with the autoencoder's scale, and a line on fields that are not known; empty for none.
@@ -78,12 +81,11 @@ def apply_configs(folder: pathlib.Path, preset: Preset, unet: Mapping[str, Any])
     Raises:
         WeightsError: A field has a value that this code does not compute.
     """
-    where = folder / "unet" / "config.json"
     _check(unet, where, {**_UNET, "norm_num_groups": (preset.unet.groups,)})
     _check_heads(unet, where, preset.unet.heads)
     unknown = _unknown(unet, "unet", (*_UNET, *_UNET_FREE))
     where = folder / "vae" / "config.json"
-    vae = _read(where)
+    vae = read_json_if_there(where)
     _check(vae, where, {**_VAE, "norm_num_groups": (preset.autoencoder.groups,)})
     unknown += _unknown(vae, "vae", (*_VAE, *_VAE_FREE))
     if vae.get("scaling_factor") is not None:
@@ -114,7 +116,7 @@ def with_scaling_factor(preset: Preset, factor: object, where: str) -> Preset:
 
 
 def _check_scheduler(path: pathlib.Path, preset: Preset) -> None:
-    scheduler = _read(path)
+    scheduler = read_json_if_there(path)
     name = str(scheduler.get("_class_name", ""))
     if name.startswith(_OTHER_SAMPLERS):
         raise WeightsError(f"{path}: {name[:60]} is not supported: the networks are trained for another sampler")
@@ -131,11 +133,11 @@ def _check_encoder(folder: pathlib.Path, preset: Preset) -> None:
             "num_attention_heads": (config.heads,),
             "layer_norm_eps": (config.eps,),
         }
-        _check(_read(where), where, allowed)
+        _check(read_json_if_there(where), where, allowed)
     if preset.image_encoder:
         where = folder / "feature_extractor" / "preprocessor_config.json"
-        found = _read(where)
-        for field, wanted in (("image_mean", _CLIP_MEAN), ("image_std", _CLIP_STD)):
+        found = read_json_if_there(where)
+        for field, wanted in (("image_mean", CLIP_MEAN), ("image_std", CLIP_STD)):
             if field in found and not _equal(found[field], wanted):
                 raise _refusal(where, field, found[field], (list(wanted),))
 
@@ -181,7 +183,3 @@ def _unknown(fields: Mapping[str, Any], network: str, known: tuple[str, ...]) ->
         for name, value in fields.items()
         if not name.startswith("_") and name not in known and value is not None and value is not False
     ]
-
-
-def _read(path: pathlib.Path) -> dict:
-    return read_json(path) if path.is_file() else {}

@@ -64,6 +64,11 @@ def read_json(path: pathlib.Path) -> dict:
     return data
 
 
+def read_json_if_there(path: pathlib.Path) -> dict:
+    """As `read_json`; empty where there is no such file."""
+    return read_json(path) if path.is_file() else {}
+
+
 def network_files(folder: pathlib.Path) -> list[pathlib.Path]:
     """The safetensors files of one network's folder: a single one, or the shards of an index.
 

@@ -109,6 +109,13 @@ def test_masks(tmp_path, place, frame, value):
     np.testing.assert_array_equal(small.valid[0, 0], [True, True, False, False])
 
 
+def test_masks_of_pictures_whose_suffix_is_in_another_case(tmp_path):
+    write_picture(tmp_path / "images/0000.JPG", grey=200)
+    write_json(tmp_path, {"camera_angle_x": 0.7, "frames": frames_of(["images/0000.jpg"])})
+    save_mask(tmp_path / "masks/0000.png", half_mask(255))
+    np.testing.assert_array_equal(load_capture(tmp_path).valid[0], half_mask() > 0)
+
+
 def test_kinds_of_masks(tmp_path):
     write_capture(tmp_path, count=5)
     alpha = np.full((16, 24, 4), 255, np.uint8)

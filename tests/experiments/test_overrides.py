@@ -27,6 +27,7 @@ def get(config, name):
         ("stage.learning_rate", "1e-3", 1e-3),
         ("stage.learning_rate", "1", 1.0),
         ("stage.dtype", "float16", "float16"),
+        ("stage.start.bundle", "3", "3"),
         ("stage.data.frames", "(0, 4)", (0, 4)),
         ("stage.start.model.unet.cyclic", "false", False),
         ("stage.start.model.unet.cyclic", "True", True),

@@ -84,10 +84,12 @@ class DatasetFolder:
         self.path = pathlib.Path(path)
         self.objects = self.path / "objects"
         self._index, self._failed = self.path / "index.jsonl", self.path / "failed.jsonl"
-        record = earlier_settings(self.path)
+        earlier_settings(self.path)  # before anything is made there
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             self._held = hold(self.path)
+            # Again: another process may have begun and ended in between.
+            record = earlier_settings(self.path)
             for own in (self.objects, self._index):
                 if own.is_symlink():
                     raise InputError(f"{own} is a symbolic link; remove it or choose another --out")

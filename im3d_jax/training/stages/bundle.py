@@ -10,13 +10,14 @@ import dataclasses
 import functools
 import pathlib
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
+from im3d_jax.choices import check_above_zero, check_least, check_share
 from im3d_jax.data import turntables
 from im3d_jax.data.prop_arrays import map_props, prop_vocabulary
 from im3d_jax.data.toybox import ALIASES, VOCABULARY
@@ -31,7 +32,7 @@ from im3d_jax.pipelines.base import ViewTask
 from im3d_jax.pipelines.bundle import QUALITIES, BundleModel
 from im3d_jax.progress import Progress
 from im3d_jax.training.objectives import Denoising, UniformTimes
-from im3d_jax.training.stage import Outline, Stage, deciding
+from im3d_jax.training.stage import Computation, Outline, Stage, deciding
 from im3d_jax.training.stages.bundle_objectives import (
     AutoencoderObjective,
     ElevationObjective,
@@ -63,6 +64,12 @@ class Rendered:
     pack: str = ""
     props: int = 0
     held_out_props: int = 0
+
+    def __post_init__(self):
+        for name in ("objects", "held_out", "props", "held_out_props"):
+            check_least(f"stage.data.{name}", getattr(self, name), 0)
+        if not self.frames:
+            raise InputError("stage.data.frames=(): expected numbers of frames")
 
     @property
     def evaluated(self) -> bool:
@@ -147,7 +154,11 @@ class AutoencoderTraining:
     data: Rendered = Rendered(12_000, (0, 3, 6, 9, 13))
     kl_weight: float = 1e-4
     learning_rate: float = 1e-3
-    dtype: str = "bfloat16"
+    dtype: Computation = "bfloat16"
+
+    def __post_init__(self):
+        check_least("stage.kl_weight", self.kl_weight, 0)
+        check_above_zero("stage.learning_rate", self.learning_rate, "rate")
 
     def rate(self, name: str) -> float:
         """See `StageSettings`."""
@@ -202,8 +213,12 @@ class PictureTraining:
     data: Rendered = Rendered(100_000, (0,), 0)
     drop: float = 0.1
     learning_rate: float = 6e-4
-    dtype: str = "bfloat16"
-    attention: str = "xla"
+    dtype: Computation = "bfloat16"
+    attention: Literal["xla", "cudnn"] = "xla"
+
+    def __post_init__(self):
+        check_share("stage.drop", self.drop)
+        check_above_zero("stage.learning_rate", self.learning_rate, "rate")
 
     def rate(self, name: str) -> float:
         """See `StageSettings`."""
@@ -266,8 +281,15 @@ class TurntableTraining:
     high_noise: float = 0.0
     more_given: float = 0.0
     learning_rate: float = 8e-4
-    dtype: str = "bfloat16"
-    attention: str = "xla"
+    dtype: Computation = "bfloat16"
+    attention: Literal["xla", "cudnn"] = "xla"
+
+    def __post_init__(self):
+        for name in ("drop", "high_noise", "more_given"):
+            check_share(f"stage.{name}", getattr(self, name))
+        for name in ("condition_noise", "spatial_rate", "picture_weight"):
+            check_least(f"stage.{name}", getattr(self, name), 0)
+        check_above_zero("stage.learning_rate", self.learning_rate, "rate")
 
     def rate(self, name: str) -> float:
         """See `StageSettings`."""
@@ -325,6 +347,9 @@ class ElevationTraining:
     start: Start = Start()
     data: Rendered = Rendered(50_000, (0, 4, 8, 12), 256)
     learning_rate: float = 1e-3
+
+    def __post_init__(self):
+        check_above_zero("stage.learning_rate", self.learning_rate, "rate")
 
     def rate(self, name: str) -> float:
         """See `StageSettings`."""

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
+from im3d_jax.choices import check_above_zero, check_share
 from im3d_jax.data.encoded import EncodedFolder, RandomExamples
 from im3d_jax.diffusion import ScaledLinear
 from im3d_jax.errors import InputError
@@ -22,9 +23,9 @@ from im3d_jax.models import StableUNet, is_temporal_parameter
 from im3d_jax.progress import Progress
 from im3d_jax.training.flops import step_tflop
 from im3d_jax.training.objectives import Denoising, UniformTimes
-from im3d_jax.training.stage import Outline, Stage, deciding
+from im3d_jax.training.stage import Computation, Outline, Stage, deciding
 from im3d_jax.training.stages.starting import start_unet, unet_outline, with_attention
-from im3d_jax.training.stages.svd import Remat
+from im3d_jax.training.stages.svd import Attention, Remat
 from im3d_jax.training.stages.video_objectives import EmuObjective
 from im3d_jax.training.trees import Tree
 from im3d_jax.weights import load_safetensors, open_checkpoint
@@ -55,16 +56,23 @@ class EmuTraining:
         remat: See `SvdTraining`.
         attention: ``xla``, ``cudnn`` or ``tpu``; empty chooses by the device.
         miniature: A network of a few thousand parameters, to try the path.
+
+    Raises:
+        InputError: A value outside of its range.
     """
 
     start: str = "random"
     data: str = "random"
     drop: float = 0.1
     learning_rate: float = 1e-5
-    dtype: str = "bfloat16"
+    dtype: Computation = "bfloat16"
     remat: Remat = "blocks"
-    attention: str = ""
+    attention: Attention = ""
     miniature: bool = False
+
+    def __post_init__(self):
+        check_share("stage.drop", self.drop)
+        check_above_zero("stage.learning_rate", self.learning_rate, "rate")
 
     def rate(self, name: str) -> float:
         """See `StageSettings`."""

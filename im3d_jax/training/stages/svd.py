@@ -16,6 +16,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from im3d_jax import parallel
+from im3d_jax.choices import check_above_zero, check_least, check_share
 from im3d_jax.data.encoded import EncodedFolder
 from im3d_jax.diffusion import Karras
 from im3d_jax.errors import InputError, WeightsError
@@ -24,7 +25,7 @@ from im3d_jax.progress import Progress
 from im3d_jax.training import lora
 from im3d_jax.training.flops import step_tflop
 from im3d_jax.training.objectives import Denoising, LogNormalSigmas
-from im3d_jax.training.stage import Outline, Stage, deciding
+from im3d_jax.training.stage import Computation, Outline, Stage, deciding
 from im3d_jax.training.stages.starting import start_unet, unet_outline, with_attention
 from im3d_jax.training.stages.video_objectives import SvdObjective
 from im3d_jax.training.trees import Rule, Tree, merge
@@ -39,6 +40,7 @@ from im3d_jax.weights.presets import PRESETS, Preset
 
 
 Trained = Literal["temporal", "all", "lora"]
+Attention = Literal["", "xla", "cudnn", "tpu"]
 Remat = Literal["none", "blocks", "full"]
 
 
@@ -64,6 +66,9 @@ class SvdTraining:
         attention: ``xla``, ``cudnn`` or ``tpu``; empty chooses by the device.
         fixed: (sample, time, noise) triples on which the loss is compared over the run; 0 for none.
         miniature: Networks of a few thousand parameters in place of the published ones: a trial of the whole path.
+
+    Raises:
+        InputError: A value outside of its range.
     """
 
     start: str = ""
@@ -75,11 +80,20 @@ class SvdTraining:
     sigma_mean: float = 1.0
     sigma_std: float = 1.6
     learning_rate: float = 1e-5
-    dtype: str = "bfloat16"
+    dtype: Computation = "bfloat16"
     remat: Remat = "blocks"
-    attention: str = ""
+    attention: Attention = ""
     fixed: int = 64
     miniature: bool = False
+
+    def __post_init__(self):
+        check_least("stage.rank", self.rank, 1)
+        check_share("stage.drop", self.drop)
+        check_above_zero("stage.sigma_std", self.sigma_std)
+        check_least("stage.fixed", self.fixed, 0)
+        check_above_zero("stage.learning_rate", self.learning_rate, "rate")
+        if not math.isfinite(self.sigma_mean):
+            raise InputError(f"stage.sigma_mean={self.sigma_mean}: expected a finite number")
 
     def rate(self, name: str) -> float:
         """See `StageSettings`."""
