@@ -79,6 +79,14 @@ def test_a_chain_starts_each_stage_from_the_one_before_and_keeps_what_is_finishe
     assert start("tiny", tmp_path, *change) == 0
     assert [name for name, _ in started[before:]] == ["unfrozen", "elevation"]
     assert load_bundle(str(tmp_path / "bundle")).config == load_bundle(str(tmp_path / "elevation" / "bundle")).config
+    # Contents decide: another place changes nothing, other weights of a stage begin the later ones anew.
+    moved, before = tmp_path.rename(tmp_path.with_name("moved")), len(started)
+    assert start("tiny", moved, *change) == 0 and len(started) == before
+    found = load_bundle(str(moved / "mixed/bundle"))
+    negated = jax.tree.map(lambda leaf: -leaf, found.params)
+    save_bundle(moved / "mixed/bundle", found.config, found.tokenizer, negated)
+    assert start("tiny", moved, *change) == 0
+    assert [name for name, _ in started[before:]] == ["unfrozen", "elevation"]
 
 
 @pytest.mark.usefixtures("small")

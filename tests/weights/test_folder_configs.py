@@ -1,6 +1,7 @@
 """Fields of diffusers' JSON files that leave no trace in the tensors: used, or refused, and unknown ones named."""
 
 import json
+import re
 import shutil
 
 import pytest
@@ -105,6 +106,15 @@ def test_what_would_give_another_picture_is_refused(opened, file, changes, words
         opened(file, changes)
     assert words in str(caught.value) and file.rpartition("/")[2] in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_the_file_that_was_read_is_named(made, tmp_path):
+    """Of a folder of the UNet alone its own config.json."""
+    shutil.copytree(made["sd15"] / "unet", tmp_path / "alone")
+    config = tmp_path / "alone/config.json"
+    config.write_text(json.dumps({"freq_shift": 1}))
+    with pytest.raises(WeightsError, match=f"^{re.escape(str(config))}: freq_shift"):
+        open_checkpoint(tmp_path / "alone", preset=miniature("sd15"))
 
 
 @pytest.mark.parametrize(
