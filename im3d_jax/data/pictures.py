@@ -9,20 +9,19 @@ from __future__ import annotations
 import functools
 import os
 import pathlib
-import warnings
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from im3d_jax.errors import ImageError
 from im3d_jax.images.files import (
     GREYS_OF_16_BITS,
     ORIENTATION,
     check_mode,
-    kind_of,
+    damage_told,
+    open_picture,
     raw_size,
     straight_rgba,
-    without_map,
 )
 from im3d_jax.images.resize import shrink
 
@@ -180,31 +179,14 @@ def _formats() -> tuple[str, ...]:
 
 
 def _opened(file: pathlib.Path) -> Image.Image:
-    if not os.path.isfile(file):
-        raise ImageError(f"image {file}: the file is {kind_of(file)}; give the path of a PNG, JPEG, WebP or TIFF file")
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            warnings.simplefilter("ignore", UserWarning)  # on tags of damaged files
-            return without_map(Image.open(file, formats=_formats()))
-    except UnidentifiedImageError:
-        raise ImageError(f"image {file}: not a readable picture; expected PNG, JPEG, WebP or TIFF") from None
-    except Image.DecompressionBombError:
-        raise ImageError(f"image {file}: more than {MOST_RAW_PIXELS / 1e6:g} million pixels") from None
-    # Pillow reports damaged files by nearly any error, depending on the format and on where the damage is.
-    except Exception as error:
-        raise ImageError(f"image {file}: truncated or damaged ({error}); export it again") from None
+    return open_picture(file, _formats(), MOST_RAW_PIXELS)
 
 
 def _loaded(opened: Image.Image, file: pathlib.Path) -> Image.Image:
     """The picture decoded as its raw pixels; it no longer needs its file."""
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)
-            # Pillow turns TIFF files, and them alone, as it decodes them; it takes the tag away then.
-            turned = opened.getexif().get(ORIENTATION) if opened.format == "TIFF" else None
-            opened.load()
-            back = None if ORIENTATION in opened.getexif() else _BACK.get(turned)
-            return opened if back is None else opened.transpose(back)
-    except Exception as error:
-        raise ImageError(f"image {file}: truncated or damaged ({error}); export it again") from None
+    with damage_told(file):
+        # Pillow turns TIFF files, and them alone, as it decodes them; it takes the tag away then.
+        turned = opened.getexif().get(ORIENTATION) if opened.format == "TIFF" else None
+        opened.load()
+        back = None if ORIENTATION in opened.getexif() else _BACK.get(turned)
+        return opened if back is None else opened.transpose(back)

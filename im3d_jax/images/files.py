@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import io
 import os
-import pathlib
 import warnings
 from collections.abc import Iterator, Sequence
 
@@ -38,9 +37,12 @@ def read_image(path: str | os.PathLike) -> Float[np.ndarray, "height width 4"]:
     Raises:
         ImageError: the file is missing, no picture, truncated, too large, or of an unusable kind.
     """
-    with _opened(path) as opened:
-        opened.load()
-        return straight_rgba(ImageOps.exif_transpose(opened), path, opened.format)
+    with open_picture(path) as opened:
+        _check_pixels(opened, path)
+        with damage_told(path):
+            opened.load()
+            upright = ImageOps.exif_transpose(opened)
+            return straight_rgba(upright, path, opened.format)
 
 
 def straight_rgba(
@@ -99,8 +101,10 @@ def picture_size(path: str | os.PathLike) -> tuple[int, int]:
     Raises:
         ImageError: see `read_image`.
     """
-    with _opened(path) as opened:
-        (width, height), turned = raw_size(opened), opened.getexif().get(ORIENTATION, 1) in (5, 6, 7, 8)
+    with open_picture(path) as opened:
+        _check_pixels(opened, path)
+        with damage_told(path):
+            (width, height), turned = raw_size(opened), opened.getexif().get(ORIENTATION, 1) in (5, 6, 7, 8)
         return (height, width) if turned else (width, height)
 
 
@@ -112,14 +116,14 @@ def raw_size(opened: Image.Image) -> tuple[int, int]:
     return opened.size
 
 
-def kind_of(path: str | os.PathLike) -> str:
+def _kind_of(path: str | os.PathLike) -> str:
     """What a path is that is no file, in words."""
     if os.path.isdir(path):
         return "a folder, not a picture"
     return "a pipe or a device, which cannot be read" if os.path.exists(path) else "missing"
 
 
-def without_map(opened: Image.Image) -> Image.Image:
+def _without_map(opened: Image.Image) -> Image.Image:
     """A picture that is not decoded yet, kept from being mapped into memory.
 
     Pillow maps a TIFF file of one strip by its size after turning, which scrambles the rows of one to be turned.
@@ -129,32 +133,55 @@ def without_map(opened: Image.Image) -> Image.Image:
     return opened
 
 
-@contextlib.contextmanager
-def _opened(path: str | os.PathLike) -> Iterator[Image.Image]:
-    """A picture file whose header is read."""
-    path = pathlib.Path(path)
+def open_picture(path: str | os.PathLike, formats: Sequence[str] = FORMATS, most: int = MAXIMUM_PIXELS) -> Image.Image:
+    """A picture file whose header is read; a context manager that closes it.
+
+    Args:
+        path: The file.
+        formats: Pillow's names of those that may be opened.
+        most: Pixels that the caller takes, for the message on a file that Pillow itself finds too large.
+
+    Raises:
+        ImageError: The file is missing, no picture, damaged, or far too large.
+    """
     # Not pathlib's tests, which fail on names that are too long.
     if not os.path.isfile(path):
-        raise ImageError(f"image {path}: the file is {kind_of(path)}; give the path of a {_EXPECTED} file")
+        raise ImageError(f"image {path}: the file is {_kind_of(path)}; give the path of a {_EXPECTED} file")
+    with damage_told(path):
+        try:
+            return _without_map(Image.open(path, formats=formats))
+        except UnidentifiedImageError:
+            raise ImageError(f"image {path}: not a readable picture; expected {_EXPECTED}") from None
+        except Image.DecompressionBombError:
+            raise _too_large(path, most) from None
+
+
+@contextlib.contextmanager
+def damage_told(path: str | os.PathLike) -> Iterator[None]:
+    """Turns what Pillow raises for a damaged file into one line. Little but its own calls belongs inside.
+
+    Raises:
+        ImageError: The file is damaged.
+    """
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            # On tags of damaged files.
-            warnings.simplefilter("ignore", UserWarning)
-            with without_map(Image.open(path, formats=FORMATS)) as opened:
-                if opened.width * opened.height > MAXIMUM_PIXELS:
-                    raise Image.DecompressionBombError
-                yield opened
-    except ImageError:
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            warnings.simplefilter("ignore", UserWarning)  # on tags of damaged files
+            yield
+    except (ImageError, MemoryError):
         raise
-    except UnidentifiedImageError:
-        raise ImageError(f"image {path}: not a readable picture; expected {_EXPECTED}") from None
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
-        most = f"{MAXIMUM_PIXELS / 1e6:g} million"
-        raise ImageError(f"image {path}: more than {most} pixels; scale it down first") from None
-    # Pillow reports damaged files by nearly any error, depending on the format and on where the damage is.
+    # Pillow reports them by nearly any error, depending on the format and on where the damage is.
     except Exception as error:
         raise ImageError(f"image {path}: truncated or damaged ({error}); export it again") from None
+
+
+def _too_large(path: str | os.PathLike, most: int) -> ImageError:
+    return ImageError(f"image {path}: more than {most / 1e6:g} million pixels; scale it down first")
+
+
+def _check_pixels(opened: Image.Image, path: str | os.PathLike) -> None:
+    if opened.width * opened.height > MAXIMUM_PIXELS:
+        raise _too_large(path, MAXIMUM_PIXELS)
 
 
 def to_bytes(image: Float[np.ndarray, "*batch channels"]) -> UInt8[np.ndarray, "*batch channels"]:
