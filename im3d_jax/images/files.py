@@ -133,7 +133,9 @@ def _without_map(opened: Image.Image) -> Image.Image:
     return opened
 
 
-def open_picture(path: str | os.PathLike, formats: Sequence[str] = FORMATS, most: int = MAXIMUM_PIXELS) -> Image.Image:
+def open_picture(
+    path: str | os.PathLike, formats: tuple[str, ...] = FORMATS, most: int = MAXIMUM_PIXELS
+) -> Image.Image:
     """A picture file whose header is read; a context manager that closes it.
 
     Args:
