@@ -76,14 +76,13 @@ def palette(rows: Float[np.ndarray, "N D"], size: int) -> tuple[Float[np.ndarray
         members = order[bounds[group] : bounds[group + 1]]
         if not len(members):
             continue
-        share = max(1, size * len(members) // len(rows))
+        # One for each group and the rest by rows, rounded down: together at most `size`.
+        share = 1 + (size - len(coarse)) * len(members) // len(rows)
         inside = rows[members]
         book = inside if len(members) <= share else _k_means(inside, share, random)
         labels[members] = count + _nearest_rows(inside, book)
         parts.append(book)
         count += len(book)
-        if count > size:
-            raise AssertionError("shares are rounded down")
     return np.concatenate(parts).astype(np.float32), labels
 
 

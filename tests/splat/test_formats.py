@@ -271,6 +271,10 @@ def test_palettes_are_near_every_row():
     rows = centres[rng.integers(40, size=4000)] + rng.normal(scale=0.01, size=(4000, 9)).astype(np.float32)
     vectors, labels = codebooks.palette(rows, 256)
     assert len(vectors) <= 256 and np.abs(vectors[labels] - rows).max() < 0.1
+    # A few rows lie far from all others, so that most groups have one row or two.
+    heavy = rng.pareto(0.8, (4000, 24)).astype(np.float32)
+    vectors, labels = codebooks.palette(heavy, 1024)
+    assert 256 < len(vectors) <= 1024 and labels.max() == len(vectors) - 1
     few, labels = codebooks.palette(rows[:100], 256)
     np.testing.assert_array_equal(few[labels], rows[:100])
     book = codebooks.number_codebook(rows)
