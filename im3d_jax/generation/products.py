@@ -18,6 +18,7 @@ from im3d_jax.images.sharpness import sharpness
 from im3d_jax.models import lpips as lpips_distance
 from im3d_jax.output.records import to_json
 from im3d_jax.output.renders import find_turn, render_views, turntable_cameras
+from im3d_jax.output.run_files import PAGE
 from im3d_jax.output.sheets import contact_sheet
 from im3d_jax.output.videos import encode_mp4
 from im3d_jax.viewer import About, PosedPictures, build_page
@@ -28,7 +29,6 @@ from splat.io.files import on_host
 
 SHEET_SIDE = 256  # most pixels of each view on a sheet: larger sheets take seconds to compress
 VOLATILE = frozenset({"metrics.json"})
-PAGE = "viewer.html"
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,9 +1,12 @@
 """`im3d view` and `im3d export`: files beside their source, and refusals in one line."""
 
+import shutil
+
 import pytest
 
 import splat
 from im3d_jax.cli.main import main
+from im3d_jax.errors import InputError
 from tests.exports.runs import gaussians, write_run
 
 
@@ -48,6 +51,8 @@ def test_pages(run, tmp_path, capsys):
     assert b"<h1>A red mug</h1>" in page and b"25.5 dB" in page and b"4 views" in page
     assert main(["export", str(run), "--to=html"]) == 0
     assert (tmp_path / "runs/mug.html").read_bytes() == page
+    assert main(["view", "--page", str(run), f"--out={run / 'viewer.html'}"]) == 0
+    assert (run / "viewer.html").read_bytes() == page
     splat.save(tmp_path / "b.glb", gaussians(terms=4))
     assert main(["view", "--page", str(tmp_path / "b.glb")]) == 0
     alone = (tmp_path / "b.html").read_bytes()
@@ -56,19 +61,47 @@ def test_pages(run, tmp_path, capsys):
     assert capsys.readouterr().err == ""
 
 
+def test_the_page_of_a_run_without_views_stays(run, tmp_path, capsys):
+    """Its gaussians alone would make a page without the pictures of the capture."""
+    page = run / "viewer.html"
+    page.write_text("with the pictures of the capture")
+    shutil.rmtree(run / "views")
+    for arguments in (["view", "--page", run], ["view", "--page", run, f"--out={page}"],
+                      ["export", run, "--to=html", f"--out={page}", "--overwrite"]):  # fmt: skip
+        assert main([str(argument) for argument in arguments]) == 0
+        assert capsys.readouterr().out == f"{page}: the page that the run wrote\n"
+    assert page.read_text() == "with the pictures of the capture"
+    assert main(["view", "--page", str(run), f"--out={tmp_path / 'a.html'}"]) == 0
+    assert b"0 views" in (tmp_path / "a.html").read_bytes()
+    page.unlink()
+    assert main(["view", "--page", str(run)]) == 0
+    assert page.read_bytes() == (tmp_path / "a.html").read_bytes()
+
+
+def test_devices_are_chosen_before_views_are_read(run, refused, monkeypatch):
+    def none():
+        raise InputError("no such device")
+
+    (run / "views/00.png").write_bytes(b"damaged")
+    assert "00.png" in refused("view", "--page", run)
+    monkeypatch.setattr("im3d_jax.environment.start_jax", none)
+    assert "no such device" in refused("view", "--page", run)
+
+
 def test_refusals(run, tmp_path, refused):
-    assert "nothing to export is given" in refused("export", "--to=spz")
+    line = refused("export", "--to=spz")
+    assert "no source; give a run folder or a file of gaussians, for example im3d export runs/mug" in line
     assert "--to is missing; expected one of ply, ply-lean" in refused("export", run)
     assert "--to=obj is no kind of file; expected one of" in refused("export", run, "--to=obj")
     assert "unexpected argument 'more'" in refused("export", run, "more", "--to=spz")
     assert "no such file or folder" in refused("export", tmp_path / "nothing", "--to=spz")
-    assert "is what is exported" in refused("export", run / "asset.ply", "--to=ply")
-    assert "among the results of the run" in refused("export", run, "--to=spz", f"--out={run / 'views/a.spz'}")
+    assert "is the source itself" in refused("export", run / "asset.ply", "--to=ply")
+    assert "would replace a result of the run" in refused("export", run, "--to=spz", f"--out={run / 'views/a.spz'}")
     assert "the folder" in refused("export", run, "--to=spz", f"--out={tmp_path / 'no/a.spz'}")
     assert "--size is for turntables" in refused("export", run, "--to=spz", "--size=64")
     assert "--size=63: expected even" in refused("export", run, "--to=gif", "--size=63")
     assert "give --page: im3d view --page" in refused("view", run)
-    assert "nothing to export is given" in refused("view", "--page")
+    assert "no source; give a run folder" in refused("view", "--page")
     (tmp_path / "empty.ply").write_bytes(b"")
     assert "the file is empty" in refused("view", "--page", tmp_path / "empty.ply")
     splat.save(tmp_path / "none.ply", gaussians(), gaussians().means[:, 0] > 100)
