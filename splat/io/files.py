@@ -1,6 +1,7 @@
 """Shared by all file formats of gaussians: errors, atomic writing, rows and activations."""
 
 import dataclasses
+import inspect
 import math
 import os
 import pathlib
@@ -57,6 +58,7 @@ class Rows:
 
 # Shares of a gaussian's size, and of the scene's, by which rounding may move it.
 _MOST_MOVED, _VISIBLE = 0.1, 1e-6
+_FOLDER = os.path.dirname(__file__)
 
 
 class Malformed(ValueError):
@@ -69,6 +71,17 @@ class FarAway(Malformed):
 
 class NonFinite(ValueError):
     """Gaussians to write hold a NaN or an infinity; the message is one line."""
+
+
+def warn(message: str) -> None:
+    """Warns at the line that called a function of `splat.io`, however many functions lie between."""
+    frame, level, outermost = inspect.currentframe(), 0, 0
+    while frame is not None:
+        level += 1
+        if os.path.dirname(frame.f_code.co_filename) == _FOLDER:
+            outermost = level
+        frame = frame.f_back
+    warnings.warn(message, stacklevel=outermost + 1)
 
 
 def write_atomically(path: pathlib.Path, content: bytes) -> None:
@@ -223,10 +236,9 @@ def check_writable(gaussians: Rows, kind: str, highest_degree: int) -> Rows:
             f"{kind} files cannot; leave them out with active=splat.gaussians.usable(gaussians)"
         )
     if gaussians.sh_degree > highest_degree:
-        warnings.warn(
+        warn(
             f"{kind} files hold SH degree {highest_degree}: the coefficients up to degree "
-            f"{gaussians.sh_degree} are left out",
-            stacklevel=4,
+            f"{gaussians.sh_degree} are left out"
         )
         return dataclasses.replace(gaussians, sh=gaussians.sh[:, : (highest_degree + 1) ** 2])
     return gaussians

@@ -16,13 +16,12 @@ The frame is x right, y up, z back; see splat.io.frames. Reference: github.com/n
 
 import math
 import struct
-import warnings
 import zlib
 
 import numpy as np
 from jaxtyping import Float, UInt8, UInt32
 
-from splat.io.files import Malformed, Rows, logit, sigmoid, to_bytes, unit_quaternions
+from splat.io.files import Malformed, Rows, logit, sigmoid, to_bytes, unit_quaternions, warn
 from splat.io.spz_streams import (
     ANTIALIASED,
     HAS_EXTENSIONS,
@@ -156,10 +155,7 @@ def _widths(version: int, degree: int) -> list[int]:
 
 def _warn_of(flags: int) -> None:
     if flags & ANTIALIASED:
-        warnings.warn(
-            "the SPZ file declares antialiased gaussians: draw them with splat.render(..., antialiased=True)",
-            stacklevel=5,
-        )
+        warn("the SPZ file declares antialiased gaussians: draw them with splat.render(..., antialiased=True)")
 
 
 def _rows(arrays: list[UInt8[np.ndarray, "N _"]], version: int, fractional_bits: int) -> Rows:
