@@ -17,6 +17,15 @@ from splat.io.files import Rows, sigmoid
 
 
 _MOST_POINTS = 50_000
+# Files beside the pictures, and how they start: COLMAP's and nerfstudio's own begin with a comment and indent wider.
+_BESIDE = {
+    "nerfstudio": {"transforms.json": b'{\n  "camera_model": "OPENCV",', "sparse_pc.ply": b"ply\n"},
+    "colmap": {
+        "sparse/0/cameras.txt": b"1 PINHOLE ",
+        "sparse/0/images.txt": b"1 ",
+        "sparse/0/points3D.txt": b"1 ",
+    },
+}
 
 
 def view_files(source: Source, kind: str) -> dict[str, bytes]:
@@ -36,7 +45,7 @@ def view_files(source: Source, kind: str) -> dict[str, bytes]:
             "im3d generate"
         )
     images = source.views.images if source.refined is None else source.refined
-    names = [f"images/{index:02d}.png" for index in range(len(images))]
+    names = _picture_names(len(images))
     files = {name: encode_png(image) for name, image in zip(names, images, strict=True)}
     points, colors = _points(source.rows)
     cameras = source.views.cameras
@@ -61,6 +70,27 @@ def view_files(source: Source, kind: str) -> dict[str, bytes]:
         [f"{number} {x:.7g} {y:.7g} {z:.7g} {r} {g} {b} 0" for number, ((x, y, z), (r, g, b)) in enumerate(rows, 1)]
     )
     return files
+
+
+def is_view_folder(folder: pathlib.Path) -> bool:
+    """Whether all that a folder holds is what `view_files` gives for one kind, so that it may be replaced."""
+    found = list(folder.rglob("*"))
+    if folder.is_symlink() or any(path.is_symlink() for path in found):
+        return False
+    files = {path.relative_to(folder).as_posix() for path in found if not path.is_dir()}
+    for starts in _BESIDE.values():
+        if files == {*starts, *_picture_names(len(files) - len(starts))}:
+            return all(_starts_with(folder / name, start) for name, start in starts.items())
+    return not found
+
+
+def _picture_names(count: int) -> list[str]:
+    return [f"images/{index:02d}.png" for index in range(count)]
+
+
+def _starts_with(path: pathlib.Path, start: bytes) -> bool:
+    with path.open("rb") as file:
+        return file.read(len(start)) == start
 
 
 def _points(rows: Rows) -> tuple[np.ndarray, np.ndarray]:

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 
 from im3d_jax.atomic import replacing
 from im3d_jax.errors import InputError, input_errors
-from im3d_jax.exports.cameras import view_files
+from im3d_jax.exports.cameras import is_view_folder, view_files
 from im3d_jax.exports.pages import page_of
 from im3d_jax.exports.source import Source
 from im3d_jax.exports.videos import VideoSettings, encode_video
@@ -58,19 +58,19 @@ def check_out(out: str, kind: str, *, overwrite: bool) -> pathlib.Path:
     """The place to write to, before anything is read.
 
     Raises:
-        InputError: It is there already, or cannot be.
+        InputError: It exists already, or cannot be written.
     """
     path = pathlib.Path(out)
     if path.exists() and not overwrite:
-        raise InputError(f"{out} is there already; give another --out, or --overwrite to replace it")
+        raise InputError(f"{out} already exists; give another --out, or --overwrite to replace it")
     if path.exists() and path.is_dir() != (kind in FOLDERS):
         what = "a folder" if path.is_dir() else "a file"
         raise InputError(f"{out} is {what}, and --to={kind} makes {'a folder' if kind in FOLDERS else 'a file'}")
-    if kind in FOLDERS and path.exists() and not _is_export(path):
-        raise InputError(f"{out} holds other files than an export; give another --out")
+    if kind in FOLDERS and path.exists() and not is_view_folder(path):
+        raise InputError(f"{out} contains files that no export wrote; give another --out")
     parent = path.parent
     if not parent.is_dir():
-        raise InputError(f"{out}: the folder {parent} is not there; make it, or give another --out")
+        raise InputError(f"{out}: the folder {parent} does not exist; create it, or give another --out")
     if not os.access(parent, os.W_OK):
         raise InputError(f"{out}: cannot write into {parent}; check its permissions, or give another --out")
     return path
@@ -116,11 +116,6 @@ def _encode(source: Source, kind: str) -> bytes:
         options = options | {"origin": source.origin}
     with input_errors(ValueError):
         return encode(rows, "." + ending.rpartition(".")[2], to_y_up(source.up), **options)
-
-
-def _is_export(folder: pathlib.Path) -> bool:
-    """Whether a folder holds what `_write_folder` writes and nothing else."""
-    return {path.name for path in folder.iterdir()} <= {"images", "sparse", "transforms.json", "sparse_pc.ply"}
 
 
 def _write_folder(out: pathlib.Path, files: Mapping[str, bytes]) -> int:

@@ -97,7 +97,7 @@ def test_refusals(run, tmp_path, refused):
     assert "no such file or folder" in refused("export", tmp_path / "nothing", "--to=spz")
     assert "is the source itself" in refused("export", run / "asset.ply", "--to=ply")
     assert "would replace a result of the run" in refused("export", run, "--to=spz", f"--out={run / 'views/a.spz'}")
-    assert "the folder" in refused("export", run, "--to=spz", f"--out={tmp_path / 'no/a.spz'}")
+    assert "no does not exist; create it" in refused("export", run, "--to=spz", f"--out={tmp_path / 'no/a.spz'}")
     assert "--size is for turntables" in refused("export", run, "--to=spz", "--size=64")
     assert "--size=63: expected even" in refused("export", run, "--to=gif", "--size=63")
     assert "give --page: im3d view --page" in refused("view", run)
@@ -113,9 +113,7 @@ def test_refusals(run, tmp_path, refused):
 def test_nothing_is_replaced_unasked(run, tmp_path, refused):
     place = tmp_path / "a.spz"
     place.write_text("mine")
-    assert "is there already; give another --out, or --overwrite" in refused(
-        "export", run, "--to=spz", f"--out={place}"
-    )
+    assert "already exists; give another --out, or --overwrite" in refused("export", run, "--to=spz", f"--out={place}")
     assert place.read_text() == "mine"
     assert main(["export", str(run), "--to=spz", f"--out={place}", "--overwrite"]) == 0
     assert len(splat.load(place).means) == 60
@@ -123,7 +121,11 @@ def test_nothing_is_replaced_unasked(run, tmp_path, refused):
     assert main(["export", str(run), "--to=nerfstudio", f"--out={folder}"]) == 0
     (folder / "notes.txt").write_text("mine")
     line = refused("export", run, "--to=nerfstudio", f"--out={folder}", "--overwrite")
-    assert "holds other files than an export" in line and (folder / "notes.txt").read_text() == "mine"
+    assert "contains files that no export wrote" in line and (folder / "notes.txt").read_text() == "mine"
+    (folder / "notes.txt").unlink()
+    for kind in ("nerfstudio", "colmap"):
+        assert main(["export", str(run), f"--to={kind}", f"--out={folder}", "--overwrite"]) == 0
+        assert (folder / "sparse").exists() == (kind == "colmap")
     assert "is a folder, and --to=spz makes a file" in refused(
         "export", run, "--to=spz", f"--out={folder}", "--overwrite"
     )

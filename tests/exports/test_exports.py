@@ -10,7 +10,7 @@ from PIL import Image
 import splat
 from im3d_jax.data.captures import load_capture
 from im3d_jax.errors import InputError
-from im3d_jax.exports.cameras import view_files
+from im3d_jax.exports.cameras import is_view_folder, view_files
 from im3d_jax.exports.kinds import FOLDERS, GAUSSIANS, KINDS, VIDEOS, default_out, export
 from im3d_jax.exports.orbits import orbit_of
 from im3d_jax.exports.source import open_source
@@ -194,6 +194,30 @@ def test_colmap_folders(source, tmp_path):
         np.testing.assert_allclose([float(word) for word in words[5:8]], pose[:3, 3], atol=1e-5)
     points = np.loadtxt(model / "points3D.txt")
     assert points.shape[1] == 8 and 10 < len(points) <= 60
+
+
+@pytest.mark.parametrize("kind", FOLDERS)
+def test_captures_of_others_are_no_exports(source, tmp_path, kind):
+    """`--overwrite` removes exports, and nothing that looks like one."""
+    folder = tmp_path / "out"
+    export(source, kind, folder)
+    assert is_view_folder(folder)
+    main = folder / ("transforms.json" if kind == "nerfstudio" else "sparse/0/cameras.txt")
+    ours = main.read_bytes()
+    main.write_bytes(b"# Camera list with one line of data per camera\n" + ours if kind == "colmap" else b"{}")
+    assert not is_view_folder(folder), "another program's"
+    main.write_bytes(ours)
+    for name in ("images/IMG_0001.jpg", "images/07.png", "images/raw/00.png", "sparse/0/cameras.bin", "database.db"):
+        path = folder / name
+        path.parent.mkdir(exist_ok=True, parents=True)
+        path.write_bytes(b"mine")
+        assert not is_view_folder(folder), name
+        path.unlink()
+    assert is_view_folder(folder)
+    (folder / "images/00.png").rename(tmp_path / "00.png")
+    assert not is_view_folder(folder), "not all of it"
+    (folder / "images/00.png").symlink_to(tmp_path / "00.png")
+    assert not is_view_folder(folder), "a link"
 
 
 def test_colmap_folders_are_captures(source, tmp_path):
