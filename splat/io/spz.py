@@ -114,7 +114,9 @@ def decode_spz(data: bytes) -> Rows:
         head, streams = unpack_streams(data, _widths)
         count, degree, fractional_bits, flags = head
         _warn_of(flags)
-        return _rows([np.frombuffer(stream, np.uint8).reshape(count, -1) for stream in streams], 4, fractional_bits)
+        pairs = zip(streams, _widths(4, degree), strict=True)
+        arrays = [np.frombuffer(stream, np.uint8).reshape(count, width) for stream, width in pairs]
+        return _rows(arrays, 4, fractional_bits)
     header = _inflate(data, _HEADER.size)[0]
     if len(header) < _HEADER.size:
         raise Malformed("holds no SPZ header")
@@ -122,7 +124,9 @@ def decode_spz(data: bytes) -> Rows:
     if magic != b"NGSP":
         raise Malformed("is a gzip file, but not of SPZ")
     if version not in (1, 2, 3):
-        raise Malformed(f"has SPZ version {version}; versions 1 to 3 are read")
+        raise Malformed(
+            f"has SPZ version {version} in a gzip stream; versions 1 to 3 are read there, and 4 without gzip"
+        )
     check_head(degree, fractional_bits, flags)
     widths = _widths(version, degree)
     size = _HEADER.size + count * sum(widths)

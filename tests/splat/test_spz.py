@@ -132,7 +132,10 @@ MALFORMED = {
     "header of 4": (b"NGSP" + struct.pack("<I", 4), "holds no SPZ header"),
     "other gzip": (gzip.compress(b"hello world, this is no splat"), "not of SPZ"),
     "short": (gzip.compress(b"NGSP"), "holds no SPZ header"),
-    "version 9": (gzip.compress(header(version=9) + BODY), "SPZ version 9"),
+    "version 9": (
+        gzip.compress(header(version=9) + BODY),
+        "SPZ version 9 in a gzip stream; versions 1 to 3 are read there, and 4 without gzip",
+    ),
     "degree": (gzip.compress(header(degree=5) + BODY), "SH degree 5"),
     "fraction": (gzip.compress(header(fractional_bits=200) + BODY), "fractional bits"),
     "count": (gzip.compress(header(count=2) + BODY), "truncated: 2 gaussians"),
@@ -183,12 +186,12 @@ def test_members_of_a_gzip_file_are_joined(tmp_path):
 PARTS = (POSITION, b"\x80", bytes(3), bytes(3), smallest_three(1, 0, 0, 0))
 
 
-def streams(count=1, parts=PARTS, sizes=None, flags=0, more=b""):
+def streams(count=1, parts=PARTS, sizes=None, flags=0, more=b"", degree=0):
     """A file of version 4, written number by number; `sizes` are the plain ones that the table announces."""
     packed = [zstandard.ZstdCompressor().compress(part) for part in parts]
     sizes = [len(part) for part in parts] if sizes is None else sizes
     table = b"".join(struct.pack("<QQ", len(stream), size) for stream, size in zip(packed, sizes, strict=True))
-    head = b"NGSP" + struct.pack("<IIBBBBI", 4, count, 0, 12, flags, len(parts), 32 + len(more)) + bytes(12)
+    head = b"NGSP" + struct.pack("<IIBBBBI", 4, count, degree, 12, flags, len(parts), 32 + len(more)) + bytes(12)
     return head + more + table + b"".join(packed)
 
 
@@ -197,6 +200,13 @@ def test_version_4_is_read_as_described(tmp_path):
     np.testing.assert_array_equal(fourth.means, third.means)
     np.testing.assert_array_equal(fourth.quats, third.quats)
     assert len(read(tmp_path, streams(flags=2, more=RECORD))) == 1
+
+
+def test_files_of_no_gaussians(tmp_path):
+    for degree in (0, 3):
+        for content in (gzip.compress(header(count=0, degree=degree)), streams(count=0, parts=(), degree=degree)):
+            found = read(tmp_path, content)
+            assert len(found) == 0 and found.sh.shape == (0, (degree + 1) ** 2, 3)
 
 
 @pytest.mark.parametrize(
