@@ -25,6 +25,7 @@ from splat.io.files import Malformed, Rows, logit, sigmoid, to_bytes, unit_quate
 from splat.io.spz_streams import (
     ANTIALIASED,
     HAS_EXTENSIONS,
+    LONGEST_EXTENSIONS,
     check_extensions,
     check_head,
     check_ratio,
@@ -38,7 +39,6 @@ _COLOR_SCALE = 0.15
 _SMALLEST_THREE_STEP = math.sqrt(0.5) / 511
 _MOST_MEMBERS = 64
 _ROWS = 1 << 16
-_MOST_EXTENSION_BYTES = 1 << 16
 
 
 def encode_spz(
@@ -58,7 +58,7 @@ def encode_spz(
         The file's bytes.
 
     Raises:
-        ValueError: Positions, bits or version are out of range, or version 4 lacks the package zstandard.
+        ValueError: Positions, bits or version are out of range.
     """
     if version not in (3, 4):
         raise ValueError(f"version is {version}; expected 3 (gzip) or 4 (zstd)")
@@ -131,7 +131,7 @@ def decode_spz(data: bytes) -> Rows:
     widths = _widths(version, degree)
     size = _HEADER.size + count * sum(widths)
     check_ratio(count, size, len(data))
-    spare = _MOST_EXTENSION_BYTES if flags & HAS_EXTENSIONS else 1
+    spare = LONGEST_EXTENSIONS + 1 if flags & HAS_EXTENSIONS else 1
     body, complete = _inflate(data, size + spare)
     if len(body) < size:
         raise Malformed(f"truncated: {count} gaussians need {size} bytes, the stream holds {len(body)}")

@@ -160,6 +160,11 @@ def test_malformed_files_are_rejected_with_one_line(tmp_path, name):
 def test_known_extensions_are_no_obstacle(tmp_path):
     other = struct.pack("<II", 0xADBE0002, 12) + bytes(12)
     assert len(read(tmp_path, gzip.compress(header(flags=2) + BODY + other + RECORD))) == 1
+    most = struct.pack("<II", 0xADBE0002, (1 << 16) - 8) + bytes((1 << 16) - 8)
+    assert len(read(tmp_path, gzip.compress(header(flags=2) + BODY + most, 0))) == 1
+    assert len(read(tmp_path, streams(flags=2, more=most))) == 1
+    with pytest.raises(ValueError, match="holds more than its 1 gaussians"):
+        read(tmp_path, gzip.compress(header(flags=2) + BODY + most + b"0", 0))
 
 
 @pytest.mark.parametrize("claim", [1, 40_000_000 // 20])
@@ -209,6 +214,10 @@ def test_files_of_no_gaussians(tmp_path):
             assert len(found) == 0 and found.sh.shape == (0, (degree + 1) ** 2, 3)
 
 
+# Records longer than what is read of them; the frame stands last.
+LONG = struct.pack("<II", 0xADBE0002, (1 << 16) - 16) + bytes((1 << 16) - 16) + RECORD
+
+
 @pytest.mark.parametrize(
     "content, message",
     [
@@ -220,6 +229,7 @@ def test_files_of_no_gaussians(tmp_path):
         (streams()[:-3], "truncated: stream 4"),
         (streams().replace(b"\x28\xb5", b"\x28\xb6"), "no intact zstd"),
         (streams(flags=2, more=RECORD[:8] + b"\6\0\0\0"), "coordinate system"),
+        (streams(flags=2, more=LONG), "extensions of 65540 bytes; at most 65536"),
         (streams(flags=4), "flags 0x04"),
     ],
 )  # fmt: skip
