@@ -9,28 +9,18 @@ import shutil
 import tempfile
 from collections.abc import Mapping
 
-from im3d_jax.atomic import replacing
+from im3d_jax.atomic import check_writable, write_whole
 from im3d_jax.errors import InputError, input_errors
 from im3d_jax.exports.cameras import is_view_folder, view_files
+from im3d_jax.exports.names import GAUSSIANS, name_of
 from im3d_jax.exports.pages import page_of
 from im3d_jax.exports.source import Source
 from im3d_jax.exports.videos import VideoSettings, encode_video
-from splat.io.files import Rows
+from splat.io.files import at_most_degree
 from splat.io.formats import encode
 from splat.io.frames import to_y_up
 
 
-# Kind: ending of its files, and how `splat.io` writes it.
-GAUSSIANS = {
-    "ply": (".ply", {}),
-    "ply-lean": (".lean.ply", {"lean": True}),
-    "compressed-ply": (".compressed.ply", {"compressed": True}),
-    "spz": (".spz", {"version": 3}),
-    "spz4": (".v4.spz", {"version": 4}),
-    "sog": (".sog", {}),
-    "splat": (".splat", {}),
-    "glb": (".glb", {}),
-}
 VIDEOS = ("mp4", "webp", "gif")
 FOLDERS = ("colmap", "nerfstudio")
 _ENDINGS = {
@@ -45,13 +35,7 @@ KINDS = tuple(_ENDINGS)
 def default_out(given: str, kind: str) -> str:
     """Where an export goes by default: beside what it is made from, with the ending of its kind."""
     path = pathlib.Path(os.path.abspath(given))
-    name = path.name
-    if not path.is_dir():
-        for ending in (".compressed.ply", ".lean.ply", ".v4.spz", path.suffix):
-            if ending and name.lower().endswith(ending.lower()):
-                name = name[: -len(ending)]
-                break
-    return str(path.with_name(name + _ENDINGS[kind]))
+    return str(path.with_name(name_of(path) + _ENDINGS[kind]))
 
 
 def check_out(out: str, kind: str, *, overwrite: bool) -> pathlib.Path:
@@ -71,8 +55,13 @@ def check_out(out: str, kind: str, *, overwrite: bool) -> pathlib.Path:
     parent = path.parent
     if not parent.is_dir():
         raise InputError(f"{out}: the folder {parent} does not exist; create it, or give another --out")
-    if not os.access(parent, os.W_OK):
-        raise InputError(f"{out}: cannot write into {parent}; check its permissions, or give another --out")
+    try:
+        check_writable(parent)
+    except OSError as error:
+        reason = error.strerror or error
+        raise InputError(
+            f"{out}: cannot write into {parent} ({reason}); check its permissions, or give another --out"
+        ) from None
     return path
 
 
@@ -100,8 +89,7 @@ def export(source: Source, kind: str, out: pathlib.Path, video: VideoSettings | 
     else:
         content = _encode(source, kind)
     try:
-        with replacing(out) as partial:
-            partial.write_bytes(content)
+        write_whole(out, content)
     except OSError as error:
         raise InputError(f"cannot write {out} ({error.strerror or error}); make room or choose another --out") from None
     return len(content)
@@ -111,7 +99,7 @@ def _encode(source: Source, kind: str) -> bytes:
     ending, options = GAUSSIANS[kind]
     rows = source.rows
     if kind == "ply-lean":
-        rows = Rows(rows.means, rows.quats, rows.log_scales, rows.opacity_logits, rows.sh[:, :1])
+        rows = at_most_degree(rows, "lean PLY", 0)
     if kind in ("ply", "ply-lean"):
         options = options | {"origin": source.origin}
     with input_errors(ValueError):

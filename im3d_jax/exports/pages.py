@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import pathlib
+
 import numpy as np
 
 from im3d_jax.errors import input_errors
+from im3d_jax.exports.names import name_of
 from im3d_jax.exports.orbits import orbit_of
 from im3d_jax.exports.source import Source
 from im3d_jax.output.renders import find_turn, render_views
@@ -38,10 +42,9 @@ def page_of(source: Source) -> bytes:
 def _about(source: Source) -> About:
     if source.request is not None:
         return about_request(source.request, str((source.run or {}).get("model")))
-    if source.run is None:
-        return about_file(source.path.name)
-    seed = source.run.get("seed")
     views = source.views
-    if views is None:
-        return about_file(source.path.name)
+    if source.run is None or views is None:
+        path = pathlib.Path(os.path.abspath(source.path))
+        return about_file(name_of(path), "" if path.is_dir() else path.suffix)
+    seed = source.run.get("seed")
     return about_captures(len(views.images), seed if isinstance(seed, int) else None, generated=views.generated)

@@ -235,6 +235,20 @@ def check_writable(gaussians: Rows, kind: str, highest_degree: int) -> Rows:
             f"{(~sound).sum()} of {len(sound)} gaussians hold a NaN, an infinity or a zero quaternion, which "
             f"{kind} files cannot; leave them out with active=splat.gaussians.usable(gaussians)"
         )
+    return at_most_degree(gaussians, kind, highest_degree)
+
+
+def at_most_degree(gaussians: Rows, kind: str, highest_degree: int) -> Rows:
+    """Cuts off higher coefficients than a format holds, with a warning.
+
+    Args:
+        gaussians: Rows to write.
+        kind: Name of the format for messages.
+        highest_degree: SH degree that the format holds.
+
+    Returns:
+        `gaussians`, at most of that degree.
+    """
     if gaussians.sh_degree > highest_degree:
         warn(
             f"{kind} files hold SH degree {highest_degree}: the coefficients up to degree "

@@ -13,6 +13,7 @@ from im3d_jax.errors import InputError
 from im3d_jax.exports.cameras import is_view_folder, view_files
 from im3d_jax.exports.kinds import FOLDERS, GAUSSIANS, KINDS, VIDEOS, default_out, export
 from im3d_jax.exports.orbits import orbit_of
+from im3d_jax.exports.pages import page_of
 from im3d_jax.exports.source import open_source
 from im3d_jax.exports.videos import VideoSettings, encode_video, parse_background, parse_size
 from splat import math as splat_math
@@ -50,7 +51,8 @@ def test_gaussians_come_back(source, tmp_path, kind):
 
 def test_lean_files_hold_degree_0_alone(tmp_path):
     splat.save(tmp_path / "a.ply", gaussians(terms=16))
-    export(open_source(str(tmp_path / "a.ply")), "ply-lean", tmp_path / "b.ply")
+    with pytest.warns(UserWarning, match="lean PLY files hold SH degree 0: the coefficients up to degree 3 are left"):
+        export(open_source(str(tmp_path / "a.ply")), "ply-lean", tmp_path / "b.ply")
     header = (tmp_path / "b.ply").read_bytes().split(b"end_header")[0]
     assert header.count(b"property float") == 14 and b"f_rest" not in header
 
@@ -104,6 +106,17 @@ def test_places_of_exports(tmp_path):
     (tmp_path / "run.1").mkdir()
     assert default_out(f"{tmp_path}/run.1/", "glb") == str(tmp_path / "run.1.glb")
     assert set(KINDS) == {*GAUSSIANS, *VIDEOS, *FOLDERS, "html"}
+
+
+def test_titles_of_pages_without_views(tmp_path):
+    splat.save(tmp_path / "a.b.compressed.ply", gaussians(), compressed=True)
+    page = page_of(open_source(str(tmp_path / "a.b.compressed.ply"))).decode()
+    assert "<h1>a.b</h1>" in page and "Gaussian splat PLY" in page
+    run = write_run(tmp_path / "lego.v2")
+    (run / "run.json").write_text("{}")
+    (run / "cameras.json").unlink()
+    page = page_of(open_source(str(run))).decode()
+    assert "<h1>lego.v2</h1>" in page and "Gaussian splat<" in page
 
 
 def frames_of(content, kind):

@@ -124,7 +124,8 @@ def test_words():
     assert about.title == "A Red Mug!"
     assert about_request({"prompt": None, "image": "x", "rounds": 0}, "tiny").title == "From a picture"
     assert about_captures(70, 0, generated=False).kicker == "Fitted to 70 pictures"
-    assert about_file("a.b.ply") == About("a.b", "Gaussian splat PLY")
+    assert about_file("a.b", ".ply") == About("a.b", "Gaussian splat PLY")
+    assert about_file("lego.v2") == About("lego.v2", "Gaussian splat")
     assert measures_of({"seconds": 1}) == []
     same = {"psnr": 30.0, "ssim": 0.9}
     assert len(measures_of({"against_first_views": same, "against_targets": same})) == 2
