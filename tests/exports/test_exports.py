@@ -16,7 +16,9 @@ from im3d_jax.exports.orbits import orbit_of
 from im3d_jax.exports.pages import page_of
 from im3d_jax.exports.source import open_source
 from im3d_jax.exports.videos import VideoSettings, encode_video, parse_background, parse_size
+from im3d_jax.output.renders import render_views
 from splat import math as splat_math
+from splat.io.files import on_device
 from tests.exports.runs import SIDE, VIEWS, gaussians, write_run
 
 
@@ -140,6 +142,15 @@ def test_turntables(source, kind):
     assert frames[0][1, 1, 2] > 200 and frames[0][1, 1, 0] < 60, "the background"
     assert np.abs(frames[0].astype(int) - frames[3]).max() > 60, "it turns"
     assert content == encode_video(source, kind, settings)
+
+
+def test_turntables_are_drawn_in_blocks(source):
+    """20 frames are two blocks; each is as if it was drawn alone."""
+    frames = frames_of(encode_video(source, "gif", VideoSettings(16, 16, frames=20, background=None)), "gif")
+    images = render_views(on_device(source.rows), orbit_of(source).cameras(20, 16, 16))
+    assert len(frames) == 20
+    for frame, image in zip(frames, images, strict=True):
+        np.testing.assert_array_equal(frame[..., 3] > 0, np.rint(255 * image[..., 3]) > 127)
 
 
 @pytest.mark.parametrize("kind", ["webp", "gif"])
