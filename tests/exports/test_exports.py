@@ -163,7 +163,7 @@ def test_transparent_turntables(source, kind):
 
 def test_paths_of_turntables(source):
     orbit = orbit_of(source)
-    assert orbit.elevation_deg == pytest.approx(np.degrees(0.4), abs=0.01)
+    assert np.degrees(orbit.turn.elevation) == pytest.approx(np.degrees(0.4), abs=0.01)
     turn = orbit.cameras(8, 32, 32)
     expected = splat.orbit_cameras(0.4, views=8, width=32, height=32)
     np.testing.assert_allclose(turn.world_to_camera, expected.world_to_camera, atol=1e-4)
