@@ -5,13 +5,11 @@ from __future__ import annotations
 import os
 import pathlib
 
-import numpy as np
-
 from im3d_jax.errors import input_errors
 from im3d_jax.exports.names import name_of
 from im3d_jax.exports.orbits import orbit_of
 from im3d_jax.exports.source import Source
-from im3d_jax.output.renders import find_turn, render_views
+from im3d_jax.output.renders import render_views
 from im3d_jax.viewer import About, PosedPictures, about_captures, about_file, about_request, build_page
 from splat.io.files import on_device
 
@@ -32,10 +30,7 @@ def page_of(source: Source) -> bytes:
             return build_page(source.rows, _about(source), up=source.up, still=still, metrics=source.metrics)
         views = source.views
         renders = render_views(on_device(source.rows), views.cameras)
-        refined = source.refined
-        if refined is not None and np.array_equal(refined, views.images):
-            refined = None
-        pictures = PosedPictures(views.cameras, views.images, renders, find_turn(views.cameras), refined)
+        pictures = PosedPictures.of_views(views.cameras, views.images, renders, source.refined)
         return build_page(source.rows, _about(source), pictures=pictures, metrics=source.metrics)
 
 

@@ -17,7 +17,7 @@ from PIL import Image
 
 from im3d_jax.images.files import to_bytes
 from im3d_jax.images.resize import shrink
-from im3d_jax.output.renders import FOV_DEG, Turn, fov_deg_of, turn_around
+from im3d_jax.output.renders import FOV_DEG, Turn, find_turn, fov_deg_of, turn_around
 from im3d_jax.version import __version__
 from im3d_jax.viewer.about import About, measures_of
 from im3d_jax.viewer.frame import PageFrame, page_frame
@@ -44,7 +44,7 @@ class PosedPictures:
         asset: [V, H, W, 4] straight alpha: renders.
         turn: The orbit like theirs.
         refined: [V, H, W, 4] the views after the last refinement; None without one.
-        of: How many views there are, where these are some of them.
+        total: How many views there are, where these are some of them.
     """
 
     cameras: Cameras
@@ -52,7 +52,22 @@ class PosedPictures:
     asset: np.ndarray
     turn: Turn
     refined: np.ndarray | None = None
-    of: int | None = None
+    total: int | None = None
+
+    @classmethod
+    def of_views(
+        cls, cameras: Cameras, given: np.ndarray, asset: np.ndarray, fitted: np.ndarray | None = None
+    ) -> PosedPictures:
+        """Views with the orbit of their cameras.
+
+        Args:
+            cameras: V cameras, at least two.
+            given: [V, H, W, 4] what was drawn first, or captured.
+            asset: [V, H, W, 4] renders.
+            fitted: [V, H, W, 4] the views that were fitted last; they count as refined if they differ from the first.
+        """
+        refined = None if fitted is None or np.array_equal(fitted, given) else fitted
+        return cls(cameras, given, asset, find_turn(cameras), refined)
 
     def some(self) -> PosedPictures:
         """At most `MOST_VIEWS` of them."""
@@ -67,7 +82,7 @@ class PosedPictures:
         """The same by azimuth, from the first one on."""
         order = np.argsort(azimuths(frame, frame.camera_to_page(self.cameras), self.turn.centre), kind="stable")
         refined = None if self.refined is None else self.refined[order]
-        return PosedPictures(self.cameras[order], self.given[order], self.asset[order], self.turn, refined, self.of)
+        return PosedPictures(self.cameras[order], self.given[order], self.asset[order], self.turn, refined, self.total)
 
 
 def build_page(
@@ -134,8 +149,8 @@ def build_page(
             "title": _text(about.title),
             "kicker": _text(about.kicker),
             "views_title": f"{count} views"
-            if pictures is None or not pictures.of
-            else f"{count} of {pictures.of} views",
+            if pictures is None or not pictures.total
+            else f"{count} of {pictures.total} views",
             "views_note": f"Above, {given}; below, the asset from the same camera. Choose a view to see it in 3D.",
             "given_name": _text(about.given),
             "slider_note": (
