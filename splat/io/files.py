@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import jax
 import numpy as np
-from jaxtyping import Bool, Float, Num, UInt8
+from jaxtyping import Bool, Float, Int, Num, UInt8
 
 from splat.gaussians import MIN_QUATERNION, Gaussians
 from splat.harmonics import SH_C0
@@ -288,6 +288,30 @@ def unit_quaternions(quats: Float[np.ndarray, "N 4"]) -> Float[np.ndarray, "N 4"
     scaled = quats / np.where(largest > 0, largest, 1.0)
     length = np.linalg.norm(scaled, axis=1, keepdims=True)
     return scaled / np.where(length > 0, length, 1.0)
+
+
+def smallest_three(quats: Float[np.ndarray, "N 4"]) -> tuple[Int[np.ndarray, "N"], Float[np.ndarray, "N 3"]]:
+    """Rotations without the largest component of their unit quaternion, which the others determine.
+
+    Args:
+        quats: [N, 4] of any length.
+
+    Returns:
+        Index [N] of the largest component, and the other three [N, 3] in their order, within sqrt(1/2) of 0.
+    """
+    quats = unit_quaternions(quats)
+    largest = np.abs(quats).argmax(axis=1)
+    # q and -q are one rotation: choose the sign that makes the omitted component positive.
+    quats = np.where(quats[np.arange(len(quats)), largest][:, None] < 0, -quats, quats)
+    return largest, quats[np.arange(4)[None] != largest[:, None]].reshape(-1, 3)
+
+
+def from_smallest_three(largest: Int[np.ndarray, "N"], others: Float[np.ndarray, "N 3"]) -> Float[np.ndarray, "N 4"]:
+    """Unit quaternions [N, 4] of what `smallest_three` gave; rounding may have made the others too long."""
+    quats = np.zeros((len(others), 4))
+    quats[np.arange(4)[None] != largest[:, None]] = others.ravel()
+    quats[np.arange(len(others)), largest] = np.sqrt(np.maximum(1.0 - (others**2).sum(axis=1), 0.0))
+    return unit_quaternions(quats)
 
 
 def base_colors(sh: Float[np.ndarray, "N K 3"]) -> Float[np.ndarray, "N 3"]:
