@@ -18,7 +18,7 @@ from jaxtyping import Float, UInt32
 
 from splat.harmonics import SH_C0
 from splat.io.files import Malformed, Rows, base_coefficients, from_smallest_three, logit, sigmoid, smallest_three
-from splat.io.order import z_order
+from splat.morton import z_order
 
 
 _CHUNK = 256

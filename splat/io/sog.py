@@ -22,7 +22,7 @@ from PIL import Image
 
 from splat.io.codebooks import nearest, number_codebook, palette
 from splat.io.files import Malformed, Rows, from_smallest_three, logit, sigmoid, smallest_three, to_bytes
-from splat.io.order import z_order
+from splat.morton import z_order
 
 
 _PALETTE_ROW = 64

@@ -14,8 +14,8 @@ from splat import harmonics
 from splat.gaussians import usable
 from splat.io import codebooks, frames
 from splat.io.files import Rows, unit_quaternions
-from splat.io.order import z_order
 from splat.math import quaternion_to_rotation
+from splat.morton import z_order
 
 
 KINDS = ["ply", "spz", "splat", "glb"]
