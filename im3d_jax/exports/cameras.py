@@ -12,8 +12,7 @@ from im3d_jax.data.camera_files import encode_cameras
 from im3d_jax.errors import InputError
 from im3d_jax.exports.source import Source
 from im3d_jax.images.files import encode_png
-from splat.harmonics import SH_C0
-from splat.io.files import Rows, sigmoid
+from splat.io.files import Rows, base_colors, to_bytes
 
 
 _MOST_POINTS = 50_000
@@ -95,11 +94,10 @@ def _starts_with(path: pathlib.Path, start: bytes) -> bool:
 
 def _points(rows: Rows) -> tuple[np.ndarray, np.ndarray]:
     """Places [P, 3] and colours [P, 3] (bytes) of the opaque gaussians, at most 50,000 of them, evenly chosen."""
-    opaque = np.flatnonzero(sigmoid(rows.opacity_logits) > 0.5)
+    opaque = np.flatnonzero(rows.opacity_logits > 0)
     chosen = opaque if len(opaque) else np.arange(len(rows))
     chosen = chosen[:: math.ceil(len(chosen) / _MOST_POINTS)]
-    colors = np.clip(np.rint(255.0 * (0.5 + SH_C0 * rows.sh[chosen, 0].astype(np.float64))), 0, 255)
-    return rows.means[chosen].astype(np.float64), colors.astype(np.uint8)
+    return rows.means[chosen].astype(np.float64), to_bytes(255.0 * base_colors(rows.sh[chosen]))
 
 
 def _point_cloud(points: np.ndarray, colors: np.ndarray) -> bytes:
