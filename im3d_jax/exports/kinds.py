@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import pathlib
-import shutil
-import tempfile
 from collections.abc import Mapping
 
-from im3d_jax.atomic import check_writable, write_whole
+from im3d_jax.atomic import check_writable, replacing_folder, write_whole
 from im3d_jax.errors import InputError, input_errors
 from im3d_jax.exports.cameras import is_view_folder, view_files
 from im3d_jax.exports.names import GAUSSIANS, name_of
@@ -80,19 +77,20 @@ def export(source: Source, kind: str, out: pathlib.Path, video: VideoSettings | 
     Raises:
         InputError: The kind cannot hold the source, or it cannot be written.
     """
-    if kind in FOLDERS:
-        return _write_folder(out, view_files(source, kind))
-    if kind in VIDEOS:
-        content = encode_video(source, kind, video or VideoSettings())
-    elif kind == "html":
-        content = page_of(source)
-    else:
-        content = _encode(source, kind)
     try:
+        if kind in FOLDERS:
+            return _write_folder(out, view_files(source, kind))
+        content = _content(source, kind, video or VideoSettings())
         write_whole(out, content)
     except OSError as error:
         raise InputError(f"cannot write {out} ({error.strerror or error}); make room or choose another --out") from None
     return len(content)
+
+
+def _content(source: Source, kind: str, video: VideoSettings) -> bytes:
+    if kind in VIDEOS:
+        return encode_video(source, kind, video)
+    return page_of(source) if kind == "html" else _encode(source, kind)
 
 
 def _encode(source: Source, kind: str) -> bytes:
@@ -107,23 +105,9 @@ def _encode(source: Source, kind: str) -> bytes:
 
 
 def _write_folder(out: pathlib.Path, files: Mapping[str, bytes]) -> int:
-    try:
-        partial = pathlib.Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}."))
-        try:
-            for name, content in files.items():
-                path = partial / name
-                path.parent.mkdir(parents=True, exist_ok=True)
-                path.write_bytes(content)
-            mask = os.umask(0)
-            os.umask(mask)
-            partial.chmod(0o777 & ~mask)
-            if out.exists():
-                shutil.rmtree(out)
-            partial.rename(out)
-        except BaseException:
-            with contextlib.suppress(OSError):
-                shutil.rmtree(partial)
-            raise
-    except OSError as error:
-        raise InputError(f"cannot write {out} ({error.strerror or error}); make room or choose another --out") from None
+    with replacing_folder(out) as partial:
+        for name, content in files.items():
+            path = partial / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(content)
     return sum(map(len, files.values()))
