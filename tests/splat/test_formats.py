@@ -355,6 +355,17 @@ def test_we_read_files_of_splat_transform(tmp_path, kind):
     np.testing.assert_allclose(back.sh, turned, atol=0.07 if kind == "spz" else 1e-5)
 
 
+def assert_gsply_close(theirs, ours):
+    """Gaussians of gsply are ours."""
+    np.testing.assert_allclose(theirs.means, ours.means, atol=1e-6)
+    np.testing.assert_allclose(theirs.scales, ours.log_scales, atol=1e-6)
+    np.testing.assert_allclose(theirs.sh0, ours.sh[:, 0], atol=1e-5)
+    np.testing.assert_allclose(theirs.shN, ours.sh[:, 1:], atol=1e-6)
+    np.testing.assert_allclose(1 / (1 + np.exp(-theirs.opacities)), ours.opacities, atol=0.002)
+    dots = (unit_quaternions(theirs.quats) * unit_quaternions(np.asarray(ours.quats))).sum(axis=1)
+    np.testing.assert_allclose(np.abs(dots), 1, atol=1e-6)
+
+
 @pytest.mark.parity
 def test_gsply_reads_and_writes_the_same_files(tmp_path):
     gsply = pytest.importorskip("gsply")
@@ -364,13 +375,7 @@ def test_gsply_reads_and_writes_the_same_files(tmp_path):
     ours = splat.load(tmp_path / "a.spz", up="y")
     for theirs in (gsply.plyread(tmp_path / "a.ply"), gsply.read_spz(tmp_path / "a.spz")):
         reference = gaussians if theirs.means[0, 0] == gaussians.means[0, 0] else ours
-        np.testing.assert_allclose(theirs.means, reference.means, atol=1e-6)
-        np.testing.assert_allclose(theirs.scales, reference.log_scales, atol=1e-6)
-        np.testing.assert_allclose(theirs.sh0, reference.sh[:, 0], atol=1e-5)
-        np.testing.assert_allclose(theirs.shN, reference.sh[:, 1:], atol=1e-6)
-        np.testing.assert_allclose(1 / (1 + np.exp(-theirs.opacities)), reference.opacities, atol=0.002)
-        dots = (unit_quaternions(theirs.quats) * unit_quaternions(np.asarray(reference.quats))).sum(axis=1)
-        np.testing.assert_allclose(np.abs(dots), 1, atol=1e-6)
+        assert_gsply_close(theirs, reference)
     gsply.write_spz(tmp_path / "b.spz", gsply.plyread(tmp_path / "a.ply"))
     assert_close(splat.load(tmp_path / "b.spz", up="y"), ours, (2e-4, 1e-6, 1e-6), 3e-6, 0.07)
 
@@ -385,10 +390,4 @@ def test_gsply_reads_our_packed_files(tmp_path, kind):
     splat.save(tmp_path / name, scene(n=300, k=16), up="y", **options)
     reader = {"spz4": gsply.read_spz, "sog": gsply.sogread, "compressed": gsply.plyread}[kind]
     theirs, ours = reader(tmp_path / name), splat.load(tmp_path / name, up="y")
-    np.testing.assert_allclose(theirs.means, ours.means, atol=1e-6)
-    np.testing.assert_allclose(theirs.scales, ours.log_scales, atol=1e-5)
-    np.testing.assert_allclose(theirs.sh0, ours.sh[:, 0], atol=1e-5)
-    np.testing.assert_allclose(theirs.shN, ours.sh[:, 1:], atol=1e-5)
-    np.testing.assert_allclose(1 / (1 + np.exp(-theirs.opacities)), ours.opacities, atol=0.002)
-    dots = (unit_quaternions(theirs.quats) * unit_quaternions(np.asarray(ours.quats))).sum(axis=1)
-    np.testing.assert_allclose(np.abs(dots), 1, atol=1e-5)
+    assert_gsply_close(theirs, ours)
