@@ -88,8 +88,11 @@ def _picture_names(count: int) -> list[str]:
 
 
 def _starts_with(path: pathlib.Path, start: bytes) -> bool:
-    with path.open("rb") as file:
-        return file.read(len(start)) == start
+    try:
+        with path.open("rb") as file:
+            return file.read(len(start)) == start
+    except OSError:  # what cannot be read is not known to be an export
+        return False
 
 
 def _points(rows: Rows) -> tuple[np.ndarray, np.ndarray]:

@@ -30,7 +30,7 @@ KINDS = tuple(_ENDINGS)
 
 
 def default_out(given: str, kind: str) -> str:
-    """Where an export goes by default: beside what it is made from, with the ending of its kind."""
+    """Where an export goes by default: beside its source, with the ending of its kind."""
     path = pathlib.Path(os.path.abspath(given))
     return str(path.with_name(name_of(path) + _ENDINGS[kind]))
 

@@ -2,6 +2,7 @@
 
 import shutil
 
+import numpy as np
 import pytest
 
 import splat
@@ -43,6 +44,15 @@ def test_what_is_lost_is_said_in_one_line(tmp_path, capsys):
     assert main(["export", str(tmp_path / "a.ply"), "--to=splat"]) == 0
     line = capsys.readouterr().err
     assert line == "im3d: .splat files hold SH degree 0: the coefficients up to degree 1 are left out\n"
+
+
+def test_gaussians_that_are_left_out_are_counted(tmp_path, capsys):
+    splat.save(tmp_path / "a.ply", gaussians())
+    data = (tmp_path / "a.ply").read_bytes()
+    place = data.index(b"end_header\n") + len(b"end_header\n")
+    (tmp_path / "a.ply").write_bytes(data[:place] + np.float32(np.nan).tobytes() + data[place + 4 :])
+    assert main(["export", str(tmp_path / "a.ply"), "--to=spz"]) == 0
+    assert capsys.readouterr().out.endswith(" MB, 59 gaussians (1 left out: not drawable)\n")
 
 
 def test_pages(run, tmp_path, capsys):
