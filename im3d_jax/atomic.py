@@ -7,6 +7,8 @@ import fcntl
 import os
 import pathlib
 import secrets
+import shutil
+import tempfile
 import weakref
 from collections.abc import Iterator
 
@@ -69,6 +71,37 @@ def write_whole(path: str | os.PathLike, content: bytes | str) -> None:
     """
     with replacing(path) as partial:
         partial.write_bytes(content.encode() if isinstance(content, str) else content)
+
+
+@contextlib.contextmanager
+def replacing_folder(path: str | os.PathLike) -> Iterator[pathlib.Path]:
+    """A path for a new folder; when the block ends well, the folder takes the place of `path`.
+
+    Nothing is there at first: the block makes the folder. It has the name of `path` and lies in a private folder beside
+    it. What was at `path` is removed only after the new folder has its name.
+
+    Args:
+        path: The folder to write; its parent must exist.
+
+    Raises:
+        OSError: The folder cannot be written.
+    """
+    path = pathlib.Path(path)
+    private = pathlib.Path(tempfile.mkdtemp(prefix=PARTIAL, dir=path.parent))
+    partial, old = private / "new" / path.name, private / "old"
+    try:
+        partial.parent.mkdir()
+        yield partial
+        if os.path.lexists(path):
+            os.replace(path, old)
+        try:
+            os.replace(partial, path)
+        except BaseException:
+            if os.path.lexists(old):
+                os.replace(old, path)
+            raise
+    finally:
+        shutil.rmtree(private, ignore_errors=True)
 
 
 class Held(InputError):

@@ -34,7 +34,7 @@ def register(values: flags.FlagValues) -> None:
     define_path("source", None, "run folder or file of gaussians; may be given without --source=", flag_values=values)
     flags.DEFINE_string("to", None, "kind of the result, see above", flag_values=values)
     define_path("out", None, "file or folder to write; beside the source by default", flag_values=values)
-    flags.DEFINE_bool("overwrite", False, "replace what is there", flag_values=values)
+    flags.DEFINE_bool("overwrite", False, "replace an existing result", flag_values=values)
     exporting.define_up(values)
     flags.DEFINE_string("size", "512", "turntables: pixels, as 512 or 640x360", flag_values=values)
     flags.DEFINE_integer("frames", 96, "turntables: pictures of one round", 2, 1000, flag_values=values)
@@ -77,5 +77,5 @@ def run(values: flags.FlagValues) -> None:
     video = VideoSettings(
         width, height, values.frames, values.fps, parse_background(values.background), values.elevation_deg, values.path
     )
-    out = values.out or exporting.default_out(source, values.to)
+    out = values.out or kinds.default_out(source, values.to)
     exporting.write(source, values.to, out, values.up, overwrite=values.overwrite, video=video)

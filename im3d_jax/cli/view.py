@@ -3,12 +3,12 @@
     im3d view --page RUN
     im3d view --page FILE --out=PAGE.html
 
-RUN is a run folder; its page is RUN/viewer.html, as the run wrote it. FILE is .ply, .spz, .sog, .splat or .glb; its
+RUN is a run folder; its page is RUN/viewer.html, as the run wrote it (that of a reconstructed capture, whose folder
+has no views, stays as it is). FILE is .ply, .spz, .sog, .splat or .glb; its
 page lies beside it.
 """
 
 import os
-import pathlib
 
 from absl import flags
 
@@ -37,6 +37,10 @@ def run(values: flags.FlagValues) -> None:
     source = exporting.source_of(values, "im3d view --page runs/mug")
     if not values.page:
         raise InputError(f"give --page: im3d view --page {source} writes a page that any browser opens")
-    own = os.path.isdir(source)
-    out = values.out or (str(pathlib.Path(source) / "viewer.html") if own else exporting.default_out(source, "html"))
-    exporting.write(source, "html", out, values.up, overwrite=values.out is None, own=own and values.out is None)
+    from im3d_jax.exports import kinds
+    from im3d_jax.output.run_files import PAGE
+
+    default = os.path.join(source, PAGE) if os.path.isdir(source) else kinds.default_out(source, "html")
+    out = values.out or default
+    overwrite = values.out is None or exporting.is_own_page(source, out)
+    exporting.write(source, "html", out, values.up, overwrite=overwrite)

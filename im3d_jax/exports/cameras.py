@@ -12,11 +12,19 @@ from im3d_jax.data.camera_files import encode_cameras
 from im3d_jax.errors import InputError
 from im3d_jax.exports.source import Source
 from im3d_jax.images.files import encode_png
-from splat.harmonics import SH_C0
-from splat.io.files import Rows, sigmoid
+from splat.io.files import Rows, base_colors, to_bytes
 
 
 _MOST_POINTS = 50_000
+# Files beside the pictures, and how they start: COLMAP's and nerfstudio's own begin with a comment and indent wider.
+_BESIDE = {
+    "nerfstudio": {"transforms.json": b'{\n  "camera_model": "OPENCV",', "sparse_pc.ply": b"ply\n"},
+    "colmap": {
+        "sparse/0/cameras.txt": b"1 PINHOLE ",
+        "sparse/0/images.txt": b"1 ",
+        "sparse/0/points3D.txt": b"1 ",
+    },
+}
 
 
 def view_files(source: Source, kind: str) -> dict[str, bytes]:
@@ -36,7 +44,7 @@ def view_files(source: Source, kind: str) -> dict[str, bytes]:
             "im3d generate"
         )
     images = source.views.images if source.refined is None else source.refined
-    names = [f"images/{index:02d}.png" for index in range(len(images))]
+    names = _picture_names(len(images))
     files = {name: encode_png(image) for name, image in zip(names, images, strict=True)}
     points, colors = _points(source.rows)
     cameras = source.views.cameras
@@ -63,13 +71,36 @@ def view_files(source: Source, kind: str) -> dict[str, bytes]:
     return files
 
 
+def is_view_folder(folder: pathlib.Path) -> bool:
+    """Whether all that a folder holds is what `view_files` gives for one kind, so that it may be replaced."""
+    found = list(folder.rglob("*"))
+    if folder.is_symlink() or any(path.is_symlink() for path in found):
+        return False
+    files = {path.relative_to(folder).as_posix() for path in found if not path.is_dir()}
+    for starts in _BESIDE.values():
+        if files == {*starts, *_picture_names(len(files) - len(starts))}:
+            return all(_starts_with(folder / name, start) for name, start in starts.items())
+    return not found
+
+
+def _picture_names(count: int) -> list[str]:
+    return [f"images/{index:02d}.png" for index in range(count)]
+
+
+def _starts_with(path: pathlib.Path, start: bytes) -> bool:
+    try:
+        with path.open("rb") as file:
+            return file.read(len(start)) == start
+    except OSError:  # what cannot be read is not known to be an export
+        return False
+
+
 def _points(rows: Rows) -> tuple[np.ndarray, np.ndarray]:
     """Places [P, 3] and colours [P, 3] (bytes) of the opaque gaussians, at most 50,000 of them, evenly chosen."""
-    opaque = np.flatnonzero(sigmoid(rows.opacity_logits) > 0.5)
+    opaque = np.flatnonzero(rows.opacity_logits > 0)
     chosen = opaque if len(opaque) else np.arange(len(rows))
     chosen = chosen[:: math.ceil(len(chosen) / _MOST_POINTS)]
-    colors = np.clip(np.rint(255.0 * (0.5 + SH_C0 * rows.sh[chosen, 0].astype(np.float64))), 0, 255)
-    return rows.means[chosen].astype(np.float64), colors.astype(np.uint8)
+    return rows.means[chosen].astype(np.float64), to_bytes(255.0 * base_colors(rows.sh[chosen]))
 
 
 def _point_cloud(points: np.ndarray, colors: np.ndarray) -> bytes:

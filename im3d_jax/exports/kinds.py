@@ -2,35 +2,22 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import pathlib
-import shutil
-import tempfile
 from collections.abc import Mapping
 
-from im3d_jax.atomic import replacing
+from im3d_jax.atomic import check_writable, replacing_folder, write_whole
 from im3d_jax.errors import InputError, input_errors
-from im3d_jax.exports.cameras import view_files
+from im3d_jax.exports.cameras import is_view_folder, view_files
+from im3d_jax.exports.names import GAUSSIANS, name_of
 from im3d_jax.exports.pages import page_of
 from im3d_jax.exports.source import Source
 from im3d_jax.exports.videos import VideoSettings, encode_video
-from splat.io.files import Rows
+from splat.io.files import at_most_degree
 from splat.io.formats import encode
 from splat.io.frames import to_y_up
 
 
-# Kind: ending of its files, and how `splat.io` writes it.
-GAUSSIANS = {
-    "ply": (".ply", {}),
-    "ply-lean": (".lean.ply", {"lean": True}),
-    "compressed-ply": (".compressed.ply", {"compressed": True}),
-    "spz": (".spz", {"version": 3}),
-    "spz4": (".v4.spz", {"version": 4}),
-    "sog": (".sog", {}),
-    "splat": (".splat", {}),
-    "glb": (".glb", {}),
-}
 VIDEOS = ("mp4", "webp", "gif")
 FOLDERS = ("colmap", "nerfstudio")
 _ENDINGS = {
@@ -43,36 +30,35 @@ KINDS = tuple(_ENDINGS)
 
 
 def default_out(given: str, kind: str) -> str:
-    """Where an export goes by default: beside what it is made from, with the ending of its kind."""
+    """Where an export goes by default: beside its source, with the ending of its kind."""
     path = pathlib.Path(os.path.abspath(given))
-    name = path.name
-    if not path.is_dir():
-        for ending in (".compressed.ply", ".lean.ply", ".v4.spz", path.suffix):
-            if ending and name.lower().endswith(ending.lower()):
-                name = name[: -len(ending)]
-                break
-    return str(path.with_name(name + _ENDINGS[kind]))
+    return str(path.with_name(name_of(path) + _ENDINGS[kind]))
 
 
 def check_out(out: str, kind: str, *, overwrite: bool) -> pathlib.Path:
     """The place to write to, before anything is read.
 
     Raises:
-        InputError: It is there already, or cannot be.
+        InputError: It exists already, or cannot be written.
     """
     path = pathlib.Path(out)
     if path.exists() and not overwrite:
-        raise InputError(f"{out} is there already; give another --out, or --overwrite to replace it")
+        raise InputError(f"{out} already exists; give another --out, or --overwrite to replace it")
     if path.exists() and path.is_dir() != (kind in FOLDERS):
         what = "a folder" if path.is_dir() else "a file"
         raise InputError(f"{out} is {what}, and --to={kind} makes {'a folder' if kind in FOLDERS else 'a file'}")
-    if kind in FOLDERS and path.exists() and not _is_export(path):
-        raise InputError(f"{out} holds other files than an export; give another --out")
+    if kind in FOLDERS and path.exists() and not is_view_folder(path):
+        raise InputError(f"{out} contains files that no export wrote; give another --out")
     parent = path.parent
     if not parent.is_dir():
-        raise InputError(f"{out}: the folder {parent} is not there; make it, or give another --out")
-    if not os.access(parent, os.W_OK):
-        raise InputError(f"{out}: cannot write into {parent}; check its permissions, or give another --out")
+        raise InputError(f"{out}: the folder {parent} does not exist; create it, or give another --out")
+    try:
+        check_writable(parent)
+    except OSError as error:
+        reason = error.strerror or error
+        raise InputError(
+            f"{out}: cannot write into {parent} ({reason}); check its permissions, or give another --out"
+        ) from None
     return path
 
 
@@ -91,56 +77,37 @@ def export(source: Source, kind: str, out: pathlib.Path, video: VideoSettings | 
     Raises:
         InputError: The kind cannot hold the source, or it cannot be written.
     """
-    if kind in FOLDERS:
-        return _write_folder(out, view_files(source, kind))
-    if kind in VIDEOS:
-        content = encode_video(source, kind, video or VideoSettings())
-    elif kind == "html":
-        content = page_of(source)
-    else:
-        content = _encode(source, kind)
     try:
-        with replacing(out) as partial:
-            partial.write_bytes(content)
+        if kind in FOLDERS:
+            return _write_folder(out, view_files(source, kind))
+        content = _content(source, kind, video or VideoSettings())
+        write_whole(out, content)
     except OSError as error:
         raise InputError(f"cannot write {out} ({error.strerror or error}); make room or choose another --out") from None
     return len(content)
+
+
+def _content(source: Source, kind: str, video: VideoSettings) -> bytes:
+    if kind in VIDEOS:
+        return encode_video(source, kind, video)
+    return page_of(source) if kind == "html" else _encode(source, kind)
 
 
 def _encode(source: Source, kind: str) -> bytes:
     ending, options = GAUSSIANS[kind]
     rows = source.rows
     if kind == "ply-lean":
-        rows = Rows(rows.means, rows.quats, rows.log_scales, rows.opacity_logits, rows.sh[:, :1])
+        rows = at_most_degree(rows, "lean PLY", 0)
     if kind in ("ply", "ply-lean"):
         options = options | {"origin": source.origin}
     with input_errors(ValueError):
         return encode(rows, "." + ending.rpartition(".")[2], to_y_up(source.up), **options)
 
 
-def _is_export(folder: pathlib.Path) -> bool:
-    """Whether a folder holds what `_write_folder` writes and nothing else."""
-    return {path.name for path in folder.iterdir()} <= {"images", "sparse", "transforms.json", "sparse_pc.ply"}
-
-
 def _write_folder(out: pathlib.Path, files: Mapping[str, bytes]) -> int:
-    try:
-        partial = pathlib.Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}."))
-        try:
-            for name, content in files.items():
-                path = partial / name
-                path.parent.mkdir(parents=True, exist_ok=True)
-                path.write_bytes(content)
-            mask = os.umask(0)
-            os.umask(mask)
-            partial.chmod(0o777 & ~mask)
-            if out.exists():
-                shutil.rmtree(out)
-            partial.rename(out)
-        except BaseException:
-            with contextlib.suppress(OSError):
-                shutil.rmtree(partial)
-            raise
-    except OSError as error:
-        raise InputError(f"cannot write {out} ({error.strerror or error}); make room or choose another --out") from None
+    with replacing_folder(out) as partial:
+        for name, content in files.items():
+            path = partial / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(content)
     return sum(map(len, files.values()))

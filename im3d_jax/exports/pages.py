@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import numpy as np
+import os
+import pathlib
 
 from im3d_jax.errors import input_errors
+from im3d_jax.exports.names import name_of
 from im3d_jax.exports.orbits import orbit_of
 from im3d_jax.exports.source import Source
-from im3d_jax.output.renders import find_turn, render_views
+from im3d_jax.output.renders import render_views
 from im3d_jax.viewer import About, PosedPictures, about_captures, about_file, about_request, build_page
 from splat.io.files import on_device
 
@@ -28,20 +30,16 @@ def page_of(source: Source) -> bytes:
             return build_page(source.rows, _about(source), up=source.up, still=still, metrics=source.metrics)
         views = source.views
         renders = render_views(on_device(source.rows), views.cameras)
-        refined = source.refined
-        if refined is not None and np.array_equal(refined, views.images):
-            refined = None
-        pictures = PosedPictures(views.cameras, views.images, renders, find_turn(views.cameras), refined)
+        pictures = PosedPictures.of_views(views.cameras, views.images, renders, source.refined)
         return build_page(source.rows, _about(source), pictures=pictures, metrics=source.metrics)
 
 
 def _about(source: Source) -> About:
     if source.request is not None:
         return about_request(source.request, str((source.run or {}).get("model")))
-    if source.run is None:
-        return about_file(source.path.name)
-    seed = source.run.get("seed")
     views = source.views
-    if views is None:
-        return about_file(source.path.name)
+    if source.run is None or views is None:
+        path = pathlib.Path(os.path.abspath(source.path))
+        return about_file(name_of(path), "" if path.is_dir() else path.suffix)
+    seed = source.run.get("seed")
     return about_captures(len(views.images), seed if isinstance(seed, int) else None, generated=views.generated)

@@ -1,4 +1,4 @@
-"""Opens what is exported: a run folder, or a file of gaussians of any program."""
+"""Opens the source of an export: a run folder, or a file of gaussians of any program."""
 
 from __future__ import annotations
 
@@ -58,6 +58,29 @@ class Source:
         return request if isinstance(request, dict) else None
 
 
+def check_source(given: str) -> pathlib.Path:
+    """The file of gaussians of a run folder, or the file itself.
+
+    Raises:
+        InputError: There is no such thing.
+    """
+    path = pathlib.Path(given)
+    if not path.exists():
+        raise InputError(f"{given}: no such file or folder; give a run folder, or a file ending in {_suffixes()}")
+    if not path.is_dir():
+        return path
+    asset = path / ASSET_FILE
+    if not asset.is_file():
+        hint = f"im3d reconstruct --data={given}" if (path / "cameras.json").is_file() else "im3d generate"
+        raise InputError(f"{given}: no {ASSET_FILE} in this folder; make one with {hint}, or give a file of gaussians")
+    return asset
+
+
+def has_views(run: pathlib.Path) -> bool:
+    """Whether a run folder keeps the views that its asset was fitted to; that of a reconstructed capture does not."""
+    return (run / "cameras.json").is_file() and (run / "views").is_dir()
+
+
 def open_source(given: str, up: str | None = None, *, views: bool = True) -> Source:
     """Reads a run folder or a file of gaussians.
 
@@ -69,19 +92,13 @@ def open_source(given: str, up: str | None = None, *, views: bool = True) -> Sou
     Raises:
         InputError: There is no such thing, or nothing in it that can be drawn.
     """
-    path = pathlib.Path(given)
-    if not path.exists():
-        raise InputError(f"{given}: no such file or folder; give a run folder, or a file ending in {_suffixes()}")
+    path, asset = pathlib.Path(given), check_source(given)
     if not path.is_dir():
-        return _file(path, path, up or "z", (0.0, 0.0, 0.0))
-    asset = path / ASSET_FILE
-    if not asset.is_file():
-        hint = f"im3d reconstruct --data={given}" if (path / "cameras.json").is_file() else "im3d generate"
-        raise InputError(f"{given}: no {ASSET_FILE} in this folder; make one with {hint}, or give a file of gaussians")
+        return _file(path, asset, up or "z", (0.0, 0.0, 0.0))
     run = read_object(path / RUN_FILE)
     source = _file(path, asset, up or "z", _origin_of(run))
     source = dataclasses.replace(source, run=run, metrics=read_object(path / METRICS_FILE) or {})
-    if not views or not (path / "cameras.json").is_file() or not (path / "views").is_dir():
+    if not views or not has_views(path):
         return source
     capture = load_capture(path)
     return dataclasses.replace(source, views=capture, refined=_last_round(path, capture))

@@ -12,15 +12,18 @@ from PIL import Image
 from im3d_jax.errors import InputError
 from im3d_jax.exports.orbits import PATHS, orbit_of
 from im3d_jax.exports.source import Source
+from im3d_jax.images.alpha import composite
 from im3d_jax.images.files import to_bytes
 from im3d_jax.output.renders import render_views
 from im3d_jax.output.videos import encode_mp4
+from splat import Cameras
 from splat.io.files import on_device
 
 
 _COLORS = {"white": (255, 255, 255), "black": (0, 0, 0), "grey": (128, 128, 128), "gray": (128, 128, 128)}
 _WEBP_QUALITY = 80
-MOST_FRAMES, MOST_SIDE = 1000, 4096
+_AT_ONCE = 16  # frames
+MOST_SIDE = 4096
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,14 +96,22 @@ def encode_video(source: Source, kind: str, settings: VideoSettings) -> bytes:
     cameras = orbit_of(source).cameras(
         settings.frames, settings.width, settings.height, path=settings.path, elevation_deg=settings.elevation_deg
     )
-    images = render_views(on_device(source.rows), cameras)
-    if settings.background is not None:
-        alpha = images[..., 3:]
-        ground = np.asarray(settings.background, np.float32)
-        images = images[..., :3] * alpha + (1.0 - alpha) * ground[None, None, None]
+    frames = _frames(source, cameras, settings.background)
     if kind == "mp4":
-        return encode_mp4(images, settings.frames_per_second)
-    return _animation(to_bytes(images), kind, settings)
+        return encode_mp4(frames, settings.frames_per_second)
+    return _animation(frames, kind, settings)
+
+
+def _frames(source: Source, cameras: Cameras, background: tuple[float, float, float] | None) -> np.ndarray:
+    """Bytes [T, H, W, 3], or [T, H, W, 4] without a background; floats of all frames would fill the memory."""
+    gaussians = on_device(source.rows)
+    frames = np.empty((len(cameras), cameras.height, cameras.width, 4 if background is None else 3), np.uint8)
+    for start in range(0, len(cameras), _AT_ONCE):
+        images = render_views(gaussians, cameras[start : start + _AT_ONCE])
+        if background is not None:
+            images = composite(images, np.asarray(background, np.float32)[None, None, None])
+        frames[start : start + _AT_ONCE] = to_bytes(images)
+    return frames
 
 
 def _animation(frames: np.ndarray, kind: str, settings: VideoSettings) -> bytes:

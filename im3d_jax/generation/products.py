@@ -17,7 +17,8 @@ from im3d_jax.images.resize import block_mean
 from im3d_jax.images.sharpness import sharpness
 from im3d_jax.models import lpips as lpips_distance
 from im3d_jax.output.records import to_json
-from im3d_jax.output.renders import find_turn, render_views, turntable_cameras
+from im3d_jax.output.renders import render_views, turntable_cameras
+from im3d_jax.output.run_files import PAGE
 from im3d_jax.output.sheets import contact_sheet
 from im3d_jax.output.videos import encode_mp4
 from im3d_jax.viewer import About, PosedPictures, build_page
@@ -28,7 +29,6 @@ from splat.io.files import on_host
 
 SHEET_SIDE = 256  # most pixels of each view on a sheet: larger sheets take seconds to compress
 VOLATILE = frozenset({"metrics.json"})
-PAGE = "viewer.html"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,26 +108,11 @@ def measure(about: About, lpips: lpips_distance.Params | None = None) -> Callabl
         for name, part in parts.items():
             renders = render_views(gaussians, part.cameras)
             figures[name] = compare(renders, part.images, lpips, part.valid)
-            shown = shown or posed_pictures(part.cameras, part.images, renders)
+            shown = shown or PosedPictures.of_views(part.cameras, part.images, renders)
         page = page_of(gaussians, about, shown, figures)
         return Result({"metrics.json": _metrics(place, gaussians, figures), **page})
 
     return work
-
-
-def posed_pictures(
-    cameras: Cameras, images: np.ndarray, renders: np.ndarray, targets: np.ndarray | None = None
-) -> PosedPictures:
-    """What a page shows of views.
-
-    Args:
-        cameras: V cameras.
-        images: [V, H, W, 4] what was drawn first, or captured.
-        renders: [V, H, W, 4] of the asset.
-        targets: [V, H, W, 4] the views that were fitted last; the page compares them with the first if they differ.
-    """
-    refined = None if targets is None or np.array_equal(targets, images) else targets
-    return PosedPictures(cameras, images, renders, find_turn(cameras), refined).some()
 
 
 def page_of(
@@ -168,7 +153,7 @@ def measure_orbit(
     pairs = np.stack([np.pad(composite(part), ((0, -len(part) % 4), *[(0, 0)] * 3), constant_values=1.0)
                       for part in (first, renders)])  # fmt: skip
     sheet = sheet_of(pairs.reshape(2, -1, 4, *pairs.shape[2:]).swapaxes(0, 1).reshape(-1, *pairs.shape[2:]))
-    page = page_of(gaussians, about, posed_pictures(cameras, first, renders, targets), figures)
+    page = page_of(gaussians, about, PosedPictures.of_views(cameras, first, renders, targets), figures)
     return Result({"metrics.json": _metrics(place, gaussians, figures), "comparison.png": sheet, **page})
 
 

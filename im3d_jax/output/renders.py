@@ -1,16 +1,20 @@
-"""Pictures of a finished asset: its views as straight-alpha images, and the cameras of a turntable."""
+"""Pictures of a finished asset: its views as straight-alpha images, and the orbits that cameras stand on."""
 
 import dataclasses
+import math
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from splat import Cameras, Gaussians, count_pairs, look_at, render, round_capacity
+from splat.io.files import Rows
 
 
 # Numbers of gaussians and of views are rounded up, so that assets of about one size share compiled programs.
 _GAUSSIANS_AT_ONCE, _VIEWS_AT_ONCE = 2048, 8
+FOV_DEG, ELEVATION_DEG = 33.8, 15.0  # of the first look at gaussians without views
+_MARGIN = 1.1
 _MANY_GAUSSIANS = 1 << 18  # of which one view at a time is drawn, because projections of eight fill the memory
 
 
@@ -53,13 +57,13 @@ def _padded(gaussians: Gaussians) -> tuple[Gaussians, jax.Array]:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Turn:
-    """An orbit like the one that given cameras stand on.
+    """An orbit: that of given cameras (`find_turn`), or one around gaussians (`turn_around`).
 
     Attributes:
-        centre: [3] the point nearest to all optical axes.
-        up: [3] mean of the upward directions, of length one.
-        ahead: [3] level direction from the centre to the first camera.
-        distance: Mean distance of the cameras.
+        centre: [3] what the cameras look at: the point nearest to all optical axes.
+        up: [3] axis of the orbit, of length one: mean of the upward directions.
+        ahead: [3] level direction from the centre to the first camera, of length one.
+        distance: Mean distance of the cameras from the centre.
         elevation: Mean elevation in radians.
     """
 
@@ -68,6 +72,24 @@ class Turn:
     ahead: np.ndarray
     distance: float
     elevation: float
+
+    def places(self, azimuths: np.ndarray, elevations: np.ndarray | float) -> np.ndarray:
+        """Points [T, 3] on the sphere of the orbit, float64.
+
+        Args:
+            azimuths: [T] from the first camera, counter-clockwise seen from above, in radians.
+            elevations: [T] or one for all, in radians.
+        """
+        left = np.cross(self.up, self.ahead)
+        azimuth, elevation = azimuths[:, None], np.asarray(elevations)[..., None]
+        level = np.cos(azimuth) * self.ahead[None] + np.sin(azimuth) * left[None]
+        return self.centre[None] + self.distance * (np.cos(elevation) * level + np.sin(elevation) * self.up[None])
+
+    def poses(self, azimuths: np.ndarray, elevations: np.ndarray | float) -> jax.Array:
+        """World-to-camera matrices [T, 4, 4] that look at the centre from `places`, upright."""
+        centres = jnp.broadcast_to(jnp.asarray(self.centre, jnp.float32)[None], (len(azimuths), 3))
+        eyes = jnp.asarray(self.places(azimuths, elevations), jnp.float32)
+        return look_at(eyes, centres, jnp.asarray(self.up, jnp.float32))
 
 
 def find_turn(cameras: Cameras) -> Turn:
@@ -96,6 +118,36 @@ def find_turn(cameras: Cameras) -> Turn:
     return Turn(centre, up, ahead, distance, elevation)
 
 
+def turn_around(rows: Rows, up: np.ndarray, ahead: np.ndarray) -> Turn:
+    """The orbit that sees all gaussians, with the field of view of `FOV_DEG`, from a little above.
+
+    Args:
+        rows: At least one gaussian.
+        up: [3] axis, of length one.
+        ahead: [3] level direction to the first camera, of length one.
+    """
+    centre, radius = bounds(rows)
+    distance = _MARGIN * radius / math.sin(math.radians(FOV_DEG) / 2.0)
+    return Turn(centre, up, ahead, distance, math.radians(ELEVATION_DEG))
+
+
+def bounds(rows: Rows) -> tuple[np.ndarray, float]:
+    """Centre [3] and radius of what is visible: stray gaussians do not count."""
+    visible = rows.opacity_logits > -2.0
+    means = rows.means[visible] if visible.sum() >= max(1, len(rows) // 10) else rows.means
+    low, high = np.percentile(means, [1, 99], axis=0)
+    centre = 0.5 * (low + high)
+    radius = float(np.percentile(np.linalg.norm(means - centre[None], axis=1), 99))
+    return centre, max(radius, 1e-3)
+
+
+def fov_deg_of(cameras: Cameras) -> float:
+    """Field of view of the shorter side of the first camera's picture."""
+    lens = np.asarray(cameras.intrinsics[0], np.float64)
+    shorter = min(cameras.width / lens[0, 0], cameras.height / lens[1, 1])
+    return 2.0 * math.degrees(math.atan(0.5 * shorter))
+
+
 def turntable_cameras(cameras: Cameras, frames: int, scale: float = 1.0) -> Cameras:
     """An orbit like the one that given cameras stand on.
 
@@ -109,13 +161,7 @@ def turntable_cameras(cameras: Cameras, frames: int, scale: float = 1.0) -> Came
         scale: factor on the size of the images.
     """
     turn = find_turn(cameras)
-    centre, up, ahead, distance, elevation = turn.centre, turn.up, turn.ahead, turn.distance, turn.elevation
-    left = np.cross(up, ahead)
-    azimuth = 2.0 * np.pi * np.arange(frames)[:, None] / frames
-    level = np.cos(azimuth) * ahead[None] + np.sin(azimuth) * left[None]
-    eyes = centre[None] + distance * (np.cos(elevation) * level + np.sin(elevation) * up[None])
-    centres = jnp.broadcast_to(jnp.asarray(centre, jnp.float32)[None], (frames, 3))
-    extrinsics = look_at(jnp.asarray(eyes, jnp.float32), centres, jnp.asarray(up, jnp.float32))
+    extrinsics = turn.poses(2.0 * np.pi * np.arange(frames) / frames, turn.elevation)
     intrinsics = np.array(cameras.intrinsics[0])
     width, height = round(cameras.width * scale), round(cameras.height * scale)
     intrinsics[0] *= width / cameras.width

@@ -11,7 +11,7 @@ def encode_mp4(frames: np.ndarray, frames_per_second: int = 16, quality: int = 1
     """Encodes a video.
 
     Args:
-        frames: float `[T, H, W, 3]` in [0, 1]; odd sizes get one more row or column (4:2:0 needs even ones).
+        frames: float `[T, H, W, 3]` in [0, 1], or uint8; odd sizes get one more row or column (4:2:0 needs even ones).
         frames_per_second: speed of playing.
         quality: x264's constant rate factor, 0 (lossless) to 51; 18 looks lossless.
 
@@ -22,7 +22,7 @@ def encode_mp4(frames: np.ndarray, frames_per_second: int = 16, quality: int = 1
     # Here, so that what only reads and measures works where there is no video library.
     import av
 
-    pixels = to_bytes(frames)
+    pixels = frames if frames.dtype == np.uint8 else to_bytes(frames)
     if pixels.ndim != 4 or pixels.shape[-1] != 3 or not len(pixels):
         raise ValueError(f"frames of shape {pixels.shape}: expected [time, height, width, 3]")
     height, width = pixels.shape[1:3]

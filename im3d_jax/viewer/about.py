@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import pathlib
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -70,10 +69,14 @@ def about_captures(count: int, seed: int | None, *, generated: bool) -> About:
     return About("Reconstruction", f"Fitted to {count} pictures", facts, "Captured")
 
 
-def about_file(name: str) -> About:
-    """Of gaussians in a file or folder of this name."""
-    path = pathlib.PurePath(name)
-    return About(path.stem or name, f"Gaussian splat {path.suffix.removeprefix('.').upper()}".rstrip())
+def about_file(name: str, suffix: str = "") -> About:
+    """Of gaussians of which nothing is known.
+
+    Args:
+        name: Of the file without its ending, or of the run folder.
+        suffix: Last part of the ending, as ".ply"; empty for folders.
+    """
+    return About(name, f"Gaussian splat {suffix.removeprefix('.').upper()}".rstrip())
 
 
 def measures_of(metrics: Mapping[str, Any]) -> list[tuple[str, list[str]]]:

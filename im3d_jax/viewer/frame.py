@@ -8,7 +8,6 @@ import numpy as np
 from jaxtyping import Float
 
 from splat import Cameras
-from splat.io.files import Rows
 from splat.io.frames import rotate_harmonics, to_y_up
 
 
@@ -73,16 +72,6 @@ def page_frame(up: str | Float[np.ndarray, "3"]) -> PageFrame:
     right = np.cross(direction, side)
     right /= np.linalg.norm(right)
     return PageFrame(np.stack([right, direction, np.cross(right, direction)]))
-
-
-def bounds(rows: Rows) -> tuple[Float[np.ndarray, "3"], float]:
-    """Centre and radius of what is visible: stray gaussians do not count."""
-    visible = rows.opacity_logits > -2.0
-    means = rows.means[visible] if visible.sum() >= max(1, len(rows) // 10) else rows.means
-    low, high = np.percentile(means, [1, 99], axis=0)
-    centre = 0.5 * (low + high)
-    radius = float(np.percentile(np.linalg.norm(means - centre[None], axis=1), 99))
-    return centre, max(radius, 1e-3)
 
 
 def _quaternion_xyzw(rotation: Float[np.ndarray, "3 3"]) -> list[float]:

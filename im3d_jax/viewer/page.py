@@ -8,7 +8,6 @@ import html
 import importlib.resources
 import io
 import json
-import math
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -18,10 +17,10 @@ from PIL import Image
 
 from im3d_jax.images.files import to_bytes
 from im3d_jax.images.resize import shrink
-from im3d_jax.output.renders import Turn
+from im3d_jax.output.renders import FOV_DEG, Turn, find_turn, fov_deg_of, turn_around
 from im3d_jax.version import __version__
 from im3d_jax.viewer.about import About, measures_of
-from im3d_jax.viewer.frame import PageFrame, bounds, page_frame
+from im3d_jax.viewer.frame import PageFrame, page_frame
 from splat import Cameras
 from splat.io.files import Rows, check_writable
 from splat.io.frames import transform
@@ -31,8 +30,6 @@ from splat.io.spz import encode_spz
 MOST_VIEWS = 16  # of a capture; evenly spaced ones are shown
 VIEW_SIDE = 256  # most pixels of each picture
 _QUALITY = 84  # of WebP
-FOV_DEG, ELEVATION_DEG = 33.8, 15.0  # of the first look at gaussians without views
-_MARGIN = 1.1
 _FARTHEST = 1e4  # in median distances from the middle
 _PLY_ROW, _PLY_HEADER, _GLB_ROW, _GLB_HEADER = 248, 1500, 60, 2400
 
@@ -47,7 +44,7 @@ class PosedPictures:
         asset: [V, H, W, 4] straight alpha: renders.
         turn: The orbit like theirs.
         refined: [V, H, W, 4] the views after the last refinement; None without one.
-        of: How many views there are, where these are some of them.
+        total: How many views there are, where these are some of them.
     """
 
     cameras: Cameras
@@ -55,7 +52,22 @@ class PosedPictures:
     asset: np.ndarray
     turn: Turn
     refined: np.ndarray | None = None
-    of: int | None = None
+    total: int | None = None
+
+    @classmethod
+    def of_views(
+        cls, cameras: Cameras, given: np.ndarray, asset: np.ndarray, fitted: np.ndarray | None = None
+    ) -> PosedPictures:
+        """Views with the orbit of their cameras.
+
+        Args:
+            cameras: V cameras, at least two.
+            given: [V, H, W, 4] what was drawn first, or captured.
+            asset: [V, H, W, 4] renders.
+            fitted: [V, H, W, 4] the views that were fitted last; they count as refined if they differ from the first.
+        """
+        refined = None if fitted is None or np.array_equal(fitted, given) else fitted
+        return cls(cameras, given, asset, find_turn(cameras), refined)
 
     def some(self) -> PosedPictures:
         """At most `MOST_VIEWS` of them."""
@@ -70,7 +82,7 @@ class PosedPictures:
         """The same by azimuth, from the first one on."""
         order = np.argsort(azimuths(frame, frame.camera_to_page(self.cameras), self.turn.centre), kind="stable")
         refined = None if self.refined is None else self.refined[order]
-        return PosedPictures(self.cameras[order], self.given[order], self.asset[order], self.turn, refined, self.of)
+        return PosedPictures(self.cameras[order], self.given[order], self.asset[order], self.turn, refined, self.total)
 
 
 def build_page(
@@ -137,8 +149,8 @@ def build_page(
             "title": _text(about.title),
             "kicker": _text(about.kicker),
             "views_title": f"{count} views"
-            if pictures is None or not pictures.of
-            else f"{count} of {pictures.of} views",
+            if pictures is None or not pictures.total
+            else f"{count} of {pictures.total} views",
             "views_note": f"Above, {given}; below, the asset from the same camera. Choose a view to see it in 3D.",
             "given_name": _text(about.given),
             "slider_note": (
@@ -238,28 +250,18 @@ def azimuths(frame: PageFrame, matrices: np.ndarray, centre: np.ndarray) -> np.n
 def _home(frame: PageFrame, turned: Rows, pictures: PosedPictures | None) -> dict[str, Any]:
     """Where the page looks from at first."""
     if pictures is not None:
-        matrix = frame.camera_to_page(pictures.cameras[:1])[0]
-        lens = np.asarray(pictures.cameras.intrinsics[0], np.float64)
-        shorter = min(pictures.cameras.width / lens[0, 0], pictures.cameras.height / lens[1, 1])
-        target, position = frame.turn @ pictures.turn.centre, matrix[:3, 3]
-        fov = 2.0 * math.degrees(math.atan(0.5 * shorter))
+        position = frame.camera_to_page(pictures.cameras[:1])[0, :3, 3]
+        target, fov = frame.turn @ pictures.turn.centre, fov_deg_of(pictures.cameras)
     else:
-        target, radius = bounds(turned)
-        elevation = math.radians(ELEVATION_DEG)
-        distance = distance_of(radius)
-        position = target + distance * np.array([0.0, math.sin(elevation), math.cos(elevation)])
-        fov = FOV_DEG
+        _, up, ahead = np.eye(3)
+        turn = turn_around(turned, up, ahead)
+        target, position, fov = turn.centre, turn.places(np.zeros(1), turn.elevation)[0], FOV_DEG
     return {
         "target": np.round(target, 6).tolist(),
         "position": np.round(position, 6).tolist(),
         "distance": round(float(np.linalg.norm(position - target)), 6),
         "fovDegrees": round(fov, 4),
     }
-
-
-def distance_of(radius: float) -> float:
-    """From where a ball of this radius fills a picture with the field of view of `FOV_DEG`."""
-    return _MARGIN * radius / math.sin(math.radians(FOV_DEG) / 2.0)
 
 
 def _without_strays(rows: Rows) -> Rows:

@@ -11,13 +11,11 @@ import functools
 import json
 import os
 import pathlib
-import shutil
-import tempfile
 from collections.abc import Callable
 
 import numpy as np
 
-from im3d_jax.atomic import PARTIAL
+from im3d_jax.atomic import replacing_folder
 from im3d_jax.errors import WeightsError
 from im3d_jax.models.clip import CLIPTextConfig, CLIPVisionConfig
 from im3d_jax.models.kl_autoencoder import KLAutoencoderConfig
@@ -160,13 +158,11 @@ def _copies(tensors: dict[str, StoredTensor]) -> list[tuple]:
 def _write_folder(checkpoint: Checkpoint, folder: pathlib.Path, networks: dict, aside: dict) -> dict[str, int]:
     """A diffusers folder, under its name only when it is whole: without its record it would be another model."""
     folder.parent.mkdir(parents=True, exist_ok=True)
-    partial = pathlib.Path(tempfile.mkdtemp(prefix=PARTIAL, dir=folder.parent)) / folder.name
-    try:
+    with replacing_folder(folder) as partial:
         partial.mkdir()
         counts = _fill_folder(checkpoint, partial, networks, aside)
-        os.replace(partial, folder)
-    finally:
-        shutil.rmtree(partial.parent, ignore_errors=True)
+        if os.path.lexists(folder):  # since the check at the start
+            raise WeightsError(f"{folder} exists: give a new folder")
     return counts
 
 

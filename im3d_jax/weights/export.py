@@ -7,11 +7,10 @@ import json
 import os
 import pathlib
 import shutil
-import tempfile
 
 import jax.numpy as jnp
 
-from im3d_jax.atomic import PARTIAL
+from im3d_jax.atomic import replacing_folder
 from im3d_jax.weights.checkpoints import Checkpoint, save_network
 from im3d_jax.weights.conversion import FILES, convert_checkpoint, diffusers_configs, record_of
 from im3d_jax.weights.names.networks import unet_shapes, unet_table
@@ -29,13 +28,8 @@ def export_checkpoint(checkpoint: Checkpoint, preset: Preset, unet: dict, folder
     """
     folder = pathlib.Path(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
-    partial = pathlib.Path(tempfile.mkdtemp(prefix=PARTIAL, dir=folder.parent)) / folder.name
-    try:
+    with replacing_folder(folder) as partial:
         _fill(checkpoint, preset, unet, partial)
-        shutil.rmtree(folder, ignore_errors=True)
-        os.replace(partial, folder)
-    finally:
-        shutil.rmtree(partial.parent, ignore_errors=True)
 
 
 def _fill(checkpoint: Checkpoint, preset: Preset, unet: dict, partial: pathlib.Path) -> None:

@@ -4,23 +4,23 @@ import numpy as np
 from jaxtyping import Float, Int, UInt8
 
 
+_NUMBERS = 256
 _BINS, _COARSE_BINS = 1 << 13, 1 << 7
 _SAMPLES = 1 << 16  # rows that a palette is made from
 _ROUNDS, _COARSE_ROUNDS = 24, 8
 _AT_ONCE = 1 << 14
 
 
-def number_codebook(values: Float[np.ndarray, "*shape"], size: int = 256) -> Float[np.ndarray, "size"]:
-    """Ascending numbers near which all values lie: Lloyd's algorithm (IEEE Transactions on Information Theory, 1982).
+def number_codebook(values: Float[np.ndarray, "*shape"]) -> Float[np.ndarray, "256"]:
+    """256 ascending numbers near all values: Lloyd's algorithm (IEEE Transactions on Information Theory, 1982).
 
     It works on a histogram, in which rare values count more than their number.
 
     Args:
         values: At least one.
-        size: Of the codebook.
 
     Returns:
-        [size] float32.
+        [256] float32.
     """
     low, high = float(values.min()), float(values.max())
     width = (high - low) / _BINS or 1.0
@@ -36,7 +36,7 @@ def number_codebook(values: Float[np.ndarray, "*shape"], size: int = 256) -> Flo
     coarse = counts.reshape(_COARSE_BINS, -1).sum(axis=1)
     starts = np.concatenate([[0.0], np.cumsum(np.cbrt(coarse))])
     edges = np.linspace(low, low + width * _BINS, _COARSE_BINS + 1)
-    book = np.interp((np.arange(size) + 0.5) / size * starts[-1], starts, edges)
+    book = np.interp((np.arange(_NUMBERS) + 0.5) / _NUMBERS * starts[-1], starts, edges)
     for _ in range(_ROUNDS):
         edges = np.concatenate([[0], np.searchsorted(means, 0.5 * (book[1:] + book[:-1])), [len(means)]])
         share = np.diff(total[edges])
@@ -76,14 +76,13 @@ def palette(rows: Float[np.ndarray, "N D"], size: int) -> tuple[Float[np.ndarray
         members = order[bounds[group] : bounds[group + 1]]
         if not len(members):
             continue
-        share = max(1, size * len(members) // len(rows))
+        # One for each group and the rest by rows, rounded down: together at most `size`.
+        share = 1 + (size - len(coarse)) * len(members) // len(rows)
         inside = rows[members]
         book = inside if len(members) <= share else _k_means(inside, share, random)
         labels[members] = count + _nearest_rows(inside, book)
         parts.append(book)
         count += len(book)
-        if count > size:
-            raise AssertionError("shares are rounded down")
     return np.concatenate(parts).astype(np.float32), labels
 
 

@@ -17,8 +17,8 @@ import numpy as np
 from jaxtyping import Float, UInt32
 
 from splat.harmonics import SH_C0
-from splat.io.files import Malformed, Rows, logit, sigmoid, unit_quaternions
-from splat.io.order import z_order
+from splat.io.files import Malformed, Rows, base_coefficients, from_smallest_three, logit, sigmoid, smallest_three
+from splat.morton import z_order
 
 
 _CHUNK = 256
@@ -103,7 +103,7 @@ def decode_compressed_ply(elements: dict[str, dict[str, np.ndarray]]) -> Rows:
 
     shades = _unpack(packed[3], (8, 8, 8, 8))
     colors = between(shades[:, :3], 12) if "min_r" in chunk else shades[:, :3]
-    sh = ((colors - 0.5) / SH_C0)[:, None].astype(np.float32)
+    sh = base_coefficients(colors).astype(np.float32)
     if "sh" in elements:
         sh = np.concatenate([sh, _rest(elements["sh"], count)], axis=1)
     return Rows(
@@ -156,17 +156,10 @@ def _unpack(packed: np.ndarray, bits: tuple[int, ...]) -> Float[np.ndarray, "N K
 
 
 def _pack_rotation(quats: np.ndarray) -> UInt32[np.ndarray, "N"]:
-    wxyz = unit_quaternions(quats)
-    largest = np.abs(wxyz).argmax(axis=1)
-    wxyz = np.where(wxyz[np.arange(len(wxyz)), largest][:, None] < 0, -wxyz, wxyz)
-    others = wxyz[np.arange(4)[None] != largest[:, None]].reshape(-1, 3)
+    largest, others = smallest_three(quats)
     return largest.astype(np.uint32) << np.uint32(30) | _pack(others * math.sqrt(0.5) + 0.5, (10, 10, 10))
 
 
 def _unpack_rotation(packed: np.ndarray) -> Float[np.ndarray, "N 4"]:
     others = (_unpack(packed, (10, 10, 10)) - 0.5) * math.sqrt(2.0)
-    largest = (packed >> np.uint32(30)).astype(np.int64)
-    wxyz = np.zeros((len(packed), 4))
-    wxyz[np.arange(4)[None] != largest[:, None]] = others.ravel()
-    wxyz[np.arange(len(packed)), largest] = np.sqrt(np.maximum(1.0 - (others**2).sum(axis=1), 0.0))
-    return unit_quaternions(wxyz)
+    return from_smallest_three((packed >> np.uint32(30)).astype(np.int64), others)

@@ -1,6 +1,7 @@
 """Shared by all file formats of gaussians: errors, atomic writing, rows and activations."""
 
 import dataclasses
+import inspect
 import math
 import os
 import pathlib
@@ -10,7 +11,7 @@ from collections.abc import Sequence
 
 import jax
 import numpy as np
-from jaxtyping import Bool, Float, Num, UInt8
+from jaxtyping import Bool, Float, Int, Num, UInt8
 
 from splat.gaussians import MIN_QUATERNION, Gaussians
 from splat.harmonics import SH_C0
@@ -57,6 +58,7 @@ class Rows:
 
 # Shares of a gaussian's size, and of the scene's, by which rounding may move it.
 _MOST_MOVED, _VISIBLE = 0.1, 1e-6
+_FOLDER = os.path.dirname(__file__)
 
 
 class Malformed(ValueError):
@@ -69,6 +71,17 @@ class FarAway(Malformed):
 
 class NonFinite(ValueError):
     """Gaussians to write hold a NaN or an infinity; the message is one line."""
+
+
+def warn(message: str) -> None:
+    """Warns at the line that called a function of `splat.io`, however many functions lie between."""
+    frame, level, outermost = inspect.currentframe(), 0, 0
+    while frame is not None:
+        level += 1
+        if os.path.dirname(frame.f_code.co_filename) == _FOLDER:
+            outermost = level
+        frame = frame.f_back
+    warnings.warn(message, stacklevel=outermost + 1)
 
 
 def write_atomically(path: pathlib.Path, content: bytes) -> None:
@@ -222,11 +235,24 @@ def check_writable(gaussians: Rows, kind: str, highest_degree: int) -> Rows:
             f"{(~sound).sum()} of {len(sound)} gaussians hold a NaN, an infinity or a zero quaternion, which "
             f"{kind} files cannot; leave them out with active=splat.gaussians.usable(gaussians)"
         )
+    return at_most_degree(gaussians, kind, highest_degree)
+
+
+def at_most_degree(gaussians: Rows, kind: str, highest_degree: int) -> Rows:
+    """Cuts off higher coefficients than a format holds, with a warning.
+
+    Args:
+        gaussians: Rows to write.
+        kind: Name of the format for messages.
+        highest_degree: SH degree that the format holds.
+
+    Returns:
+        `gaussians`, at most of that degree.
+    """
     if gaussians.sh_degree > highest_degree:
-        warnings.warn(
+        warn(
             f"{kind} files hold SH degree {highest_degree}: the coefficients up to degree "
-            f"{gaussians.sh_degree} are left out",
-            stacklevel=4,
+            f"{gaussians.sh_degree} are left out"
         )
         return dataclasses.replace(gaussians, sh=gaussians.sh[:, : (highest_degree + 1) ** 2])
     return gaussians
@@ -262,6 +288,30 @@ def unit_quaternions(quats: Float[np.ndarray, "N 4"]) -> Float[np.ndarray, "N 4"
     scaled = quats / np.where(largest > 0, largest, 1.0)
     length = np.linalg.norm(scaled, axis=1, keepdims=True)
     return scaled / np.where(length > 0, length, 1.0)
+
+
+def smallest_three(quats: Float[np.ndarray, "N 4"]) -> tuple[Int[np.ndarray, "N"], Float[np.ndarray, "N 3"]]:
+    """Rotations without the largest component of their unit quaternion, which the others determine.
+
+    Args:
+        quats: [N, 4] of any length.
+
+    Returns:
+        Index [N] of the largest component, and the other three [N, 3] in their order, within sqrt(1/2) of 0.
+    """
+    quats = unit_quaternions(quats)
+    largest = np.abs(quats).argmax(axis=1)
+    # q and -q are one rotation: choose the sign that makes the omitted component positive.
+    quats = np.where(quats[np.arange(len(quats)), largest][:, None] < 0, -quats, quats)
+    return largest, quats[np.arange(4)[None] != largest[:, None]].reshape(-1, 3)
+
+
+def from_smallest_three(largest: Int[np.ndarray, "N"], others: Float[np.ndarray, "N 3"]) -> Float[np.ndarray, "N 4"]:
+    """Unit quaternions [N, 4] of what `smallest_three` gave; rounding may have made the others too long."""
+    quats = np.zeros((len(others), 4))
+    quats[np.arange(4)[None] != largest[:, None]] = others.ravel()
+    quats[np.arange(len(others)), largest] = np.sqrt(np.maximum(1.0 - (others**2).sum(axis=1), 0.0))
+    return unit_quaternions(quats)
 
 
 def base_colors(sh: Float[np.ndarray, "N K 3"]) -> Float[np.ndarray, "N 3"]:

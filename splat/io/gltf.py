@@ -6,7 +6,6 @@ glTF's frame (y up), and COLOR_0 for viewers without the extension, which draw p
 translations, rotations and uniform scales of nodes.
 """
 
-import warnings
 from typing import Any
 
 import numpy as np
@@ -22,6 +21,7 @@ from splat.io.files import (
     sigmoid,
     to_bytes,
     unit_quaternions,
+    warn,
 )
 from splat.io.frames import transform
 from splat.io.glb import GlbReader, write_glb
@@ -141,10 +141,7 @@ def _primitive(reader: GlbReader, primitive: dict[str, Any], settings: dict[str,
         names = ", ".join(settings["extensions"])[:80]
         raise Malformed(f"has gaussians stored by {names!r}, which is not read")
     if space != _COLOR_SPACE:
-        warnings.warn(
-            f"colours are declared as {str(space)[:40]!r} and read as {_COLOR_SPACE!r} without conversion",
-            stacklevel=6,
-        )
+        warn(f"colours are declared as {str(space)[:40]!r} and read as {_COLOR_SPACE!r} without conversion")
     attributes = reader.mapping(primitive, "attributes")
     count = None
 

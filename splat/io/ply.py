@@ -179,7 +179,7 @@ def decode_ply(data: bytes) -> Rows:
         if encoding == "ascii":
             raise Malformed("is a compressed PLY in ascii, which is not read")
         return decode_compressed_ply({name: rows for name, rows, _ in _binary(body, elements, encoding)})
-    return _gaussians(*_vertices(data))
+    return _gaussians(*_vertices(encoding, elements, body))
 
 
 def ply_vertices(data: bytes) -> dict[str, np.ndarray]:
@@ -194,7 +194,7 @@ def ply_vertices(data: bytes) -> dict[str, np.ndarray]:
     Raises:
         Malformed: The file is damaged or not supported; nothing is allocated for rows that it does not hold.
     """
-    columns, types = _vertices(data)
+    columns, types = _vertices(*_split(data))
     return {name: _as_declared(values, types[name]) for name, values in columns.items()}
 
 
@@ -222,9 +222,8 @@ def _split(data: bytes) -> tuple[str, _Elements, memoryview]:
     return encoding, elements, memoryview(data)[newline + 1 :]
 
 
-def _vertices(data: bytes) -> tuple[dict[str, np.ndarray], np.dtype]:
+def _vertices(encoding: str, elements: _Elements, body: memoryview) -> tuple[dict[str, np.ndarray], np.dtype]:
     """The vertex element's scalar properties by name, and their types as declared."""
-    encoding, elements, body = _split(data)
     if encoding == "ascii":
         return _read_ascii(bytes(body), elements)
     for name, rows, dtype in _binary(body, elements, encoding):

@@ -5,13 +5,12 @@ where gaussians are or what they look like must not be skipped in silence.
 """
 
 import re
-import warnings
 from collections.abc import Iterable
 
 import numpy as np
 from jaxtyping import Float
 
-from splat.io.files import Malformed, sigmoid
+from splat.io.files import Malformed, sigmoid, warn
 
 
 FILTER = "filter_3D"
@@ -46,8 +45,7 @@ def check_properties(names: Iterable[str]) -> None:
                 raise Malformed(f"has the property {name[:40]!r} of {what}, which is not read")
     if others:
         shown = ", ".join(name[:40] for name in others[:_SHOWN]) + (", ..." if len(others) > _SHOWN else "")
-        # Up to the caller of `load`.
-        warnings.warn(f"properties that are not read: {shown}", stacklevel=6)
+        warn(f"properties that are not read: {shown}")
 
 
 def fuse_filter(

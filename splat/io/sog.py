@@ -21,8 +21,8 @@ import numpy as np
 from PIL import Image
 
 from splat.io.codebooks import nearest, number_codebook, palette
-from splat.io.files import Malformed, Rows, logit, sigmoid, to_bytes, unit_quaternions
-from splat.io.order import z_order
+from splat.io.files import Malformed, Rows, from_smallest_three, logit, sigmoid, smallest_three, to_bytes
+from splat.morton import z_order
 
 
 _PALETTE_ROW = 64
@@ -224,12 +224,7 @@ def _webp(pixels: np.ndarray) -> bytes:
 
 
 def _pack_quats(quats: np.ndarray) -> np.ndarray:
-    wxyz = unit_quaternions(quats)
-    largest = np.abs(wxyz).argmax(axis=1)
-    rows = np.arange(len(wxyz))
-    # q and -q are one rotation: choose the sign that makes the omitted component positive.
-    wxyz = np.where(wxyz[rows, largest][:, None] < 0, -wxyz, wxyz)
-    others = wxyz[np.arange(4)[None] != largest[:, None]].reshape(-1, 3)
+    largest, others = smallest_three(quats)
     return np.concatenate([to_bytes(255.0 * (0.5 + others / math.sqrt(2.0))), _tags(largest)], axis=1)
 
 
@@ -241,8 +236,4 @@ def _unpack_quats(pixels: np.ndarray) -> np.ndarray:
     largest = pixels[:, 3].astype(np.int64) - _LARGEST_TAG
     if (largest < 0).any():
         raise Malformed("holds a rotation without its largest component")
-    wxyz = np.zeros((len(pixels), 4))
-    others = (pixels[:, :3] / 255.0 - 0.5) * math.sqrt(2.0)
-    wxyz[np.arange(4)[None] != largest[:, None]] = others.ravel()
-    wxyz[np.arange(len(pixels)), largest] = np.sqrt(np.maximum(1.0 - (others**2).sum(axis=1), 0.0))
-    return unit_quaternions(wxyz)
+    return from_smallest_three(largest, (pixels[:, :3] / 255.0 - 0.5) * math.sqrt(2.0))

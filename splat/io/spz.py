@@ -16,16 +16,16 @@ The frame is x right, y up, z back; see splat.io.frames. Reference: github.com/n
 
 import math
 import struct
-import warnings
 import zlib
 
 import numpy as np
 from jaxtyping import Float, UInt8, UInt32
 
-from splat.io.files import Malformed, Rows, logit, sigmoid, to_bytes, unit_quaternions
+from splat.io.files import Malformed, Rows, logit, sigmoid, to_bytes, unit_quaternions, warn
 from splat.io.spz_streams import (
     ANTIALIASED,
     HAS_EXTENSIONS,
+    LONGEST_EXTENSIONS,
     check_extensions,
     check_head,
     check_ratio,
@@ -39,7 +39,6 @@ _COLOR_SCALE = 0.15
 _SMALLEST_THREE_STEP = math.sqrt(0.5) / 511
 _MOST_MEMBERS = 64
 _ROWS = 1 << 16
-_MOST_EXTENSION_BYTES = 1 << 16
 
 
 def encode_spz(
@@ -59,7 +58,7 @@ def encode_spz(
         The file's bytes.
 
     Raises:
-        ValueError: Positions, bits or version are out of range, or version 4 lacks the package zstandard.
+        ValueError: Positions, bits or version are out of range.
     """
     if version not in (3, 4):
         raise ValueError(f"version is {version}; expected 3 (gzip) or 4 (zstd)")
@@ -115,7 +114,9 @@ def decode_spz(data: bytes) -> Rows:
         head, streams = unpack_streams(data, _widths)
         count, degree, fractional_bits, flags = head
         _warn_of(flags)
-        return _rows([np.frombuffer(stream, np.uint8).reshape(count, -1) for stream in streams], 4, fractional_bits)
+        pairs = zip(streams, _widths(4, degree), strict=True)
+        arrays = [np.frombuffer(stream, np.uint8).reshape(count, width) for stream, width in pairs]
+        return _rows(arrays, 4, fractional_bits)
     header = _inflate(data, _HEADER.size)[0]
     if len(header) < _HEADER.size:
         raise Malformed("holds no SPZ header")
@@ -123,12 +124,14 @@ def decode_spz(data: bytes) -> Rows:
     if magic != b"NGSP":
         raise Malformed("is a gzip file, but not of SPZ")
     if version not in (1, 2, 3):
-        raise Malformed(f"has SPZ version {version}; versions 1 to 3 are read")
+        raise Malformed(
+            f"has SPZ version {version} in a gzip stream; versions 1 to 3 are read there, and 4 without gzip"
+        )
     check_head(degree, fractional_bits, flags)
     widths = _widths(version, degree)
     size = _HEADER.size + count * sum(widths)
     check_ratio(count, size, len(data))
-    spare = _MOST_EXTENSION_BYTES if flags & HAS_EXTENSIONS else 1
+    spare = LONGEST_EXTENSIONS + 1 if flags & HAS_EXTENSIONS else 1
     body, complete = _inflate(data, size + spare)
     if len(body) < size:
         raise Malformed(f"truncated: {count} gaussians need {size} bytes, the stream holds {len(body)}")
@@ -156,10 +159,7 @@ def _widths(version: int, degree: int) -> list[int]:
 
 def _warn_of(flags: int) -> None:
     if flags & ANTIALIASED:
-        warnings.warn(
-            "the SPZ file declares antialiased gaussians: draw them with splat.render(..., antialiased=True)",
-            stacklevel=5,
-        )
+        warn("the SPZ file declares antialiased gaussians: draw them with splat.render(..., antialiased=True)")
 
 
 def _rows(arrays: list[UInt8[np.ndarray, "N _"]], version: int, fractional_bits: int) -> Rows:

@@ -11,7 +11,8 @@ Checks that all versions share are here too. Reference: github.com/nianticlabs/s
 import io
 import struct
 from collections.abc import Callable, Sequence
-from types import ModuleType
+
+import zstandard
 
 from splat.io.files import Malformed
 
@@ -22,7 +23,7 @@ _LEVEL = 12  # that of the format's own library
 _COORDINATE_SYSTEM_EXTENSION, _RIGHT_UP_BACK = 0xADBE0003, 4
 # Deflate cannot exceed 1032 to 1; no scene exceeds 64 to 1, but attacks that fill the memory do.
 _HIGHEST_RATIO, _HIGHEST_RATIO_LARGE, _LARGE = 1032, 64, 1 << 24
-_LONGEST_EXTENSIONS = 1 << 16
+LONGEST_EXTENSIONS = 1 << 16  # bytes
 
 
 def pack_streams(count: int, degree: int, fractional_bits: int, flags: int, parts: Sequence[bytes]) -> bytes:
@@ -34,15 +35,9 @@ def pack_streams(count: int, degree: int, fractional_bits: int, flags: int, part
         fractional_bits: Of the positions.
         flags: Of the header.
         parts: Bytes of each attribute.
-
-    Raises:
-        ValueError: The package zstandard is missing.
     """
-    zstd = _zstandard()
-    if zstd is None:
-        raise ValueError("SPZ version 4 needs the package zstandard: pip install zstandard; or write version 3")
     plain = [part for part in parts if part]
-    streams = [zstd.ZstdCompressor(level=_LEVEL).compress(part) for part in plain]
+    streams = [zstandard.ZstdCompressor(level=_LEVEL).compress(part) for part in plain]
     header = _HEADER.pack(b"NGSP", 4, count, degree, fractional_bits, flags, len(streams), _HEADER.size)
     table = [_ENTRY.pack(len(stream), len(part)) for stream, part in zip(streams, plain, strict=True)]
     return b"".join([header, *table, *streams])
@@ -69,9 +64,6 @@ def unpack_streams(
     if version != 4:
         raise Malformed(f"has SPZ version {version}; versions 1 to 4 are read")
     check_head(degree, fractional_bits, flags)
-    zstd = _zstandard()
-    if zstd is None:
-        raise Malformed("is SPZ version 4 (zstd), which needs the package zstandard: pip install zstandard")
     sizes = [width * count for width in widths_of(version, degree)]
     check_ratio(count, sum(sizes), len(data))
     stored = [size for size in sizes if size]
@@ -79,7 +71,9 @@ def unpack_streams(
     if streams != len(stored) or table < _HEADER.size or offset > len(data):
         raise Malformed(f"has {streams} streams at {table} of {len(data)} bytes; expected {len(stored)}")
     if flags & HAS_EXTENSIONS:
-        check_extensions(data[_HEADER.size : min(table, _HEADER.size + _LONGEST_EXTENSIONS)])
+        if table - _HEADER.size > LONGEST_EXTENSIONS:
+            raise Malformed(f"has extensions of {table - _HEADER.size} bytes; at most {LONGEST_EXTENSIONS} are read")
+        check_extensions(data[_HEADER.size : table])
     parts = []
     for index, expected in enumerate(stored):
         packed, plain = _ENTRY.unpack_from(data, table + _ENTRY.size * index)
@@ -89,9 +83,9 @@ def unpack_streams(
             )
         try:
             # A reader, because a frame may claim any size.
-            with zstd.ZstdDecompressor().stream_reader(io.BytesIO(data[offset : offset + packed])) as stream:
+            with zstandard.ZstdDecompressor().stream_reader(io.BytesIO(data[offset : offset + packed])) as stream:
                 part = stream.read(expected + 1)
-        except zstd.ZstdError as problem:
+        except zstandard.ZstdError as problem:
             raise Malformed(f"is no intact zstd stream ({problem})") from None
         if len(part) != expected:
             raise Malformed(f"truncated: stream {index} holds {len(part)} bytes, not {expected}")
@@ -131,11 +125,3 @@ def check_extensions(data: bytes) -> None:
         content, data = data[8 : 8 + size], data[8 + size :]
         if kind == _COORDINATE_SYSTEM_EXTENSION and content != struct.pack("<I", _RIGHT_UP_BACK):
             raise Malformed("declares a coordinate system other than right-up-back")
-
-
-def _zstandard() -> ModuleType | None:
-    try:
-        import zstandard
-    except ImportError:
-        return None
-    return zstandard

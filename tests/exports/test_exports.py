@@ -10,12 +10,15 @@ from PIL import Image
 import splat
 from im3d_jax.data.captures import load_capture
 from im3d_jax.errors import InputError
-from im3d_jax.exports.cameras import view_files
+from im3d_jax.exports.cameras import is_view_folder, view_files
 from im3d_jax.exports.kinds import FOLDERS, GAUSSIANS, KINDS, VIDEOS, default_out, export
 from im3d_jax.exports.orbits import orbit_of
+from im3d_jax.exports.pages import page_of
 from im3d_jax.exports.source import open_source
 from im3d_jax.exports.videos import VideoSettings, encode_video, parse_background, parse_size
+from im3d_jax.output.renders import render_views
 from splat import math as splat_math
+from splat.io.files import on_device
 from tests.exports.runs import SIDE, VIEWS, gaussians, write_run
 
 
@@ -50,7 +53,8 @@ def test_gaussians_come_back(source, tmp_path, kind):
 
 def test_lean_files_hold_degree_0_alone(tmp_path):
     splat.save(tmp_path / "a.ply", gaussians(terms=16))
-    export(open_source(str(tmp_path / "a.ply")), "ply-lean", tmp_path / "b.ply")
+    with pytest.warns(UserWarning, match="lean PLY files hold SH degree 0: the coefficients up to degree 3 are left"):
+        export(open_source(str(tmp_path / "a.ply")), "ply-lean", tmp_path / "b.ply")
     header = (tmp_path / "b.ply").read_bytes().split(b"end_header")[0]
     assert header.count(b"property float") == 14 and b"f_rest" not in header
 
@@ -106,6 +110,17 @@ def test_places_of_exports(tmp_path):
     assert set(KINDS) == {*GAUSSIANS, *VIDEOS, *FOLDERS, "html"}
 
 
+def test_titles_of_pages_without_views(tmp_path):
+    splat.save(tmp_path / "a.b.compressed.ply", gaussians(), compressed=True)
+    page = page_of(open_source(str(tmp_path / "a.b.compressed.ply"))).decode()
+    assert "<h1>a.b</h1>" in page and "Gaussian splat PLY" in page
+    run = write_run(tmp_path / "lego.v2")
+    (run / "run.json").write_text("{}")
+    (run / "cameras.json").unlink()
+    page = page_of(open_source(str(run))).decode()
+    assert "<h1>lego.v2</h1>" in page and "Gaussian splat<" in page
+
+
 def frames_of(content, kind):
     if kind == "mp4":
         with av.open(io.BytesIO(content)) as file:
@@ -129,6 +144,15 @@ def test_turntables(source, kind):
     assert content == encode_video(source, kind, settings)
 
 
+def test_turntables_are_drawn_in_blocks(source):
+    """20 frames are two blocks; each is as if it was drawn alone."""
+    frames = frames_of(encode_video(source, "gif", VideoSettings(16, 16, frames=20, background=None)), "gif")
+    images = render_views(on_device(source.rows), orbit_of(source).cameras(20, 16, 16))
+    assert len(frames) == 20
+    for frame, image in zip(frames, images, strict=True):
+        np.testing.assert_array_equal(frame[..., 3] > 0, np.rint(255 * image[..., 3]) > 127)
+
+
 @pytest.mark.parametrize("kind", ["webp", "gif"])
 def test_transparent_turntables(source, kind):
     frames = frames_of(encode_video(source, kind, VideoSettings(32, 32, frames=4, background=None)), kind)
@@ -139,7 +163,7 @@ def test_transparent_turntables(source, kind):
 
 def test_paths_of_turntables(source):
     orbit = orbit_of(source)
-    assert orbit.elevation_deg == pytest.approx(np.degrees(0.4), abs=0.01)
+    assert np.degrees(orbit.turn.elevation) == pytest.approx(np.degrees(0.4), abs=0.01)
     turn = orbit.cameras(8, 32, 32)
     expected = splat.orbit_cameras(0.4, views=8, width=32, height=32)
     np.testing.assert_allclose(turn.world_to_camera, expected.world_to_camera, atol=1e-4)
@@ -194,6 +218,30 @@ def test_colmap_folders(source, tmp_path):
         np.testing.assert_allclose([float(word) for word in words[5:8]], pose[:3, 3], atol=1e-5)
     points = np.loadtxt(model / "points3D.txt")
     assert points.shape[1] == 8 and 10 < len(points) <= 60
+
+
+@pytest.mark.parametrize("kind", FOLDERS)
+def test_captures_of_others_are_no_exports(source, tmp_path, kind):
+    """`--overwrite` removes exports, and nothing that looks like one."""
+    folder = tmp_path / "out"
+    export(source, kind, folder)
+    assert is_view_folder(folder)
+    main = folder / ("transforms.json" if kind == "nerfstudio" else "sparse/0/cameras.txt")
+    ours = main.read_bytes()
+    main.write_bytes(b"# Camera list with one line of data per camera\n" + ours if kind == "colmap" else b"{}")
+    assert not is_view_folder(folder), "another program's"
+    main.write_bytes(ours)
+    for name in ("images/IMG_0001.jpg", "images/07.png", "images/raw/00.png", "sparse/0/cameras.bin", "database.db"):
+        path = folder / name
+        path.parent.mkdir(exist_ok=True, parents=True)
+        path.write_bytes(b"mine")
+        assert not is_view_folder(folder), name
+        path.unlink()
+    assert is_view_folder(folder)
+    (folder / "images/00.png").rename(tmp_path / "00.png")
+    assert not is_view_folder(folder), "not all of it"
+    (folder / "images/00.png").symlink_to(tmp_path / "00.png")
+    assert not is_view_folder(folder), "a link"
 
 
 def test_colmap_folders_are_captures(source, tmp_path):

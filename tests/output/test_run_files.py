@@ -5,7 +5,7 @@ import os
 
 import pytest
 
-from im3d_jax.atomic import hold, replacing
+from im3d_jax.atomic import hold, replacing, replacing_folder
 from im3d_jax.errors import RunFolderError
 from im3d_jax.output.run_folder import RunFolder, StageFiles
 from tests.output.test_run_folder import contents, two_stages
@@ -75,6 +75,26 @@ def test_several_writers_of_one_file(tmp_path):
         first.write_text("first")
         second.write_text("second")
     assert names(tmp_path) == ["a.npz"] and (tmp_path / "a.npz").read_text() == "first"
+
+
+def test_folders_are_replaced_whole(tmp_path):
+    place = tmp_path / "model"
+    for text in ("first", "second"):
+        with replacing_folder(place) as partial:
+            assert partial.name == "model" and not partial.exists() and (text == "first" or (place / "first").exists())
+            partial.mkdir()
+            (partial / text).write_text(text)
+        assert names(tmp_path) == [f"model/{text}"] and len(list(tmp_path.iterdir())) == 1
+    with pytest.raises(OSError, match="full"), replacing_folder(place) as partial:
+        partial.mkdir()
+        raise OSError("full")
+    with pytest.raises(FileNotFoundError), replacing_folder(place):
+        pass  # no folder was made: the old one comes back
+    assert names(tmp_path) == ["model/second"] and len(list(tmp_path.iterdir())) == 1
+    with replacing_folder(tmp_path / "plain") as partial:
+        partial.mkdir()
+    (tmp_path / "usual").mkdir()
+    assert (tmp_path / "plain").stat().st_mode == (tmp_path / "usual").stat().st_mode
 
 
 def test_links_are_not_followed_out_of_the_folder(tmp_path):

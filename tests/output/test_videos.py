@@ -25,6 +25,7 @@ def test_video_decodes_to_its_frames_and_is_reproducible():
         decoded = np.stack([frame.to_ndarray(format="rgb24") for frame in file.decode(video=0)])
     assert decoded.shape == (5, 36, 50, 3)
     assert np.abs(decoded[:, :35] / 255.0 - frames).mean() < 0.02
+    assert videos.encode_mp4(np.rint(255 * frames).astype(np.uint8)) == encoded
     with pytest.raises(ValueError, match="expected"):
         videos.encode_mp4(frames[0])
 

@@ -226,7 +226,7 @@ def signals() -> Iterator[Case]:
 def commands() -> Iterator[Case]:
     """Messages that name the way out."""
     for arguments, words in (
-        (["view"], "nothing to export"),
+        (["view"], "no source"),
         (["viewer"], "viewer.html in a browser"),
         (["generat"], "did you mean 'generate'"),
         (["reconstrct"], "did you mean 'reconstruct'"),

@@ -69,7 +69,7 @@ def _refuse(line):
         (lambda folder: time.sleep(0.3), None, "took 0."),
         (lambda folder: time.sleep(3), None, "took longer"),
         (lambda folder: warnings.warn("overflow", RuntimeWarning, stacklevel=1), None, "RuntimeWarning"),
-        (lambda folder: im3d("view"), "nothing to export", ""),
+        (lambda folder: im3d("view"), "no source", ""),
         (lambda folder: im3d("--version"), "no viewer", "expected a refusal"),
     ],
 )

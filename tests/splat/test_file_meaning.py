@@ -1,6 +1,7 @@
 """Fields of splat files that change the meaning: they are applied, or refused, and what is skipped is named."""
 
 import gzip
+import inspect
 import warnings
 
 import numpy as np
@@ -72,6 +73,24 @@ def test_other_ply_properties_are_named_once(tmp_path):
 
 def spz(flags):
     return gzip.compress(header(flags=flags) + POSITION + REST + smallest_three(*one_gaussian()))
+
+
+@pytest.mark.parametrize(
+    ("read", "name", "content"),
+    [
+        (splat.load, "a.ply", ply(np.ones((2, 15)), "label")),
+        (splat.load_ply, "a.ply", ply(np.ones((2, 15)), "label")),
+        (splat.load, "a.spz", spz(1)),
+    ],
+)
+def test_warnings_point_at_the_caller(tmp_path, read, name, content):
+    (tmp_path / name).write_bytes(content)
+    with pytest.warns(UserWarning) as caught:
+        made = inspect.unwrap(read)(tmp_path / name)  # without the frame of the tests' type checker
+    assert [each.filename for each in caught] == [__file__]
+    with pytest.warns(UserWarning, match="hold SH degree 0") as caught:
+        inspect.unwrap(splat.save)(tmp_path / "b.splat", made.replace(sh=np.zeros((len(made), 4, 3), np.float32)))
+    assert [each.filename for each in caught] == [__file__]
 
 
 def test_the_antialiased_bit_of_spz_is_told(tmp_path):

@@ -132,7 +132,10 @@ MALFORMED = {
     "header of 4": (b"NGSP" + struct.pack("<I", 4), "holds no SPZ header"),
     "other gzip": (gzip.compress(b"hello world, this is no splat"), "not of SPZ"),
     "short": (gzip.compress(b"NGSP"), "holds no SPZ header"),
-    "version 9": (gzip.compress(header(version=9) + BODY), "SPZ version 9"),
+    "version 9": (
+        gzip.compress(header(version=9) + BODY),
+        "SPZ version 9 in a gzip stream; versions 1 to 3 are read there, and 4 without gzip",
+    ),
     "degree": (gzip.compress(header(degree=5) + BODY), "SH degree 5"),
     "fraction": (gzip.compress(header(fractional_bits=200) + BODY), "fractional bits"),
     "count": (gzip.compress(header(count=2) + BODY), "truncated: 2 gaussians"),
@@ -157,6 +160,11 @@ def test_malformed_files_are_rejected_with_one_line(tmp_path, name):
 def test_known_extensions_are_no_obstacle(tmp_path):
     other = struct.pack("<II", 0xADBE0002, 12) + bytes(12)
     assert len(read(tmp_path, gzip.compress(header(flags=2) + BODY + other + RECORD))) == 1
+    most = struct.pack("<II", 0xADBE0002, (1 << 16) - 8) + bytes((1 << 16) - 8)
+    assert len(read(tmp_path, gzip.compress(header(flags=2) + BODY + most, 0))) == 1
+    assert len(read(tmp_path, streams(flags=2, more=most))) == 1
+    with pytest.raises(ValueError, match="holds more than its 1 gaussians"):
+        read(tmp_path, gzip.compress(header(flags=2) + BODY + most + b"0", 0))
 
 
 @pytest.mark.parametrize("claim", [1, 40_000_000 // 20])
@@ -183,12 +191,12 @@ def test_members_of_a_gzip_file_are_joined(tmp_path):
 PARTS = (POSITION, b"\x80", bytes(3), bytes(3), smallest_three(1, 0, 0, 0))
 
 
-def streams(count=1, parts=PARTS, sizes=None, flags=0, more=b""):
+def streams(count=1, parts=PARTS, sizes=None, flags=0, more=b"", degree=0):
     """A file of version 4, written number by number; `sizes` are the plain ones that the table announces."""
     packed = [zstandard.ZstdCompressor().compress(part) for part in parts]
     sizes = [len(part) for part in parts] if sizes is None else sizes
     table = b"".join(struct.pack("<QQ", len(stream), size) for stream, size in zip(packed, sizes, strict=True))
-    head = b"NGSP" + struct.pack("<IIBBBBI", 4, count, 0, 12, flags, len(parts), 32 + len(more)) + bytes(12)
+    head = b"NGSP" + struct.pack("<IIBBBBI", 4, count, degree, 12, flags, len(parts), 32 + len(more)) + bytes(12)
     return head + more + table + b"".join(packed)
 
 
@@ -197,6 +205,17 @@ def test_version_4_is_read_as_described(tmp_path):
     np.testing.assert_array_equal(fourth.means, third.means)
     np.testing.assert_array_equal(fourth.quats, third.quats)
     assert len(read(tmp_path, streams(flags=2, more=RECORD))) == 1
+
+
+def test_files_of_no_gaussians(tmp_path):
+    for degree in (0, 3):
+        for content in (gzip.compress(header(count=0, degree=degree)), streams(count=0, parts=(), degree=degree)):
+            found = read(tmp_path, content)
+            assert len(found) == 0 and found.sh.shape == (0, (degree + 1) ** 2, 3)
+
+
+# Records longer than what is read of them; the frame stands last.
+LONG = struct.pack("<II", 0xADBE0002, (1 << 16) - 16) + bytes((1 << 16) - 16) + RECORD
 
 
 @pytest.mark.parametrize(
@@ -210,6 +229,7 @@ def test_version_4_is_read_as_described(tmp_path):
         (streams()[:-3], "truncated: stream 4"),
         (streams().replace(b"\x28\xb5", b"\x28\xb6"), "no intact zstd"),
         (streams(flags=2, more=RECORD[:8] + b"\6\0\0\0"), "coordinate system"),
+        (streams(flags=2, more=LONG), "extensions of 65540 bytes; at most 65536"),
         (streams(flags=4), "flags 0x04"),
     ],
 )  # fmt: skip

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from im3d_jax.output.renders import find_turn
 from im3d_jax.viewer import About, PosedPictures, about_captures, about_file, about_request, build_page, page_frame
 from im3d_jax.viewer.about import measures_of
 from splat.io.files import on_host
@@ -71,7 +70,8 @@ def test_many_views_are_thinned_and_stand_in_order():
     gaussians, orbit = asset(50, 1), cameras(40, side=16)
     renders = np.ones((40, 16, 16, 4), np.float32)
     shuffled = np.random.default_rng(0).permutation(40)
-    pictures = PosedPictures(orbit[shuffled], renders, renders, find_turn(orbit[shuffled]))
+    pictures = PosedPictures.of_views(orbit[shuffled], renders, renders, renders)
+    assert pictures.refined is None, "nothing was refined"
     text = build_page(on_host(gaussians), about_captures(40, 1, generated=False), pictures=pictures).decode()
     labels = [float(camera["label"][:-1]) for camera in data_of(text)["cameras"]]
     assert "16 of 40 views" in text and "the pictures of the capture" in text and "Captured" in text
@@ -124,7 +124,8 @@ def test_words():
     assert about.title == "A Red Mug!"
     assert about_request({"prompt": None, "image": "x", "rounds": 0}, "tiny").title == "From a picture"
     assert about_captures(70, 0, generated=False).kicker == "Fitted to 70 pictures"
-    assert about_file("a.b.ply") == About("a.b", "Gaussian splat PLY")
+    assert about_file("a.b", ".ply") == About("a.b", "Gaussian splat PLY")
+    assert about_file("lego.v2") == About("lego.v2", "Gaussian splat")
     assert measures_of({"seconds": 1}) == []
     same = {"psnr": 30.0, "ssim": 0.9}
     assert len(measures_of({"against_first_views": same, "against_targets": same})) == 2
