@@ -82,6 +82,7 @@ def spz(flags):
         (splat.load_ply, "a.ply", ply(np.ones((2, 15)), "label")),
         (splat.load, "a.spz", spz(1)),
     ],
+    ids=["load-ply", "load_ply", "load-spz"],
 )
 def test_warnings_point_at_the_caller(tmp_path, read, name, content):
     (tmp_path / name).write_bytes(content)
