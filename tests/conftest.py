@@ -4,6 +4,7 @@
 
 import atexit
 import gc
+import importlib.metadata
 import os
 import pathlib
 import shutil
@@ -23,6 +24,9 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 # those of optimised programs. XLA_FLAGS=--xla_backend_optimization_level=3 runs the tests as programs of users run.
 if "xla_backend_optimization_level" not in os.environ.get("XLA_FLAGS", ""):
     os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_backend_optimization_level=0".strip()
+    # XLA's newer generator of fused code compiles half as fast. A version that does not know a flag ends the process.
+    if importlib.metadata.version("jaxlib").startswith("0.10."):
+        os.environ["XLA_FLAGS"] += " --xla_cpu_use_fusion_emitters=false"
 # Programs that several tests or processes compile are compiled once.
 if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     os.environ["JAX_COMPILATION_CACHE_DIR"] = _scratch("compiled")
@@ -60,6 +64,22 @@ def pytest_collection_modifyitems(items):
     """Files with slow tests go first, so that no worker is left with one at the end."""
     slow = {item.path for item in items if item.get_closest_marker("slow")}
     items.sort(key=lambda item: item.path not in slow)
+
+
+# Linux allows a process 65,530 mappings of memory, and a compiled program takes several: beyond, LLVM crashes.
+MOST_MAPPINGS = 25_000
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item, nextitem):
+    """Programs of earlier files are let go before a process has too many of them."""
+    result = yield
+    mappings = pathlib.Path("/proc/self/maps")
+    if nextitem is not None and nextitem.path != item.path and mappings.exists():
+        if mappings.read_bytes().count(b"\n") > MOST_MAPPINGS:
+            jax.clear_caches()
+            gc.collect()
+    return result
 
 
 @pytest.fixture(scope="session")
