@@ -11,6 +11,10 @@ import splat
 from splat.gaussians import usable
 
 
+# Files here have properties of other programs; tests/splat/test_file_meaning.py looks at the warning.
+pytestmark = pytest.mark.filterwarnings("ignore:properties that are not read")
+
+
 def random_gaussians(n=7, k=1, seed=0):
     rng = np.random.default_rng(seed)
     shapes = [(n, 3), (n, 4), (n, 3), (n,), (n, k, 3)]
