@@ -15,7 +15,7 @@ LARGEST = 2**32 - 1
 PICTURE, VIEWS, REFINE, FIT, CONDITION, ORBIT = 0, 1, 2, 3, 5, 6
 
 
-def stream(seed: int | jax.Array, number: int) -> jax.Array:
+def stream(seed: int | jax.Array, number: int | jax.Array) -> jax.Array:
     """The typed PRNG key [] of one stream.
 
     Args:

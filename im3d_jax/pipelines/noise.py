@@ -21,13 +21,18 @@ def row_noise(row_seeds: Sequence[int], number: int, shape: tuple[int, ...], rou
         shape: Of a row.
         round: Of a refinement: each round has noise of its own.
     """
-    return _row_noise(np.asarray(row_seeds, np.uint32), number, shape, round)
+    drawn_again = np.bool_(round is not None)
+    return _row_noise(np.asarray(row_seeds, np.uint32), np.uint32(number), drawn_again, np.uint32(round or 0), shape)
 
 
-@functools.partial(jax.jit, static_argnums=(1, 2, 3))
-def _row_noise(row_seeds: jax.Array, number: int, shape: tuple[int, ...], round: int | None) -> jax.Array:
+# One program for all streams and rounds of a shape: random bits take a second to compile.
+@functools.partial(jax.jit, static_argnames="shape")
+def _row_noise(
+    row_seeds: jax.Array, number: jax.Array, drawn_again: jax.Array, round: jax.Array, shape: tuple[int, ...]
+) -> jax.Array:
     def row(seed: jax.Array) -> jax.Array:
         key = seeds.stream(seed, number)
-        return jax.random.normal(key if round is None else jax.random.fold_in(key, round), shape, jnp.float32)
+        key = jnp.where(drawn_again, jax.random.fold_in(key, round), key)
+        return jax.random.normal(key, shape, jnp.float32)
 
     return jax.vmap(row)(row_seeds)
