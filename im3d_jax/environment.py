@@ -51,7 +51,8 @@ def start_jax() -> None:
     import jax
 
     jax.config.update("jax_compilation_cache_dir", compilation_cache())
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
+    # The hundreds of small programs of a run take seconds together.
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     try:
         jax.devices()
     except RuntimeError as error:
