@@ -37,6 +37,7 @@ __all__ = [
 
 # Surplus room costs little beside a second compilation, and gaussians grow and multiply.
 INITIAL_PAIR_MARGIN = 1.0
+HULL_PAIR_MARGIN = 0.1
 # lego400's pairs grow 3.4 times from 10,000 gaussians to 160,000; points too few to cover a scene promise nothing.
 MOST_PAIR_MARGIN = 3.0
 
@@ -83,8 +84,13 @@ def init_state(
     gaussians = jax.tree.map(lambda leaf: jax.lax.convert_element_type(leaf, jnp.dtype("float32")), gaussians)
     zeros = jax.tree.map(jnp.zeros_like, gaussians)
     views = min(config.views_per_step, len(cameras))
-    pairs = count_pairs(gaussians, cameras[jnp.arange(views)], active=active)
-    margin = first_pair_margin(config, int(jnp.sum(active)), jax.default_backend())
+    if found is not None:
+        # On the surface and without density control the gaussians keep their pairs, to a twentieth.
+        some = [jnp.arange(first, first + views) % len(cameras) for first in range(0, len(cameras), views)]
+        pairs, margin = max(count_pairs(gaussians, cameras[part], active=active) for part in some), HULL_PAIR_MARGIN
+    else:
+        pairs = count_pairs(gaussians, cameras[jnp.arange(views)], active=active)
+        margin = first_pair_margin(config, int(jnp.sum(active)), jax.default_backend())
     return FitState(
         gaussians=gaussians,
         active=active,
