@@ -3,6 +3,7 @@
 Cameras follow OpenCV (x right, y down, z forward); pixel (column i, row j) has its centre at (i + 0.5, j + 0.5).
 """
 
+import functools
 import math
 
 import flax.struct
@@ -50,10 +51,16 @@ class Cameras(flax.struct.PyTreeNode):
     @property
     def positions(self) -> Float[Array, "*scenes V 3"]:
         """Camera centres [..., V, 3] in the world."""
-        rotation, translation = self.world_to_camera[..., :3, :3], self.world_to_camera[..., :3, 3]
-        return -jnp.einsum("...ij,...j->...i", inverse_3x3(rotation), translation, precision="highest")
+        return _positions(jnp.asarray(self.world_to_camera))
 
 
+@jax.jit
+def _positions(world_to_camera: Float[Array, "*batch 4 4"]) -> Float[Array, "*batch 3"]:
+    rotation, translation = world_to_camera[..., :3, :3], world_to_camera[..., :3, 3]
+    return -jnp.einsum("...ij,...j->...i", inverse_3x3(rotation), translation, precision="highest")
+
+
+@jax.jit
 def look_at(
     eye: Float[AnyArray, "*batch 3"],
     target: Float[AnyArray, "*#batch 3"] | None = None,
@@ -135,6 +142,19 @@ def orbit_cameras(
     """
     if views < 1:
         raise ValueError(f"views={views}: expected at least 1 camera, as in views=16")
+    return _orbit(elevation, views, distance, fov, width, height, azimuth_offset)
+
+
+@functools.partial(jax.jit, static_argnames=("views", "width", "height"))
+def _orbit(
+    elevation: Scalar | Float[AnyArray, "views"],
+    views: int,
+    distance: Scalar,
+    fov: Scalar,
+    width: int,
+    height: int,
+    azimuth_offset: Scalar,
+) -> Cameras:
     azimuth = azimuth_offset + jnp.arange(views, dtype=jnp.float32) * (2.0 * math.pi / views)
     elevation = jnp.broadcast_to(jnp.asarray(elevation, jnp.float32), (views,))
     eye = distance * jnp.stack(

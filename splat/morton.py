@@ -1,5 +1,6 @@
 """Morton (z-order) sorting of gaussians: neighbours in space become neighbours in memory."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, UInt32
@@ -23,6 +24,7 @@ def _spread(values: UInt32[Array, "*shape"]) -> UInt32[Array, "*shape"]:
     return values
 
 
+@jax.jit
 def morton_codes(means: Float[AnyArray, "N 3"], active: Bool[AnyArray, "N"] | None = None) -> UInt32[Array, "N"]:
     """Morton codes of points in their bounding cube: ten bits an axis, x the highest of each three.
 
@@ -48,6 +50,7 @@ def morton_codes(means: Float[AnyArray, "N 3"], active: Bool[AnyArray, "N"] | No
     return jnp.where(placed, (x << 2) | (y << 1) | z, jnp.uint32(NOWHERE))
 
 
+@jax.jit
 def morton_order(means: Float[AnyArray, "N 3"], active: Bool[AnyArray, "N"] | None = None) -> Int[Array, "N"]:
     """Permutation that sorts points along the z-order curve; equal codes keep their order.
 

@@ -299,6 +299,13 @@ def add_noise(
     """
     if x0.shape != noise.shape:
         raise ValueError(f"noise of shape {noise.shape} does not match samples of shape {x0.shape}")
+    return _mixed(x0, noise, t, process)
+
+
+@jax.jit
+def _mixed(
+    x0: Float[AnyArray, "*shape"], noise: Float[AnyArray, "*shape"], t: Times, process: NoiseProcess
+) -> Float[Array, "*shape"]:
     level = process.level(t)
     working = jnp.promote_types(x0.dtype, jnp.float32)
     mixed = expand(level.alpha, x0) * jnp.asarray(x0, working) + expand(level.sigma, x0) * jnp.asarray(noise, working)

@@ -9,6 +9,7 @@ Starting part-way (image to image) is the same call on ``add_noise(x0, noise, t0
 ``time_grid(steps, start=t0)``.
 """
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
@@ -130,7 +131,11 @@ def schedule(grid: Grid, process: NoiseProcess, *, to_data: bool = True) -> Step
     """
     if not isinstance(grid, Tracer):
         _check_grid(np.asarray(grid), process)
-    grid = jnp.asarray(grid)
+    return _schedule(jnp.asarray(grid), process, to_data)
+
+
+@functools.partial(jax.jit, static_argnames="to_data")
+def _schedule(grid: jax.Array, process: NoiseProcess, to_data: bool) -> StepLevels:
     levels = process.level(grid)
     target = jax.tree.map(lambda a: a[1:], levels)
     if to_data:

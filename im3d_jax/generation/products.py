@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -157,6 +158,12 @@ def measure_orbit(
     return Result({"metrics.json": _metrics(place, gaussians, figures), "comparison.png": sheet, **page})
 
 
+@jax.jit
+def _likeness(a: jax.Array, b: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """PSNR and SSIM [V] of images [V, H, W, 3]."""
+    return psnr(a, b), ssim(a, b)
+
+
 def _metrics(place: Workplace, gaussians: Gaussians, figures: dict[str, dict[str, float]]) -> bytes:
     return to_json({**figures, "seconds": round(place.seconds, 1), "gaussians": len(gaussians)})
 
@@ -186,7 +193,7 @@ def compare(
         renders = np.where(valid[..., None], renders, images)
     rendered, true = jnp.asarray(composite(renders)), jnp.asarray(composite(images))
     if valid is None:
-        signal, similarity = psnr(rendered, true), ssim(rendered, true)
+        signal, similarity = _likeness(rendered, true)
     else:
         signal = foreground_psnr(rendered, true, jnp.asarray(valid, jnp.float32))
         similarity = foreground_ssim(rendered, true, valid)

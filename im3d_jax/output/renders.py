@@ -32,7 +32,9 @@ def render_views(gaussians: Gaussians, cameras: Cameras) -> np.ndarray:
     count = len(cameras)
     at_once = _VIEWS_AT_ONCE if len(gaussians) <= _MANY_GAUSSIANS else 1
     order = np.minimum(np.arange(-(-count // at_once) * at_once), count - 1)
-    parts = [cameras[jnp.asarray(part)] for part in order.reshape(-1, at_once)]
+    leaves, structure = jax.tree.flatten(cameras)
+    in_parts = [np.asarray(leaf)[order].reshape(-1, at_once, *leaf.shape[1:]) for leaf in leaves]
+    parts = [structure.unflatten(map(jnp.asarray, part)) for part in zip(*in_parts, strict=True)]
     pairs = max(count_pairs(gaussians, part, active=active) for part in parts)
     capacity = 1 << (round_capacity(pairs) - 1).bit_length()
     images = []
@@ -50,9 +52,10 @@ def _padded(gaussians: Gaussians) -> tuple[Gaussians, jax.Array]:
     rows = max(1, -(-count // _GAUSSIANS_AT_ONCE)) * _GAUSSIANS_AT_ONCE
 
     def pad(leaf: jax.Array) -> jax.Array:
-        return jnp.pad(leaf, [(0, rows - count)] + [(0, 0)] * (leaf.ndim - 1))
+        return jnp.asarray(np.pad(np.asarray(leaf), [(0, rows - count)] + [(0, 0)] * (leaf.ndim - 1)))
 
-    return jax.tree.map(pad, gaussians), jnp.arange(rows) < count
+    # In numpy: every count of gaussians would compile operations of its own.
+    return jax.tree.map(pad, gaussians), jnp.asarray(np.arange(rows) < count)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -173,7 +173,7 @@ class BundleModel:
         self.image_size = bundle.config.image_size
         self.num_views = bundle.config.unet.frames
         self.target_fraction = bundle.config.target_fraction
-        self.params = jax.tree.map(jnp.asarray, bundle.params)
+        self.params = jax.device_put(bundle.params)
         self._placed: dict[Mesh, dict] = {}
         try:
             self._dtype = jnp.dtype(dtype)

@@ -72,7 +72,7 @@ def carve(rgba: np.ndarray, cameras: Cameras, centre: np.ndarray, radius: float,
     alphas = np.asarray(rgba, np.float32)[..., 3]
     areas = (alphas > 0.5).sum(axis=(1, 2))
     kept = np.flatnonzero(areas >= FAILED_AREA * np.median(areas))
-    alphas, cameras = alphas[kept], cameras[jnp.asarray(kept)]
+    alphas, cameras = alphas[kept], cameras if len(kept) == len(alphas) else cameras[jnp.asarray(kept)]
     against = min(against, len(kept))
     side = int(np.clip(max(alphas.shape[1:]) // 4, FEWEST_COARSE, MOST_COARSE))
     coarse = Grid(np.asarray(centre, np.float64), radius, np.zeros((side,) * 3, np.float32))
@@ -94,7 +94,8 @@ def covered(grid: Grid, rgba: np.ndarray, cameras: Cameras) -> float:
     points = grid.world(np.argwhere(grid.values > 0.5))
     if not len(points):
         return 0.0
-    u, v, seen, _ = (np.asarray(part) for part in project(jnp.asarray(points, jnp.float32), cameras))
+    parts = [[np.asarray(found) for found in _project(part, cameras)] for part in _chunks(points)]
+    u, v, seen, _ = (np.concatenate(found, 1)[:, : len(points)] for found in zip(*parts, strict=True))
     reach = 2 * _pixels(cameras, points, 0.5 * grid.cell) + 1
     shares = []
     for view, mask in enumerate(np.asarray(rgba)[..., 3] > 0.5):
@@ -106,22 +107,24 @@ def covered(grid: Grid, rgba: np.ndarray, cameras: Cameras) -> float:
 
 def shown_alpha(points: np.ndarray, alphas: np.ndarray, cameras: Cameras, against: int = 1) -> np.ndarray:
     """The `against`-th smallest alpha [N] with which views [V, H, W] show points [N, 3]; 1 where none sees one."""
-    count = len(points)
-    rows = -(-max(count, 1) // POINTS_AT_ONCE) * POINTS_AT_ONCE
+    images = jnp.asarray(alphas)
+    found = [np.asarray(_shown_alpha(part, images, cameras, against)) for part in _chunks(points)]
+    return np.concatenate(found)[: len(points)]
+
+
+def _chunks(points: np.ndarray) -> np.ndarray:
+    """Points [N, 3] in parts [n, `POINTS_AT_ONCE`, 3], zeros behind them: one program serves any number."""
+    rows = -(-max(len(points), 1) // POINTS_AT_ONCE) * POINTS_AT_ONCE
     padded = np.zeros((rows, 3), np.float32)
-    padded[:count] = points
-    found = _shown_alpha(jnp.asarray(padded), jnp.asarray(alphas), cameras, against)
-    return np.asarray(found)[:count]
+    padded[: len(points)] = points
+    return padded.reshape(-1, POINTS_AT_ONCE, 3)
 
 
 @partial(jax.jit, static_argnames="against")
 def _shown_alpha(points: jax.Array, alphas: jax.Array, cameras: Cameras, against: int) -> jax.Array:
-    def some(part: jax.Array) -> jax.Array:
-        u, v, seen, _ = project(part, cameras)
-        alpha = jnp.where(seen, bilinear(alphas[..., None], u, v)[..., 0], 1.0)
-        return -jax.lax.top_k(-alpha.T, against)[0][:, -1]
-
-    return jax.lax.map(some, points.reshape(-1, POINTS_AT_ONCE, 3)).reshape(-1)
+    u, v, seen, _ = project(points, cameras)
+    alpha = jnp.where(seen, bilinear(alphas[..., None], u, v)[..., 0], 1.0)
+    return -jax.lax.top_k(-alpha.T, against)[0][:, -1]
 
 
 def project(points: jax.Array, cameras: Cameras) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
@@ -133,6 +136,9 @@ def project(points: jax.Array, cameras: Cameras) -> tuple[jax.Array, jax.Array, 
     u, v = jnp.nan_to_num(image.u, nan=-1.0), jnp.nan_to_num(image.v, nan=-1.0)
     inside = (u >= 0) & (u < cameras.width) & (v >= 0) & (v < cameras.height)
     return u, v, inside & image.seen & (local[:, 2] > 0), local[:, 2]
+
+
+_project = jax.jit(project)
 
 
 def bilinear(images: jax.Array, u: jax.Array, v: jax.Array) -> jax.Array:
