@@ -158,7 +158,8 @@ def make_plan(
         lpips: Features that the user chose for the fit; the model's own otherwise.
 
     Raises:
-        InputError: The model cannot draw the request, or the picture cannot be used.
+        InputError: The model cannot draw the request, the prompt alone names nothing that it knows, or the picture
+            cannot be used.
     """
     model, given = pipeline.views, request.image is not None
     if not given and pipeline.pictures is None:
@@ -171,6 +172,9 @@ def make_plan(
             f"orbit_direction={request.orbit_direction}: {pipeline.name} draws "
             f"{' or '.join(model.directions)} orbits only; remove the option"
         )
+    if not given and pipeline.pictures is not None and request.prompt is not None:
+        # Beside a picture, words that are not known cost nothing: the picture says what to draw.
+        pipeline.pictures.check_prompt(request.prompt)
     pictures = None if given or pipeline.pictures is None else pipeline.pictures.picture_settings(request.quality)
     perceptual = None
     if what == "asset":

@@ -129,14 +129,29 @@ def test_unknown_words_and_the_end_of_a_long_prompt(tiny):
     (line,) = remarks(tiny, "a Zebra mug")
     assert line == "words outside the model's vocabulary, ignored: Zebra; see im3d doctor --vocabulary"
     # 23 words fit; an unknown one takes no room.
-    unknown, lost = remarks(tiny, "zebra " + "red " * 23 + "\nmug,  with white dots.")
+    unknown, lost = remarks(tiny, "zebra mug " + "red " * 22 + "\nmug,  with white dots.")
     assert "zebra" in unknown
     assert lost == "the prompt is longer than the model reads; ignored end: mug, with white dots."
 
 
 def test_a_very_long_prompt_is_quoted_in_part(tiny):
-    (line,) = remarks(tiny, "red " * 5000)
+    (line,) = remarks(tiny, "mug " + "red " * 5000)
     assert line.endswith("red red ...") and len(line) < 300
+
+
+def test_a_prompt_that_names_no_known_thing(tiny):
+    for prompt in ("a pangolin", "a red pangolin", "the", "red with blue stripes", "!!!", "small " * 23 + "mug"):
+        with pytest.raises(InputError, match="has no thing that tiny can draw.* write for instance"):
+            make_plan(AssetRequest(prompt), tiny)
+    with pytest.raises(InputError, match="it does not know penguine; nearest known words: penguin.*a red penguin"):
+        make_plan(AssetRequest("a penguine"), tiny)
+    for prompt in ("two mugs", "CUP", "a pangolin on a table", "a polka dotted tea pot"):
+        make_plan(AssetRequest(prompt), tiny)
+    # A picture says what to draw: the prompt costs nothing then.
+    picture = np.ones((32, 32, 4), np.float32)
+    picture[:8, ..., 3] = 0.0
+    (line,) = make_plan(AssetRequest("pangolin", picture), tiny).remarks()
+    assert line.startswith("words outside the model's vocabulary, ignored: pangolin")
 
 
 def test_who_reads_the_prompt_has_its_say():
