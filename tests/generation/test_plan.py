@@ -11,6 +11,7 @@ from im3d_jax.digests import json_hash
 from im3d_jax.errors import ImageError, InputError, RunFolderError
 from im3d_jax.generation.plan import PerceptualChoice, make_plan
 from im3d_jax.generation.request import AssetRequest
+from im3d_jax.images.files import encode_png
 from im3d_jax.models.perceptual import Perceptual
 from im3d_jax.output.run_folder import RunFolder
 from im3d_jax.pipelines import Pipeline, load
@@ -149,7 +150,7 @@ def test_a_prompt_that_names_no_known_thing(tiny):
         make_plan(AssetRequest(prompt), tiny)
     # A picture says what to draw: the prompt costs nothing then.
     picture = np.ones((32, 32, 4), np.float32)
-    picture[:8, ..., 3] = 0.0
+    picture[..., 3] = np.pad(np.ones((16, 16)), 8)
     (line,) = make_plan(AssetRequest("pangolin", picture), tiny).remarks()
     assert line.startswith("words outside the model's vocabulary, ignored: pangolin")
 
@@ -167,10 +168,26 @@ def test_who_reads_the_prompt_has_its_say():
     views.remark = "two networks in one folder"
     assert remarks(Pipeline(views, Painter()), "xyzzy") == [views.remark, Painter.remark, "painter reads"]
     picture = np.ones((32, 32, 4), np.float32)
-    picture[:8, ..., 3] = 0.0
+    picture[..., 3] = np.pad(np.ones((16, 16)), 8)
     plan = make_plan(AssetRequest("xyzzy", picture), Pipeline(views, Painter()))
     assert plan.remarks() == [views.remark, "ignored: xyzzy"]
-    assert plan.facts() == {"model": "fake", "perceptual_features": "two levels"}
+    facts = plan.facts()
+    assert facts.pop("cut_out")["warnings"] == []
+    assert facts == {"model": "fake", "perceptual_features": "two levels"}
+
+
+def test_a_doubtful_cut_out_is_told_and_a_whole_frame_refused(tmp_path):
+    picture = np.ones((32, 32, 4), np.float32)
+    picture[:20, ..., 3] = 0.0
+    plan = make_plan(AssetRequest(image=picture), FakeModel().pipeline)
+    (warning,) = plan.facts()["cut_out"]["warnings"]
+    assert "outline lie on the picture's border" in warning and plan.facts()["cut_out"]["share"] == 0.375
+    assert plan.remarks() == [f"the picture: {warning}"]
+    assert plan.remarks(tmp_path) == [f"the picture: {warning}; see {tmp_path / 'cut_out.png'}"]
+    picture[1:20, ..., 3] = 1.0
+    (tmp_path / "photo.png").write_bytes(encode_png(picture))
+    with pytest.raises(ImageError, match="^photo.png: 97% of the picture would be the object, so it is"):
+        make_plan(AssetRequest(image=tmp_path / "photo.png"), FakeModel().pipeline)
 
 
 def test_what_a_model_cannot_draw():
