@@ -10,6 +10,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from im3d_jax.errors import InputError
 from im3d_jax.models.perceptual import Perceptual
 from im3d_jax.pipelines import Drawn, Orbit, Pipeline, ViewTask
 from im3d_jax.pipelines.base import ONE, Batch, Drawing, Quality
@@ -95,6 +96,10 @@ class FakeModel:
 
     def prompt_remarks(self, prompt: str) -> list[str]:
         return [f"ignored: {word}" for word in prompt.split() if word == "xyzzy"]
+
+    def check_prompt(self, prompt: str) -> None:
+        if prompt == "plugh":
+            raise InputError(f"{self.name} knows no plugh")
 
     def view_settings(self, quality: Quality) -> FakeSettings:
         return FakeSettings(quality)

@@ -270,7 +270,7 @@ def _request(request: str | AssetRequest | None, fields: Mapping[str, Any]) -> A
 
 def _runner_of(plan: Plan, out: str | os.PathLike | None, overwrite: bool, told: Progress) -> Runs:
     settings = {} if out is None else plan.settings()
-    for line in plan.remarks():
+    for line in plan.remarks(out):
         told.line(line)
     return _runner_in(out, settings, overwrite, told, plan.facts())
 

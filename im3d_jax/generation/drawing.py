@@ -11,8 +11,11 @@ import numpy as np
 from im3d_jax.errors import ImageError, InputError
 from im3d_jax.generation.plan import Plan
 from im3d_jax.generation.stages import Result, Workplace
+from im3d_jax.images.cutout_checks import on_checkerboard
+from im3d_jax.images.files import encode_png
 from im3d_jax.images.prepare import prepare_image
 from im3d_jax.output.renders import render_views
+from im3d_jax.output.run_files import CUT_OUT
 from im3d_jax.pipelines import Batch, Orbit
 from im3d_jax.pipelines.base import ONE, Drawing
 from im3d_jax.progress import Report
@@ -134,10 +137,12 @@ class FindOrbit:
 
 
 def take_picture(plan: Plan) -> Any:
-    """Work of the stage that takes the given picture."""
+    """Work of the stage that takes the given picture, and shows what was cut out of it."""
 
     def work(place: Workplace) -> Result[np.ndarray]:
-        return Result(plan.given_picture())
+        picture = plan.given_picture()
+        shown = {} if place.folder is None else {CUT_OUT: encode_png(on_checkerboard(picture.cut))}
+        return Result(picture.prepared, files=shown)
 
     return work
 

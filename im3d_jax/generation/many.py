@@ -301,7 +301,7 @@ def _finish(outcome: Outcome, work: Work, progress: Progress) -> str | None:
     """
     loop, error = outcome
     if error is None:
-        for text in work.plan.remarks():
+        for text in work.plan.remarks(work.folder.path):
             progress.line(f"{work.line.name}: {text}")
         try:
             loop.finish()

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import pathlib
 from typing import Any, Literal
 
 import numpy as np
 
-from im3d_jax.errors import InputError
+from im3d_jax.errors import ImageError, InputError
 from im3d_jax.generation.request import AssetRequest
-from im3d_jax.images.prepare import prepare_image
+from im3d_jax.images.cutout import cut_out
+from im3d_jax.images.cutout_checks import CutOutFigures, measure_cut_out
+from im3d_jax.images.prepare import place_object
 from im3d_jax.models.perceptual import Perceptual
+from im3d_jax.output.run_files import CUT_OUT
 from im3d_jax.pipelines import Pipeline, ViewTask
 from im3d_jax.reconstruction.presets import with_start
 from im3d_jax.weights.lpips_weights import LpipsWeights, open_lpips
@@ -46,6 +50,21 @@ class PerceptualChoice:
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
+class GivenPicture:
+    """A picture that a user gave.
+
+    Attributes:
+        image: [h, w, 3 or 4], as it came.
+        cut: [h, w, 4], its object alone.
+        prepared: [H, W, 4], the object as the view model wants it.
+    """
+
+    image: np.ndarray
+    cut: np.ndarray
+    prepared: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
 class Plan:
     """What will be done.
 
@@ -58,6 +77,7 @@ class Plan:
         given: Whether the request has a picture; it is drawn otherwise.
         perceptual: Features that the fit compares.
         own_features: Whether they are the model's own.
+        cut_out: What the given picture's cut-out looks like; None where the picture is drawn.
     """
 
     request: AssetRequest
@@ -68,16 +88,18 @@ class Plan:
     given: bool
     perceptual: PerceptualChoice | None
     own_features: bool = True
+    cut_out: CutOutFigures | None = None
 
-    def given_picture(self) -> np.ndarray:
-        """The given picture [H, W, 4], prepared for the view model.
+    def given_picture(self) -> GivenPicture:
+        """The given picture, cut out and prepared for the view model.
 
         Raises:
             ImageError: It cannot be used.
         """
-        picture = self.request.read_image()
-        assert picture is not None
-        return prepare_image(picture, self.pipeline.views.image_size, self.pipeline.views.target_fraction)
+        image = self.request.read_image()
+        assert image is not None
+        cut, model = cut_out(image), self.pipeline.views
+        return GivenPicture(image, cut, place_object(cut, model.image_size, model.target_fraction))
 
     def task(self, picture: np.ndarray) -> ViewTask:
         """The request as the view model takes it.
@@ -130,16 +152,34 @@ class Plan:
             facts["image_model"] = self.pipeline.pictures.name
         if self.pipeline.views.memory is not None:
             facts["memory"] = self.pipeline.views.memory
+        if self.cut_out is not None:
+            figures = {name: round(value, 4) for name, value in dataclasses.asdict(self.cut_out).items()}
+            facts["cut_out"] = {**figures, "warnings": self.cut_out.warnings()}
         return facts
 
-    def remarks(self) -> list[str]:
-        """Lines for the user before anything is drawn: how weights were read, what of the prompt is not followed."""
+    def remarks(self, out: str | os.PathLike | None = None) -> list[str]:
+        """Lines for the user before anything is drawn.
+
+        Args:
+            out: The run folder, if there is one.
+
+        Returns:
+            How weights were read, what of the prompt is not followed, what may be wrong with the picture's cut-out.
+        """
         drawer = None if self.pictures is None else self.pipeline.pictures
         used = [self.pipeline.views, *([drawer] if drawer is not None and drawer is not self.pipeline.views else [])]
         lines = [model.remark for model in used if model.remark]
         if self.request.prompt is not None:
             lines += (drawer or self.pipeline.views).prompt_remarks(self.request.prompt)
+        if self.cut_out is not None:
+            see = "" if out is None else f"; see {pathlib.Path(out) / CUT_OUT}"
+            lines += [f"{_picture_name(self.request)}: {text}{see}" for text in self.cut_out.warnings()]
         return lines
+
+
+def _picture_name(request: AssetRequest) -> str:
+    """The given picture, for messages."""
+    return "the picture" if isinstance(request.image, np.ndarray) else pathlib.Path(request.image or "").name
 
 
 def make_plan(
@@ -158,7 +198,8 @@ def make_plan(
         lpips: Features that the user chose for the fit; the model's own otherwise.
 
     Raises:
-        InputError: The model cannot draw the request, or the picture cannot be used.
+        InputError: The model cannot draw the request, the prompt alone names nothing that it knows, or the picture
+            cannot be used.
     """
     model, given = pipeline.views, request.image is not None
     if not given and pipeline.pictures is None:
@@ -171,6 +212,9 @@ def make_plan(
             f"orbit_direction={request.orbit_direction}: {pipeline.name} draws "
             f"{' or '.join(model.directions)} orbits only; remove the option"
         )
+    if not given and pipeline.pictures is not None and request.prompt is not None:
+        # Beside a picture, words that are not known cost nothing: the picture says what to draw.
+        pipeline.pictures.check_prompt(request.prompt)
     pictures = None if given or pipeline.pictures is None else pipeline.pictures.picture_settings(request.quality)
     perceptual = None
     if what == "asset":
@@ -178,6 +222,14 @@ def make_plan(
     settings: Any = model.view_settings(request.quality)
     settings = dataclasses.replace(settings, fit=with_start(settings.fit, request.start))
     plan = Plan(request, what, pipeline, settings, pictures, given, perceptual, lpips is None)
-    if given:
-        plan.given_picture()
-    return plan
+    if not given:
+        return plan
+    picture = plan.given_picture()
+    figures = measure_cut_out(picture.image, picture.cut)
+    if figures.whole_frame:
+        raise ImageError(
+            f"{_picture_name(request)}: {figures.share:.0%} of the picture would be the object, so it is the whole "
+            "frame: cut the object out and give a PNG with alpha, or a photograph before a plain background with room "
+            "around the object"
+        )
+    return dataclasses.replace(plan, cut_out=figures)

@@ -234,6 +234,8 @@ class FolderRunner:
                     stage.store.write(done.value, files)
                     for name, facts in done.facts.items():
                         files.write(name, to_json(facts))
+                    for name, content in done.files.items():
+                        files.write(name, content)
                     return done.evaluations
 
                 folder.stage(stage.name, work, inputs=inputs, settings=stage.settings)

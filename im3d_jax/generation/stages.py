@@ -24,12 +24,14 @@ class Result(Generic[T]):
         evaluations: Network evaluations that it took.
         remarks: Lines for the user.
         facts: {file of the run folder: JSON values that it keeps beside the result}.
+        files: {file of the run folder: its content}, what people look at and no stage reads.
     """
 
     value: T
     evaluations: int = 0
     remarks: tuple[str, ...] = ()
     facts: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    files: Mapping[str, bytes] = dataclasses.field(default_factory=dict)
 
 
 class Ref(Protocol[T_co]):

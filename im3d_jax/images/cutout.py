@@ -52,7 +52,7 @@ def _is_cut_out(image: np.ndarray) -> bool:
 
 def _plain_background(rgb: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Alpha `[H, W]` and the object's own colours `[H, W, 3]` of `rgb[H, W, 3]`."""
-    border = np.concatenate([rgb[0], rgb[-1], rgb[:, 0], rgb[:, -1]])
+    border = _border(rgb)
     background = np.median(border, axis=0)
     plain = (np.abs(border - background[None]).max(-1) < _BACKGROUND_BELOW).mean()
     if plain < _PLAIN_BORDER:
@@ -79,6 +79,15 @@ def _plain_background(rgb: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     if not front.any():
         raise ImageError("the picture shows only its plain background: expected one object in front of it")
     return _soften_edge(rgb, front, background)
+
+
+def _border(rgb: np.ndarray) -> np.ndarray:
+    return np.concatenate([rgb[0], rgb[-1], rgb[:, 0], rgb[:, -1]])
+
+
+def plain_colour(image: Float[np.ndarray, "height width channels"]) -> Float[np.ndarray, "3"] | None:
+    """Colour of the background by which `cut_out` tells the object; None where it goes by the picture's own alpha."""
+    return None if _is_cut_out(image) else np.median(_border(image[..., :3]), axis=0)
 
 
 def connected(mask: np.ndarray) -> tuple[np.ndarray, int]:

@@ -16,12 +16,12 @@ from im3d_jax.output.records import read_object, stage_records
 
 
 RUN_FILE, TIMINGS_FILE, STAGES_FILE = "run.json", "timings.json", "state/stages.json"
-PAGE = "viewer.html"
+PAGE, CUT_OUT = "viewer.html", "cut_out.png"
 # What a run writes; a folder that holds any of these without a run.json belongs to something else.
 RESULTS = (
     "drawn.png", "input.png", "views", "views_round1", "views_round2", "views.mp4", "sheet.png", "cameras.json",
     "state", "asset.ply", "asset_sheet.png", "turntable.mp4", "comparison.png", "metrics.json",
-    PAGE,
+    PAGE, CUT_OUT,
 )  # fmt: skip
 # Files that stages write in folders; an interrupted one has not recorded them.
 _IN_FOLDERS = re.compile(

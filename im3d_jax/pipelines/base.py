@@ -151,6 +151,14 @@ class Reader(Protocol):
         """One line for each way in which the model does not follow the prompt."""
         ...
 
+    def check_prompt(self, prompt: str) -> None:
+        """Refuses a prompt that alone cannot say what to draw.
+
+        Raises:
+            InputError: The model knows the words that it was trained on, and the prompt names no thing among them.
+        """
+        ...
+
 
 class PictureModel(Reader, Protocol):
     """Draws a picture of an object from a prompt."""

@@ -32,7 +32,7 @@ from im3d_jax.diffusion import (
     stack_conditions,
     time_grid,
 )
-from im3d_jax.errors import WeightsError
+from im3d_jax.errors import InputError, WeightsError
 from im3d_jax.images.alpha import composite_on_white, straight_from_white
 from im3d_jax.models import TinyUNet
 from im3d_jax.models.calls import apply
@@ -52,6 +52,7 @@ from im3d_jax.pipelines.base import (
 )
 from im3d_jax.pipelines.features import encoder_features
 from im3d_jax.pipelines.noise import row_noise
+from im3d_jax.pipelines.prompts import nothing_known
 from im3d_jax.progress import Report
 from im3d_jax.reconstruction import FitConfig, HullStart
 from im3d_jax.reconstruction.refresh import Refresh
@@ -217,6 +218,11 @@ class BundleModel:
         if lost := self.bundle.tokenizer.lost_text(prompt):
             lines.append(lost_end(lost))
         return lines
+
+    def check_prompt(self, prompt: str) -> None:
+        """See `Reader`: one known noun is enough, colours and sizes alone are not."""
+        if line := nothing_known(prompt, self.bundle.tokenizer, self.name):
+            raise InputError(line)
 
     def describe(self) -> list[str]:
         """The weights' files, one line each."""

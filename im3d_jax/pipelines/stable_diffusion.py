@@ -92,6 +92,9 @@ class StableDiffusion:
         lost = self._tokenizer.lost_text(prompt)
         return [lost_end(lost)] if lost else []
 
+    def check_prompt(self, prompt: str) -> None:
+        """Nothing: any text is read."""
+
     def describe(self) -> list[str]:
         """See `PictureModel`."""
         return describe_source(self._source, "draws pictures from prompts (--image_model)")

@@ -171,6 +171,9 @@ class OrbitModel:
         """Says that the prompt is not read."""
         return [f"the prompt is not read: {self.name} draws from the picture alone"]
 
+    def check_prompt(self, prompt: str) -> None:
+        """Nothing: prompts are not read."""
+
     def describe(self) -> list[str]:
         """Networks, elevation head, and the estimated memory of each preset."""
         known = (

@@ -144,6 +144,11 @@ class WordTokenizer:
             return [prompt.strip()] if prompt.strip() else []
         return [prompt[begin:end] for ids, begin, end in pieces if not ids]
 
+    def known_words(self, prompt: str) -> list[str]:
+        """Trained words that the model reads of the prompt, in order; those that an alias stands for among them."""
+        names = {number: word for word, number in self._ids.items() if word not in SPECIAL}
+        return [names[number] for number in self([prompt])[0].tolist() if number in names]
+
     def lost_text(self, prompt: str) -> str:
         """The end of a prompt that does not fit, as it was written; empty when all of it fits."""
         used = 1  # the start

@@ -131,6 +131,16 @@ def test_views_from_a_picture(fake, box, tmp_path, capsys):
     run = json.loads((tmp_path / "run/run.json").read_text())
     assert run["orbit"]["elevation"] == "given" and "fit" not in run["settings"]["views"]
     assert not (tmp_path / "run/asset.ply").exists()
+    shown = read_image(tmp_path / "run/cut_out.png")
+    assert shown.shape == (60, 60, 4) and run["cut_out"]["warnings"] == [] and run["cut_out"]["share"] == 0.2222
+    np.testing.assert_allclose(shown[30, 30], (200 / 255, 30 / 255, 30 / 255, 1.0), atol=1e-6)
+    assert shown[0, 0, 0] == shown[0, 0, 1] and shown[0, 0, 3] == 1.0, "grey where the background was"
+
+    # What shows the cut-out is mended like all else.
+    before = (tmp_path / "run/cut_out.png").read_bytes()
+    (tmp_path / "run/cut_out.png").unlink()
+    assert main([*flags, f"--image={tmp_path / 'box.png'}"]) == 0
+    assert fake.calls == ["views", "orbit"] and (tmp_path / "run/cut_out.png").read_bytes() == before
 
     # The picture counts by its content: a copy elsewhere is the same, a change is not.
     shutil.move(tmp_path / "box.png", tmp_path / "moved.png")
@@ -143,6 +153,24 @@ def test_views_from_a_picture(fake, box, tmp_path, capsys):
 
     assert main([*flags, box("moved.png", paint)]) == 2
     assert "request.image was" in capsys.readouterr().err
+
+
+def test_a_cut_out_that_looks_wrong_is_told_with_its_picture(fake, box, tmp_path, capsys):
+    def cut_off(pixels):
+        pixels[:12], pixels[12:14, 20:40] = 0, 0
+        pixels[14:60, 20:40] = (200, 30, 30, 255)
+
+    def whole(pixels):
+        pixels[:], pixels[0] = 255, 0
+
+    assert main(["views", box("cut.png", cut_off), f"--out={tmp_path / 'run'}"]) == 0
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if "cut.png: " in line]
+    assert "lie on the picture's border" in line and line.endswith(f"; see {tmp_path / 'run/cut_out.png'}")
+    assert len(json.loads((tmp_path / "run/run.json").read_text())["cut_out"]["warnings"]) == 1
+    assert main(["views", box("whole.png", whole), f"--out={tmp_path / 'other'}"]) == 2
+    line = capsys.readouterr().err
+    assert "whole.png: 98% of the picture would be the object" in line and line.count("\n") == 1
+    assert not (tmp_path / "other").exists()
 
 
 def test_a_picture_found_wanting_late_costs_no_results(fake, box, tmp_path, capsys):

@@ -116,7 +116,7 @@ def test_finished_lines_are_left_and_broken_ones_mended(finished, bundle):
     assert summary["drawn_by_this_run"] == 2 and (out / "00001/sheet.png").is_file()
     assert lost.read_bytes() == content
     assert (out / "00003/views/02.png").stat().st_mtime_ns == others
-    written(file.parent, *MANY[:4], {"prompt": "red"})
+    written(file.parent, *MANY[:4], {"prompt": "red mug"})
     with pytest.raises(InputError, match="line 5: .*other settings"):
         make(bundle, file, rows=2)
     written(file.parent, *MANY)
@@ -137,6 +137,14 @@ def test_assets_are_those_of_single_runs(tmp_path):
         drawer = FakeModel()
         generate(drawer.pipeline, line.request, out=tmp_path / "out" / line.name)
         assert drawer.calls == []
+
+
+def test_a_prompt_that_names_nothing_known_is_refused_before_anything_is_drawn(tmp_path):
+    model = FakeModel()
+    file = written(tmp_path, {"prompt": "mug"}, {"prompt": "plugh"})
+    with pytest.raises(InputError, match="^line 2: fake knows no plugh$"):
+        make(model.pipeline, file)
+    assert model.calls == [] and not any(path.is_file() for path in (tmp_path / "out").rglob("*"))
 
 
 class Failing(FakeModel):

@@ -11,6 +11,7 @@ from im3d_jax.digests import json_hash
 from im3d_jax.errors import ImageError, InputError, RunFolderError
 from im3d_jax.generation.plan import PerceptualChoice, make_plan
 from im3d_jax.generation.request import AssetRequest
+from im3d_jax.images.files import encode_png
 from im3d_jax.models.perceptual import Perceptual
 from im3d_jax.output.run_folder import RunFolder
 from im3d_jax.pipelines import Pipeline, load
@@ -129,14 +130,29 @@ def test_unknown_words_and_the_end_of_a_long_prompt(tiny):
     (line,) = remarks(tiny, "a Zebra mug")
     assert line == "words outside the model's vocabulary, ignored: Zebra; see im3d doctor --vocabulary"
     # 23 words fit; an unknown one takes no room.
-    unknown, lost = remarks(tiny, "zebra " + "red " * 23 + "\nmug,  with white dots.")
+    unknown, lost = remarks(tiny, "zebra mug " + "red " * 22 + "\nmug,  with white dots.")
     assert "zebra" in unknown
     assert lost == "the prompt is longer than the model reads; ignored end: mug, with white dots."
 
 
 def test_a_very_long_prompt_is_quoted_in_part(tiny):
-    (line,) = remarks(tiny, "red " * 5000)
+    (line,) = remarks(tiny, "mug " + "red " * 5000)
     assert line.endswith("red red ...") and len(line) < 300
+
+
+def test_a_prompt_that_names_no_known_thing(tiny):
+    for prompt in ("a pangolin", "a red pangolin", "the", "red with blue stripes", "!!!", "small " * 23 + "mug"):
+        with pytest.raises(InputError, match="has no thing that tiny can draw.* write for instance"):
+            make_plan(AssetRequest(prompt), tiny)
+    with pytest.raises(InputError, match="it does not know penguine; nearest known words: penguin.*a red penguin"):
+        make_plan(AssetRequest("a penguine"), tiny)
+    for prompt in ("two mugs", "CUP", "a pangolin on a table", "a polka dotted tea pot"):
+        make_plan(AssetRequest(prompt), tiny)
+    # A picture says what to draw: the prompt costs nothing then.
+    picture = np.ones((32, 32, 4), np.float32)
+    picture[..., 3] = np.pad(np.ones((16, 16)), 8)
+    (line,) = make_plan(AssetRequest("pangolin", picture), tiny).remarks()
+    assert line.startswith("words outside the model's vocabulary, ignored: pangolin")
 
 
 def test_who_reads_the_prompt_has_its_say():
@@ -152,10 +168,26 @@ def test_who_reads_the_prompt_has_its_say():
     views.remark = "two networks in one folder"
     assert remarks(Pipeline(views, Painter()), "xyzzy") == [views.remark, Painter.remark, "painter reads"]
     picture = np.ones((32, 32, 4), np.float32)
-    picture[:8, ..., 3] = 0.0
+    picture[..., 3] = np.pad(np.ones((16, 16)), 8)
     plan = make_plan(AssetRequest("xyzzy", picture), Pipeline(views, Painter()))
     assert plan.remarks() == [views.remark, "ignored: xyzzy"]
-    assert plan.facts() == {"model": "fake", "perceptual_features": "two levels"}
+    facts = plan.facts()
+    assert facts.pop("cut_out")["warnings"] == []
+    assert facts == {"model": "fake", "perceptual_features": "two levels"}
+
+
+def test_a_doubtful_cut_out_is_told_and_a_whole_frame_refused(tmp_path):
+    picture = np.ones((32, 32, 4), np.float32)
+    picture[:20, ..., 3] = 0.0
+    plan = make_plan(AssetRequest(image=picture), FakeModel().pipeline)
+    (warning,) = plan.facts()["cut_out"]["warnings"]
+    assert "outline lie on the picture's border" in warning and plan.facts()["cut_out"]["share"] == 0.375
+    assert plan.remarks() == [f"the picture: {warning}"]
+    assert plan.remarks(tmp_path) == [f"the picture: {warning}; see {tmp_path / 'cut_out.png'}"]
+    picture[1:20, ..., 3] = 1.0
+    (tmp_path / "photo.png").write_bytes(encode_png(picture))
+    with pytest.raises(ImageError, match="^photo.png: 97% of the picture would be the object, so it is"):
+        make_plan(AssetRequest(image=tmp_path / "photo.png"), FakeModel().pipeline)
 
 
 def test_what_a_model_cannot_draw():

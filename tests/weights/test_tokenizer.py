@@ -39,6 +39,13 @@ def test_unknown_words_are_dropped_and_named_as_written(tokenizer):
     np.testing.assert_array_equal(tokenizer(["zebra"]), tokenizer([""]))
 
 
+def test_known_words_are_those_that_fit(tokenizer):
+    other = WordTokenizer(build_tokenizer(WORDS, ALIASES), length=6)
+    assert other.known_words("A crimson Zebra, cups!") == ["a", "red", "mug"]
+    assert tokenizer.known_words("zebra") == tokenizer.known_words("[START] [PAD]") == []
+    assert tokenizer.known_words("red " * 5 + "mug") == ["red"] * 5
+
+
 def test_the_special_words_cannot_be_typed(tokenizer):
     np.testing.assert_array_equal(tokenizer(["[START] [PAD] red"]), tokenizer(["red"]))
 
