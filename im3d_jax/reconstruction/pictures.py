@@ -23,8 +23,9 @@ from splat import Cameras
 FEWEST_VIEWS = 4
 # Surfaces of fewer points have no normals, and show nothing.
 FEWEST_POINTS = 16
-# Share of the references' pixels whose depth must be found: fewer are chance, or pictures with nothing to compare.
-LEAST_FOUND = 0.02
+# Share of the references' pixels that count whose depth must be found. Where fewer are, as of few views around an
+# object on white, most of the picture would land on the shell, and a fit from the ball comes closer sooner.
+LEAST_FOUND = 0.2
 # Share of valid pixels inside their bounding box: where a mask leaves less, it cuts out an object.
 LEAST_VALID = 0.9
 # Alpha above this is opaque.
