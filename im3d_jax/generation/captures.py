@@ -11,6 +11,7 @@ from im3d_jax.choices import FEWEST_GAUSSIANS, MOST_GAUSSIANS, check_whole
 from im3d_jax.data.captures import Capture
 from im3d_jax.errors import CaptureError, InputError
 from im3d_jax.reconstruction import FitConfig, capture_config
+from im3d_jax.reconstruction.pictures import show_a_scene
 
 
 StrategyName = Literal["default", "mcmc"]
@@ -65,6 +66,7 @@ class CaptureSettings:
             random_background=self.random_background,
             refine_poses=self.pose_refinement,
             capacity=self.gaussians or usual_rows(capture),
+            pictures=capture.points is None and show_a_scene(capture.images, capture.valid),
         )
 
 

@@ -95,7 +95,15 @@ class Fit:
         elif state is None:
             key = seeds.stream(self.seed, seeds.FIT)
             points, colours = (None, None) if self.capture is None else (self.capture.points, self.capture.colours)
-            state = fitting.init_state(key, self.config, cameras, targets=targets, points=points, colours=colours)
+            state = fitting.init_state(
+                key,
+                self.config,
+                cameras,
+                targets=targets,
+                points=points,
+                colours=colours,
+                report=lambda done, total: place.report(0, self.stop, f"depths of view {done} of {total}"),
+            )
         return Result(self._fit(place, state, targets, cameras))
 
     def _resume(self, place: Workplace) -> FitState | None:

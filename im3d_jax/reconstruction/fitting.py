@@ -16,7 +16,7 @@ import numpy as np
 from im3d_jax.images import metrics
 from im3d_jax.images.alpha import composite
 from im3d_jax.models import perceptual
-from im3d_jax.reconstruction import control, initial, losses, optimizer, outside, poses, surface, unseen
+from im3d_jax.reconstruction import control, initial, losses, optimizer, outside, pictures, poses, surface, unseen
 from im3d_jax.reconstruction.losses import Targets
 from im3d_jax.reconstruction.presets import FitConfig, capture_config
 from im3d_jax.reconstruction.state import FitState, final_gaussians, load_state, save_state
@@ -51,6 +51,7 @@ def init_state(
     points: np.ndarray | None = None,
     targets: Targets | None = None,
     colours: np.ndarray | None = None,
+    report: Callable[[int, int], Any] = lambda done, total: None,
 ) -> FitState:
     """The state before the first step.
 
@@ -59,9 +60,10 @@ def init_state(
         config: The fit's settings.
         cameras: Of the views to fit; they give the extent where the settings do not, and the room for pairs.
         points: [n, 3] places to start from.
-        targets: The views. Without `points`, `config.hull` starts on the surface of their visual hull, and a capture
-            (`config.extent` None) inside of it.
+        targets: The views. Without `points`, `config.pictures` starts on the surfaces that a plane sweep finds,
+            `config.hull` on the surface of their visual hull, and a capture (`config.extent` None) inside of it.
         colours: [n, 3] of the points, in [0, 1].
+        report: Called with (views done, all) while pictures are swept.
 
     Without both, gaussians fill a ball: at the origin, or for a capture what all its cameras see.
     """
@@ -70,12 +72,17 @@ def init_state(
     extent = initial.camera_extent(cameras) if config.extent is None else config.extent
     rgba = None if targets is None else np.asarray(targets.rgba)
     valid = None if targets is None or targets.valid is None else np.asarray(targets.valid)
-    found = None
-    if points is None and config.hull is not None and rgba is not None:
+    start = found = None
+    if points is None and rgba is not None and config.pictures is not None:
+        start = config.pictures
+        found = pictures.find_surfaces(rgba, cameras, start, valid, report)
+    elif points is None and rgba is not None and config.hull is not None:
+        start = config.hull
         centre, radius = initial.look_centre(cameras), initial.seen_radius(cameras)
-        found = surface.find_surface(rgba, cameras, centre, radius, config.hull)
-    if found is not None:
-        gaussians, active = initial.hull_gaussians(found, config)
+        found = surface.find_surface(rgba, cameras, centre, radius, start)
+    on_hull = found is not None and start is config.hull
+    if found is not None and start is not None:
+        gaussians, active = initial.surface_gaussians(found, config, start)
     else:
         if points is None and config.extent is None:
             points = initial.seen_points(jax.random.fold_in(key, 4), cameras, config.initial, rgba, valid)
@@ -100,7 +107,7 @@ def init_state(
         key=key,
         step=jnp.int32(0),
         extent=jnp.float32(extent),
-        hull=jnp.asarray(found is not None),
+        hull=jnp.asarray(on_hull),
         poses=poses.still(len(cameras)) if config.lr_poses else None,
         pair_capacity=round_capacity(pairs * config.views_per_step // views, margin=margin),
     )

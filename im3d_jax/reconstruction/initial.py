@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from scipy.spatial import KDTree
 
-from im3d_jax.reconstruction.presets import FitConfig
+from im3d_jax.reconstruction.presets import FitConfig, HullStart, PictureStart
 from im3d_jax.reconstruction.surface import Surface
 from splat import SH_C0, Cameras, Gaussians
 from splat.lenses import image_points
@@ -142,18 +142,19 @@ def seen_points(
     return points
 
 
-def hull_gaussians(found: Surface, config: FitConfig) -> tuple[Gaussians, jax.Array]:
+def surface_gaussians(
+    found: Surface, config: FitConfig, start: HullStart | PictureStart
+) -> tuple[Gaussians, jax.Array]:
     """Flat gaussians on a surface, oriented by its normals and as wide as the distance to their neighbours.
 
     Args:
         found: At most `config.capacity` points.
-        config: With `hull`.
+        config: Of the fit.
+        start: Opacity, width and thickness.
 
     Returns:
         See `initial_gaussians`.
     """
-    start = config.hull
-    assert start is not None
     count, rows = len(found.points), config.capacity
     spacing = np.maximum(found.spacing, 1e-5)[:, None]
     scales = spacing * np.array([[start.width, start.width, start.thickness]])

@@ -7,6 +7,8 @@ from im3d_jax.choices import Start
 from splat.strategies import DefaultStrategy, McmcStrategy, Strategy
 
 
+# Largest gaussians around a whole scene, in units of the extent: as good as none, but JSON has no infinity.
+WHOLE_SCENE_SCALE = 1000.0
 # Names that `capture_config` takes.
 STRATEGIES = ("default", "mcmc")
 
@@ -41,6 +43,25 @@ class HullStart:
 
 
 @dataclasses.dataclass(frozen=True)
+class PictureStart:
+    """A start on the surfaces that a plane sweep of opaque pictures finds, before a shell with the rest's colours.
+
+    Attributes:
+        count: Most gaussians on surfaces.
+        shell: Gaussians of a whole shell; those that no view sees are left out.
+        opacity: Of all, in (0, 1).
+        width: Their standard deviation along the surface, in units of the distance to their neighbours.
+        thickness: That across the surface, in the same units.
+    """
+
+    count: int = 40_000
+    shell: int = 6_000
+    opacity: float = 0.7
+    width: float = 0.7
+    thickness: float = 0.2
+
+
+@dataclasses.dataclass(frozen=True)
 class FitConfig:
     """Everything a fit depends on besides its data; static under jit.
 
@@ -57,6 +78,7 @@ class FitConfig:
         initial_opacity: Their opacity.
         initial_scale: Factor on their size, which is about the distance to their neighbours.
         hull: Start on the surface of the visual hull instead of in a ball, where the views have one; None: never.
+        pictures: Start on the surfaces that opaque pictures show, where a plane sweep finds enough; None: never.
         sh_degree: Degree of the spherical harmonics, 0 to 4.
         sh_every: Steps after which one more degree is freed; 0 frees all at once.
         densify_every: Steps between two calls of the density control.
@@ -97,6 +119,7 @@ class FitConfig:
     initial_opacity: float = 0.1
     initial_scale: float = 1.0
     hull: HullStart | None = None
+    pictures: PictureStart | None = None
     sh_degree: int = 0
     sh_every: int = 0
     densify_every: int = 50
@@ -130,6 +153,11 @@ class FitConfig:
             )
         if self.hull is not None and not 1 <= self.hull.count <= self.capacity:
             raise ValueError(f"got hull.count={self.hull.count}; expected 1 to capacity={self.capacity}")
+        if self.pictures is not None and not 1 <= self.pictures.count + self.pictures.shell <= self.capacity:
+            raise ValueError(
+                f"got pictures.count={self.pictures.count} and pictures.shell={self.pictures.shell}; "
+                f"expected 1 to capacity={self.capacity} in all"
+            )
         if min(self.steps, self.views_per_step, self.densify_every, self.check_every) < 1:
             raise ValueError(
                 f"got steps={self.steps}, views_per_step={self.views_per_step}, densify_every={self.densify_every}, "
@@ -165,6 +193,7 @@ def capture_config(
     random_background: bool = False,
     refine_poses: bool = False,
     capacity: int = 40_000,
+    pictures: bool = False,
 ) -> FitConfig:
     """The preset for pictures of real or rendered scenes: L1 + SSIM, one view a step.
 
@@ -179,6 +208,8 @@ def capture_config(
         random_background: Composite both images on a new colour each step, for objects with alpha.
         refine_poses: Let the poses of the cameras move.
         capacity: Most gaussians.
+        pictures: Start on the surfaces that a plane sweep finds, with gaussians of any size: for opaque pictures of
+            a whole scene.
 
     Raises:
         ValueError: The strategy is unknown, or a number is out of range.
@@ -194,12 +225,13 @@ def capture_config(
         initial_radius=1.0,
         initial_opacity=0.5 if mcmc else 0.1,
         initial_scale=0.5 if mcmc else 1.0,
+        pictures=picture_start(capacity) if pictures else None,
         sh_degree=sh_degree,
         sh_every=max(1, min(1000, steps // (sh_degree + 4))),
         densify_every=max(1, min(100, steps // 30)),
         densify_from=min(500, steps // 10),
         densify_until=min(15_000, steps * 7 // 10),
-        strategy=McmcStrategy(cap=capacity) if mcmc else _capture_strategy(steps),
+        strategy=McmcStrategy(cap=capacity) if mcmc else _capture_strategy(steps, pictures),
         check_every=100,
         pair_margin=1.0,
         perceptual_weight=0.0,
@@ -219,15 +251,22 @@ def capture_config(
     )
 
 
-def _capture_strategy(steps: int) -> DefaultStrategy:
-    """The default strategy's rules for a capture."""
+def picture_start(capacity: int) -> PictureStart:
+    """A start that leaves half of the rows to the density control."""
+    usual = PictureStart()
+    shell = min(usual.shell, capacity // 10)
+    return dataclasses.replace(usual, count=min(usual.count, max(1, capacity // 2 - shell)), shell=shell)
+
+
+def _capture_strategy(steps: int, whole_scene: bool) -> DefaultStrategy:
+    """The default strategy's rules for a capture; gaussians far around a whole scene may be large."""
     return DefaultStrategy(
         gradient_threshold=2e-4,
         # Gradients are large at the start: without a limit a short run spends its rows before it knows where to.
         growth=1.0 if steps >= 7000 else 0.2,
         split_scale=0.01,
         min_opacity=0.005,
-        max_scale=0.1,
+        max_scale=WHOLE_SCENE_SCALE if whole_scene else 0.1,
         # After the last reset there must be time for what was dimmed to come back.
         reset_every=3000 if steps >= 7000 else 0,
     )
