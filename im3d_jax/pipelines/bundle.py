@@ -117,7 +117,9 @@ QUALITIES: dict[Quality, BundleQuality] = {
         picture=Sampling(10, prompt=5.0),
         views=Sampling(8),
         refine=Sampling(3, start=0.15),
-        fit=dataclasses.replace(_FIT, steps=300, densify_every=25, densify_from=25, densify_until=250),
+        fit=dataclasses.replace(
+            _FIT, steps=300, densify_every=25, densify_from=25, densify_until=250, hull=HullStart(count=6_000)
+        ),
     ),
     "standard": BundleQuality(
         picture=Sampling(20, prompt=5.0), views=Sampling(10), refine=Sampling(3, start=0.15), fit=_FIT

@@ -1,5 +1,7 @@
 """The density control of a fit: at which steps its strategy acts, and what becomes of the moments."""
 
+import dataclasses
+import math
 from functools import partial
 
 import jax
@@ -7,7 +9,7 @@ import jax.numpy as jnp
 
 from im3d_jax.reconstruction.presets import FitConfig
 from im3d_jax.reconstruction.state import FitState
-from splat.strategies import Strategy
+from splat.strategies import DefaultStrategy, Strategy
 
 
 def densifies(step: int, config: FitConfig) -> bool:
@@ -24,10 +26,12 @@ def resets(step: int, config: FitConfig) -> bool:
 def act(state: FitState, step: int, config: FitConfig) -> FitState:
     """What the strategy does before step number `step`, which is the state's; outside jit.
 
-    Fits that started on a hull stay as they are, see `HullStart`.
+    Fits that started on a hull stay as they are, see `HullStart`. Around a whole scene gaussians may be large.
     """
     if bool(state.hull):
         return state
+    if bool(state.scene) and isinstance(config.strategy, DefaultStrategy):
+        config = dataclasses.replace(config, strategy=dataclasses.replace(config.strategy, max_scale=math.inf))
     if densifies(step, config):
         state = densify(state, config)
     if resets(step, config):

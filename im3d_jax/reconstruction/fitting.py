@@ -108,6 +108,7 @@ def init_state(
         step=jnp.int32(0),
         extent=jnp.float32(extent),
         hull=jnp.asarray(on_hull),
+        scene=jnp.asarray(found is not None and not on_hull),
         poses=poses.still(len(cameras)) if config.lr_poses else None,
         pair_capacity=round_capacity(pairs * config.views_per_step // views, margin=margin),
     )

@@ -7,8 +7,6 @@ from im3d_jax.choices import Start
 from splat.strategies import DefaultStrategy, McmcStrategy, Strategy
 
 
-# Largest gaussians around a whole scene, in units of the extent: as good as none, but JSON has no infinity.
-WHOLE_SCENE_SCALE = 1000.0
 # Names that `capture_config` takes.
 STRATEGIES = ("default", "mcmc")
 
@@ -208,8 +206,7 @@ def capture_config(
         random_background: Composite both images on a new colour each step, for objects with alpha.
         refine_poses: Let the poses of the cameras move.
         capacity: Most gaussians.
-        pictures: Start on the surfaces that a plane sweep finds, with gaussians of any size: for opaque pictures of
-            a whole scene.
+        pictures: Start on the surfaces that a plane sweep finds: for opaque pictures of a whole scene.
 
     Raises:
         ValueError: The strategy is unknown, or a number is out of range.
@@ -231,7 +228,7 @@ def capture_config(
         densify_every=max(1, min(100, steps // 30)),
         densify_from=min(500, steps // 10),
         densify_until=min(15_000, steps * 7 // 10),
-        strategy=McmcStrategy(cap=capacity) if mcmc else _capture_strategy(steps, pictures),
+        strategy=McmcStrategy(cap=capacity) if mcmc else _capture_strategy(steps),
         check_every=100,
         pair_margin=1.0,
         perceptual_weight=0.0,
@@ -258,15 +255,15 @@ def picture_start(capacity: int) -> PictureStart:
     return dataclasses.replace(usual, count=min(usual.count, max(1, capacity // 2 - shell)), shell=shell)
 
 
-def _capture_strategy(steps: int, whole_scene: bool) -> DefaultStrategy:
-    """The default strategy's rules for a capture; gaussians far around a whole scene may be large."""
+def _capture_strategy(steps: int) -> DefaultStrategy:
+    """The default strategy's rules for a capture."""
     return DefaultStrategy(
         gradient_threshold=2e-4,
         # Gradients are large at the start: without a limit a short run spends its rows before it knows where to.
         growth=1.0 if steps >= 7000 else 0.2,
         split_scale=0.01,
         min_opacity=0.005,
-        max_scale=WHOLE_SCENE_SCALE if whole_scene else 0.1,
+        max_scale=0.1,
         # After the last reset there must be time for what was dimmed to come back.
         reset_every=3000 if steps >= 7000 else 0,
     )

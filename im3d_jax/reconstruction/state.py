@@ -30,6 +30,7 @@ class FitState(flax.struct.PyTreeNode):
         step: [] int32, steps done.
         extent: [] float32, size of the scene.
         hull: [] bool, whether the fit started on a hull (`HullStart`).
+        scene: [] bool, whether it started on the surfaces of a whole scene (`PictureStart`).
         poses: Motions of the cameras, where they are refined.
         pair_capacity: Room for (tile, gaussian) pairs in a step (static).
     """
@@ -43,6 +44,7 @@ class FitState(flax.struct.PyTreeNode):
     step: jax.Array
     extent: jax.Array
     hull: jax.Array
+    scene: jax.Array
     pair_capacity: int = flax.struct.field(pytree_node=False)
     poses: Poses | None = None
 
@@ -62,6 +64,7 @@ _OTHERS: dict[str, _Shape] = {
     "step": (),
     "extent": (),
     "hull": (),
+    "scene": (),
     "pair_capacity": (),
 }
 _LAYOUT: dict[str, _Shape] = _OTHERS | {
@@ -144,6 +147,7 @@ def load_state(path: str | os.PathLike, config: FitConfig) -> FitState:
         step=leaves["step"],
         extent=leaves["extent"],
         hull=leaves["hull"],
+        scene=leaves["scene"],
         pair_capacity=pair_capacity,
         poses=poses,
     )
