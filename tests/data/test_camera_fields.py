@@ -121,7 +121,7 @@ def test_fisheye_pictures_are_cropped_around_their_centre(tmp_path):
     np.testing.assert_array_equal(capture.valid[2], (distance <= 6.0) & (mask > 0))
     assert (capture.images[~capture.valid] == 0).all() and (capture.images[1][capture.valid[1]][:, 3] == 1).all()
     assert capture.remarks[-1] == "transforms.json: pixels beyond fisheye_crop_radius (3 to 6 pixels) do not count"
-    # A small pixel counts if all of its block do.
+    # A pixel of the smaller picture counts if all of its block do.
     blocks = (distance <= 6.0)[:15].reshape(5, 3, 8, 3).all(axis=(1, 3))
     small = load_capture(tmp_path, downscale=3)
     assert small.valid is not None
