@@ -143,6 +143,13 @@ def test_nothing_is_replaced_unasked(run, tmp_path, refused):
     )
 
 
+@pytest.mark.parametrize("degrees", ["nan", "-NaN", "1e400", "-inf", "89"])
+def test_elevations_of_turntables_are_numbers_within_bounds(run, tmp_path, refused, degrees):
+    line = refused("export", run, "--to=gif", f"--out={tmp_path / 'a.gif'}", f"--elevation_deg={degrees}")
+    assert "flag --elevation_deg=" in line and "in the range [-88.0, 88.0]" in line
+    assert not (tmp_path / "a.gif").exists()
+
+
 def test_devices_and_streams_stay(run, tmp_path, refused):
     os.mkfifo(tmp_path / "fifo")
     for place, kind in ((tmp_path / "fifo", "a FIFO"), ("/dev/stdout", "")):
