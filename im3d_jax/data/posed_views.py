@@ -58,6 +58,8 @@ def load_colmap(folder: pathlib.Path, source: pathlib.Path, downscale: int) -> C
         _check_size(view, size, declared, "the model")
     if source != folder:
         line += _other_models(source)
+    if not len(model.points):
+        line.append(f"{source}: the model has no points, so the fit starts without them")
     centre = centre_of(eyes_of(model.world_to_camera))
     images, valid = read_views(views, sizes, downscale)
     intrinsics = model.intrinsics[kept]
