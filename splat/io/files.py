@@ -123,7 +123,7 @@ def _check_replaceable(path: pathlib.Path) -> None:
     except (OSError, ValueError):
         pass  # nothing there, or a name that no file can have
     if refused:
-        raise FileExistsError(errno.EEXIST, "is no regular file, and gaussians are written to regular files", str(path))
+        raise FileExistsError(errno.EEXIST, "it is no regular file, and results are regular files", str(path))
 
 
 def on_host(gaussians: Gaussians, active: Bool[AnyArray, "N"] | None = None) -> Rows:

@@ -184,7 +184,7 @@ def test_nothing_takes_the_place_of_a_device(tmp_path, save):
     # Behind a link, so that nothing harms the real one.
     (tmp_path / "device.ply").symlink_to(os.devnull)
     for name, is_kind in (("fifo.ply", stat.S_ISFIFO), ("device.ply", stat.S_ISCHR)):
-        with pytest.raises(FileExistsError, match="is no regular file"):
+        with pytest.raises(FileExistsError, match="it is no regular file"):
             save(tmp_path / name, scene(3, 1))
         assert is_kind(os.stat(tmp_path / name).st_mode)
     assert len(list(tmp_path.iterdir())) == 2
