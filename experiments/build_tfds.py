@@ -16,6 +16,7 @@ from absl import flags
 from experiments.programs import Program
 from im3d_jax import environment
 from im3d_jax.errors import InputError
+from im3d_jax.number_flags import define_integer
 from im3d_jax.paths import define_path
 from im3d_jax.progress import Progress, ProgressPrinter
 
@@ -29,7 +30,7 @@ def define_flags(values: flags.FlagValues) -> None:
         flag_values=values,
     )
     define_path("out", None, "folder under which the data set gets its own", flag_values=values)
-    flags.DEFINE_integer("shards", None, "number of files; by size if not given", lower_bound=1, flag_values=values)
+    define_integer("shards", None, "number of files; by size if not given", lower_bound=1, flag_values=values)
     flags.DEFINE_bool("beam", False, "works with Apache Beam", flag_values=values)
     flags.DEFINE_string("beam_runner", "DirectRunner", "with --beam: name of the runner", flag_values=values)
     flags.DEFINE_multi_string(

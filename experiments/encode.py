@@ -13,10 +13,11 @@ from __future__ import annotations
 from absl import flags
 
 from experiments.programs import Program
-from im3d_jax import environment
+from im3d_jax import environment, seeds
 from im3d_jax.data.encoded import EncodedWriter
 from im3d_jax.data.turntable_sets import open_turntables
 from im3d_jax.errors import InputError
+from im3d_jax.number_flags import define_float, define_integer
 from im3d_jax.paths import define_path
 from im3d_jax.pipelines.memory import MEMORIES
 from im3d_jax.pipelines.sources import open_source
@@ -32,9 +33,9 @@ def define_flags(values: flags.FlagValues) -> None:
     define_path("model", None, "SVD or SV3D: a folder, a file or a hub id", flag_values=values)
     define_path("out", None, "folder to write", flag_values=values)
     flags.DEFINE_string("family", "", "whose conditions to write; sv3d_p for explicit cameras", flag_values=values)
-    flags.DEFINE_integer("frames", 0, "frames of a video; 0 for the family's", lower_bound=0, flag_values=values)
-    flags.DEFINE_float("background", 1.0, "grey of the background, 1: white", 0.0, 1.0, flag_values=values)
-    flags.DEFINE_integer("seed", 0, "seed of the noise on conditioning pictures", 0, flag_values=values)
+    define_integer("frames", 0, "frames of a video; 0 for the family's", lower_bound=0, flag_values=values)
+    define_float("background", 1.0, "grey of the background, 1: white", 0.0, 1.0, flag_values=values)
+    define_integer("seed", 0, "seed of the noise on conditioning pictures", 0, seeds.LARGEST, flag_values=values)
     flags.DEFINE_enum("memory", None, sorted(MEMORIES), "memory preset of the encoders", flag_values=values)
 
 

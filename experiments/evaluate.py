@@ -39,12 +39,13 @@ from experiments.evaluation.comparisons import load_judges
 from experiments.evaluation.objects import Evaluation, change_sampling, measure_all
 from experiments.evaluation.results import Results, machine
 from experiments.programs import Program, command_line
-from im3d_jax import environment
+from im3d_jax import environment, seeds
 from im3d_jax.data.toybox import Toybox
 from im3d_jax.errors import InputError
 from im3d_jax.generation.plan import PerceptualChoice
 from im3d_jax.generation.request import MOST_ROUNDS
 from im3d_jax.generation.shards import parse_shard
+from im3d_jax.number_flags import define_float, define_integer
 from im3d_jax.output.records import to_json
 from im3d_jax.paths import define_path
 from im3d_jax.pipelines import Pipeline, load
@@ -61,20 +62,20 @@ _OF_RUNS = ("runs", "clip", "lpips_weights", "json")
 def define_flags(values: flags.FlagValues) -> None:
     """Flags of this program."""
     define_path("model", "tiny", "draws the views: tiny, a folder, a file or a hub id", flag_values=values)
-    flags.DEFINE_integer("objects", 32, "how many objects, from --first on", lower_bound=1, flag_values=values)
-    flags.DEFINE_integer("first", 0, "index of the first object", lower_bound=0, flag_values=values)
+    define_integer("objects", 32, "how many objects, from --first on", lower_bound=1, flag_values=values)
+    define_integer("first", 0, "index of the first object", lower_bound=0, flag_values=values)
     flags.DEFINE_enum("quality", "standard", ("draft", "standard", "best"), "draft|standard|best", flag_values=values)
     flags.DEFINE_list("rounds", ["0", "2"], "rounds of refinement to compare, each 0 to 2", flag_values=values)
-    flags.DEFINE_integer("seed", 0, "object i is drawn with the seed SEED + i", lower_bound=0, flag_values=values)
+    define_integer("seed", 0, "object i is drawn with the seed SEED + i", 0, seeds.LARGEST, flag_values=values)
     define_path("out", "runs/eval", "folder of the results", flag_values=values)
     define_path("table", None, "page whose tables are renewed, docs/results.md", flag_values=values)
-    flags.DEFINE_float(
+    define_float(
         "level", None, "time at which refinement starts (1: pure noise)", lower_bound=0.0, upper_bound=1.0,
         flag_values=values,
     )  # fmt: skip
-    flags.DEFINE_integer("refine_steps", None, "solver steps a round", lower_bound=1, flag_values=values)
+    define_integer("refine_steps", None, "solver steps a round", lower_bound=1, flag_values=values)
     flags.DEFINE_list("guidance", None, "guidance of the refinement: image,prompt", flag_values=values)
-    flags.DEFINE_integer("view_steps", None, "solver steps of the views", lower_bound=1, flag_values=values)
+    define_integer("view_steps", None, "solver steps of the views", lower_bound=1, flag_values=values)
     flags.DEFINE_list("view_guidance", None, "guidance of the views: image,prompt", flag_values=values)
     define_path("clip", None, "folder of CLIP or OpenCLIP: similarities are measured", flag_values=values)
     define_path("lpips_weights", None, "VGG16 and LPIPS heads: LPIPS is measured", flag_values=values)

@@ -19,6 +19,7 @@ from experiments.programs import Program
 from im3d_jax import environment
 from im3d_jax.data.toybox import Toybox
 from im3d_jax.errors import InputError
+from im3d_jax.number_flags import define_integer
 from im3d_jax.paths import define_path
 from im3d_jax.pipelines import Pipeline, Quality
 from im3d_jax.progress import Progress, ProgressPrinter
@@ -31,7 +32,7 @@ def define_flags(values: flags.FlagValues) -> None:
     """Flags of this program."""
     define_path("out", None, "folder of the runs", flag_values=values)
     define_path("pictures", None, "folder of the WebP pictures", flag_values=values)
-    flags.DEFINE_integer("count", 8, "how many prompts", lower_bound=1, flag_values=values)
+    define_integer("count", 8, "how many prompts", lower_bound=1, flag_values=values)
     flags.DEFINE_enum("quality", "standard", ("draft", "standard", "best"), "of each run", flag_values=values)
     define_path("model", "tiny", "draws the views and the first pictures", flag_values=values)
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 import ast
 import dataclasses
 import difflib
+import math
 import types
 import typing
 from collections.abc import Sequence
 from typing import Any, TypeVar
 
+from im3d_jax.choices import LARGEST_WHOLE
 from im3d_jax.errors import InputError
 from im3d_jax.paths import expand
 
@@ -99,10 +101,18 @@ def _parse(text: str, kind: Any, like: Any, name: str) -> Any:
     expected += "" if like is None else f" such as {like!r}"
     try:
         if kind is float:
-            return float(text)
+            number = float(text)
+            if math.isnan(number):
+                raise ValueError
+            return number
         value = {"true": True, "false": False}[text.lower()] if kind is bool else ast.literal_eval(text)
     except (ValueError, SyntaxError, KeyError):
         raise InputError(f"--set={name}={text}: {expected}") from None
+    for number in value if isinstance(value, tuple) else (value,):
+        if type(number) is int and abs(number) > LARGEST_WHOLE:
+            raise InputError(
+                f"--set={name}={text[:40]}: expected whole numbers from -{LARGEST_WHOLE} to {LARGEST_WHOLE}"
+            )
     if type(value) is not kind:
         raise InputError(f"--set={name}={text}: {expected}, got {type(value).__name__}")
     return value

@@ -20,6 +20,7 @@ from im3d_jax.data.meshes.pack import MeshPack
 from im3d_jax.errors import InputError, input_errors
 from im3d_jax.images.alpha import composite
 from im3d_jax.images.files import to_bytes
+from im3d_jax.number_flags import define_integer
 
 
 def define_flags(values: flags.FlagValues) -> None:
@@ -28,12 +29,12 @@ def define_flags(values: flags.FlagValues) -> None:
     flags.DEFINE_string("out", None, "image file to write", flag_values=values)
     flags.DEFINE_string("catalogue", None, "table to write, in place of a sheet", flag_values=values)
     flags.DEFINE_enum("split", "train", ["train", "test"], "split to draw from", flag_values=values)
-    flags.DEFINE_integer("count", 64, "number of examples", lower_bound=1, flag_values=values)
-    flags.DEFINE_integer("start", 0, "first index", lower_bound=0, flag_values=values)
+    define_integer("count", 64, "number of examples", lower_bound=1, flag_values=values)
+    define_integer("start", 0, "first index", lower_bound=0, flag_values=values)
     flags.DEFINE_string("word", None, "only captions with this word", flag_values=values)
-    flags.DEFINE_integer("views", 1, "views of each example around it", lower_bound=1, flag_values=values)
-    flags.DEFINE_integer("size", 128, "side of a tile in pixels", lower_bound=16, flag_values=values)
-    flags.DEFINE_integer("seed", 0, "of the examples", lower_bound=0, flag_values=values)
+    define_integer("views", 1, "views of each example around it", lower_bound=1, flag_values=values)
+    define_integer("size", 128, "side of a tile in pixels", lower_bound=16, flag_values=values)
+    define_integer("seed", 0, "of the examples", lower_bound=0, flag_values=values)
 
 
 def run(values: flags.FlagValues) -> None:

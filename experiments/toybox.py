@@ -21,6 +21,7 @@ from im3d_jax.data import toybox
 from im3d_jax.errors import InputError, input_errors
 from im3d_jax.images.alpha import composite
 from im3d_jax.images.files import to_bytes
+from im3d_jax.number_flags import define_integer
 from im3d_jax.paths import define_path
 from splat import orbit_cameras
 
@@ -29,14 +30,14 @@ def define_flags(values: flags.FlagValues) -> None:
     """Flags of this program."""
     define_path("out", "toybox.png", "image file to write", flag_values=values)
     flags.DEFINE_enum("split", "train", ["train", "test"], "split to draw from", flag_values=values)
-    flags.DEFINE_integer("count", 64, "number of objects", lower_bound=1, flag_values=values)
-    flags.DEFINE_integer("start", 0, "first index", lower_bound=0, flag_values=values)
+    define_integer("count", 64, "number of objects", lower_bound=1, flag_values=values)
+    define_integer("start", 0, "first index", lower_bound=0, flag_values=values)
     flags.DEFINE_string("noun", None, "only objects of this noun", flag_values=values)
     flags.DEFINE_bool(
         "fronts", False, "instead: one object of every noun, front and three-quarter back", flag_values=values
     )
-    flags.DEFINE_integer("views", 1, "views of each object around it", lower_bound=1, flag_values=values)
-    flags.DEFINE_integer("size", 128, "side of a tile in pixels", lower_bound=8, flag_values=values)
+    define_integer("views", 1, "views of each object around it", lower_bound=1, flag_values=values)
+    define_integer("size", 128, "side of a tile in pixels", lower_bound=8, flag_values=values)
 
 
 def draw(objects: Sequence[toybox.ToyObject], *, views: int, size: int) -> np.ndarray:

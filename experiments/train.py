@@ -30,10 +30,11 @@ from absl import flags, logging
 from experiments import configs
 from experiments.overrides import apply_overrides
 from experiments.programs import Program, command_line
-from im3d_jax import distributed, environment
+from im3d_jax import distributed, environment, seeds
 from im3d_jax.atomic import write_whole
 from im3d_jax.errors import InputError
 from im3d_jax.generation.flags import define_processes
+from im3d_jax.number_flags import define_float, define_integer
 from im3d_jax.paths import define_path
 from im3d_jax.progress import Progress, ProgressPrinter
 from im3d_jax.training.loop import held_by_trainer
@@ -51,11 +52,11 @@ def define_flags(values: flags.FlagValues) -> None:
     """Flags of this program."""
     flags.DEFINE_string("config", None, "recipe: a module of experiments/configs", flag_values=values)
     define_path("workdir", None, "folder of the run", flag_values=values)
-    flags.DEFINE_integer("seed", 0, "seed of the run", lower_bound=0, flag_values=values)
+    define_integer("seed", 0, "seed of the run", 0, seeds.LARGEST, flag_values=values)
     flags.DEFINE_multi_string("set", [], "typed override, --set run.batch=64 (repeatable)", flag_values=values)
     flags.DEFINE_bool("smoke", False, "the recipe in miniature: the whole path in seconds", flag_values=values)
-    flags.DEFINE_float("max_seconds", None, "stop after so long; the same command resumes", flag_values=values)
-    flags.DEFINE_float("fit_seconds", None, "as many steps as fit into so long, for `run.steps`", flag_values=values)
+    define_float("max_seconds", None, "stop after so long; the same command resumes", flag_values=values)
+    define_float("fit_seconds", None, "as many steps as fit into so long, for `run.steps`", flag_values=values)
     flags.DEFINE_string("profile", None, "FIRST:COUNT, a profile of COUNT steps from step FIRST on", flag_values=values)
     define_processes(values)
 
@@ -88,7 +89,7 @@ def changed_by_flags(recipe: Recipe, values: flags.FlagValues) -> Recipe:
             run[name] = values[name].value
     if values.profile is not None:
         first, _, count = values.profile.partition(":")
-        if not (first.isdigit() and count.isdigit()):
+        if not (first.isdecimal() and count.isdecimal() and max(len(first), len(count)) < 20):
             raise InputError(f"--profile={values.profile}: expected FIRST:COUNT, such as 100:10")
         run["profile"] = (int(first), int(count))
     recipe = apply_overrides(recipe, values.set)
@@ -104,6 +105,9 @@ def run(values: flags.FlagValues) -> None:
     module = open_recipe(values.config)
     if not values.workdir:
         raise InputError("--workdir is missing: the folder of the run")
+    # Smoke recipes make data first: wrong flags are told before.
+    for recipe in module.get_chain().values() if hasattr(module, "get_chain") else [module.get_config()]:
+        changed_by_flags(recipe, values)
     workdir = pathlib.Path(values.workdir)
     progress = ProgressPrinter()
     logging.set_verbosity(logging.WARNING)  # of orbax, which tells every step of a checkpoint

@@ -26,6 +26,7 @@ from im3d_jax.data.toybox import ToyObject
 from im3d_jax.data.turntables import ORBIT_FRAMES, build_objects, default_workers, render_orbit
 from im3d_jax.errors import InputError, input_errors
 from im3d_jax.models.clip import CLIPVision
+from im3d_jax.number_flags import define_integer
 from im3d_jax.paths import define_path
 from im3d_jax.pipelines.clip_elevation import FRAMES, Head, fit_ridge, pooled_features, save_head
 from im3d_jax.pipelines.residency import working_dtype
@@ -44,10 +45,10 @@ def define_flags(values: flags.FlagValues) -> None:
     """Flags of this program."""
     define_path("model", None, "weights of SV3D or SVD: folder, file or hub id", flag_values=values)
     define_path("out", None, "file to write; by default beside the weights", flag_values=values)
-    flags.DEFINE_integer("objects", 2048, "objects to fit on", lower_bound=8, flag_values=values)
-    flags.DEFINE_integer("held_out", 256, "objects to measure on", lower_bound=1, flag_values=values)
-    flags.DEFINE_integer("side", 288, "of the renders, pixels", lower_bound=16, flag_values=values)
-    flags.DEFINE_integer("seed", 0, "of the elevations", lower_bound=0, flag_values=values)
+    define_integer("objects", 2048, "objects to fit on", lower_bound=8, flag_values=values)
+    define_integer("held_out", 256, "objects to measure on", lower_bound=1, flag_values=values)
+    define_integer("side", 288, "of the renders, pixels", lower_bound=16, flag_values=values)
+    define_integer("seed", 0, "of the elevations", lower_bound=0, flag_values=values)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 3))

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
 import pathlib
 import secrets
 import shutil
+import stat
 import tempfile
 import weakref
 from collections.abc import Iterator
@@ -17,6 +19,37 @@ from im3d_jax.errors import InputError
 
 PARTIAL = ".partial-"  # prefix of unfinished files
 LOCK_FILE = ".lock"
+
+
+_KINDS = (
+    (stat.S_ISCHR, "a device"),
+    (stat.S_ISBLK, "a device"),
+    (stat.S_ISFIFO, "a FIFO"),
+    (stat.S_ISSOCK, "a socket"),
+)
+
+
+def check_replaceable(path: str | os.PathLike) -> None:
+    """Refuses names whose file a new one must not take the place of: devices, FIFOs, sockets, and streams in /dev.
+
+    Links are followed: /dev/stdout is a link to whatever the standard output is. `splat.io.files` has the same rule.
+
+    Args:
+        path: Of a file or folder to write.
+
+    Raises:
+        FileExistsError: It is one; `strerror` says which.
+    """
+    folder = os.path.realpath(os.path.dirname(path) or ".")
+    found = "a name of the system" if folder == "/dev" or (folder + "/").startswith("/proc/") else None
+    try:
+        mode = os.stat(path).st_mode
+    except (OSError, ValueError):
+        pass  # nothing there, or a name that no file can have
+    else:
+        found = next((kind for matches, kind in _KINDS if matches(mode)), found)
+    if found is not None:
+        raise FileExistsError(errno.EEXIST, f"it is {found}, and results are regular files", os.fspath(path))
 
 
 @contextlib.contextmanager
@@ -30,14 +63,16 @@ def replacing(path: str | os.PathLike) -> Iterator[pathlib.Path]:
         path: The file to write; its folder must exist.
 
     Raises:
-        OSError: The file cannot be written.
+        OSError: The file cannot be written, or `path` is a device, FIFO or socket; see `check_replaceable`.
     """
     path = pathlib.Path(path)
+    check_replaceable(path)
     partial, mode = _new_file(path.parent, path.suffix)
     try:
         yield partial
         # Writers that use a private temporary file of their own leave it unreadable to everybody else.
         partial.chmod(mode)
+        check_replaceable(path)  # a block may take long
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
@@ -84,9 +119,10 @@ def replacing_folder(path: str | os.PathLike) -> Iterator[pathlib.Path]:
         path: The folder to write; its parent must exist.
 
     Raises:
-        OSError: The folder cannot be written.
+        OSError: The folder cannot be written, or `path` is a device, FIFO or socket; see `check_replaceable`.
     """
     path = pathlib.Path(path)
+    check_replaceable(path)
     private = pathlib.Path(tempfile.mkdtemp(prefix=PARTIAL, dir=path.parent))
     partial, old = private / "new" / path.name, private / "old"
     try:

@@ -17,6 +17,8 @@ Start = Literal["auto", "hull", "ball"]
 """Where a fit to drawn views starts; ``auto`` leaves it to the model."""
 FEWEST_GAUSSIANS, MOST_GAUSSIANS = 100, 10_000_000
 """Of a fitted capture."""
+LARGEST_WHOLE = 2**31 - 1
+"""Of a number of steps, pictures, threads and the like: int32 holds it."""
 
 
 def is_whole(number: Any) -> bool:
@@ -25,31 +27,39 @@ def is_whole(number: Any) -> bool:
 
 
 def check_whole(
-    name: str, number: Any, least: int, most: int | None = None, *, error: type[InputError] = InputError
+    name: str, number: Any, least: int, most: int = LARGEST_WHOLE, *, error: type[InputError] = InputError
 ) -> int:
     """A whole number within its limits, as an int of Python.
 
     Args:
         name: For the message.
         number: What came.
-        least, most: The limits, both included; None for no upper one.
+        least, most: The limits, both included.
         error: What is raised.
 
     Raises:
         InputError: Or `error`: not a whole number, or outside of the limits.
     """
-    if is_whole(number) and number >= least and (most is None or number <= most):
+    if is_whole(number) and least <= number <= most:
         return int(number)
-    limits = f"of at least {least}" if most is None else f"from {least} to {most}"
-    raise error(f"{name}={str(number)[:40]}: expected a whole number {limits}")
+    raise error(f"{name}={_shown(number)}: expected a whole number from {least} to {most}")
+
+
+def _shown(number: Any) -> str:
+    try:
+        return str(number)[:40]
+    except ValueError:  # Python writes no integer of more than 4,300 digits
+        return "a number of thousands of digits"
 
 
 def check_least(name: str, number: float, least: float) -> None:
-    """Refuses a number below a limit, and NaN.
+    """Refuses a number below a limit, NaN, and whole numbers above `LARGEST_WHOLE`.
 
     Raises:
         InputError: It is one.
     """
+    if is_whole(number) and number > LARGEST_WHOLE:
+        raise InputError(f"{name}={_shown(number)}: expected at most {LARGEST_WHOLE}")
     if not number >= least:
         raise InputError(f"{name}={number}: expected {f'at least {least}' if least else '0 or more'}")
 

@@ -137,12 +137,24 @@ def test_a_list_of_requests_is_as_single_requests(made):
         (lambda model: im3d_jax.reconstruct("run", quality="x"), "quality=x: expected one of"),
         (lambda model: im3d_jax.reconstruct("run", seed=-1), "seed=-1: expected a whole number"),
         (lambda model: im3d_jax.reconstruct("run", out="run"), "out=run is the folder to read"),
-        (lambda model: CaptureSettings(steps=0), "steps=0: expected a whole number of at least 1"),
+        (lambda model: CaptureSettings(steps=0), "steps=0: expected a whole number from 1 to 2147483647"),
         (lambda model: CaptureSettings(strategy="x"), "strategy=x: expected one of default, mcmc"),
         (lambda model: CaptureSettings(sh_degree=5), "sh_degree=5: expected a whole number from 0 to 4"),
         (lambda model: CaptureSettings(gaussians=99), "gaussians=99: expected a whole number from 100 to 10000000"),
-        (lambda model: im3d_jax.reconstruct("run", downscale=1.5), "downscale=1.5: expected a whole number of at le"),
-        (lambda model: im3d_jax.reconstruct("run", hold_out=-1), "hold_out=-1: expected a whole number of at least 0"),
+        (lambda model: im3d_jax.reconstruct("run", downscale=1.5), "downscale=1.5: expected a whole number from 1"),
+        (
+            lambda model: im3d_jax.reconstruct("run", hold_out=-1),
+            "hold_out=-1: expected a whole number from 0 to",
+        ),
+        (lambda model: CaptureSettings(steps=10**20), "steps=100000000000000000000: expected a whole number from 1 to"),
+        (
+            lambda model: CaptureSettings(steps=10**5000),
+            "steps=a number of thousands of digits: expected",
+        ),
+        (
+            lambda model: im3d_jax.reconstruct("run", hold_out=2**31),
+            "hold_out=2147483648: expected",
+        ),
         (lambda model: im3d_jax.load_capture("run", hold_out=True), "hold_out=True: expected a whole number"),
     ],
 )

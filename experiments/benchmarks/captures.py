@@ -44,6 +44,7 @@ from im3d_jax.generation.products import compare
 from im3d_jax.generation.shards import parse_shard
 from im3d_jax.images import metrics
 from im3d_jax.images.alpha import composite
+from im3d_jax.number_flags import define_float, define_integer
 from im3d_jax.output.renders import render_views
 from im3d_jax.paths import define_path
 from im3d_jax.progress import ProgressPrinter, Report
@@ -60,12 +61,12 @@ Drawer = Callable[[Cameras], np.ndarray]
 def define_flags(values: flags.FlagValues) -> None:
     """Flags of this program."""
     define_path("data", "../shared/data/lego400", "folder of the capture", flag_values=values)
-    flags.DEFINE_integer("downscale", 1, "mean over so many pixels squared", lower_bound=1, flag_values=values)
+    define_integer("downscale", 1, "mean over so many pixels squared", lower_bound=1, flag_values=values)
     flags.DEFINE_list("runs", list(STRATEGIES), f"which fits: {', '.join(RUNS)}", flag_values=values)
     flags.DEFINE_list("seeds", ["0"], "every run is done with each of them", flag_values=values)
-    flags.DEFINE_integer("steps", 7000, "length of a fit", lower_bound=1, flag_values=values)
-    flags.DEFINE_integer("sh_degree", 3, "of the spherical harmonics", lower_bound=0, upper_bound=4, flag_values=values)
-    flags.DEFINE_integer(
+    define_integer("steps", 7000, "length of a fit", lower_bound=1, flag_values=values)
+    define_integer("sh_degree", 3, "of the spherical harmonics", lower_bound=0, upper_bound=4, flag_values=values)
+    define_integer(
         "gaussians",
         None,
         "most gaussians of ours; by the capture's pixels without",
@@ -75,7 +76,7 @@ def define_flags(values: flags.FlagValues) -> None:
     )
     flags.DEFINE_bool("use_masks", True, "off: all runs get the views on white, without alpha", flag_values=values)
     flags.DEFINE_bool("random_background", False, "ours: a new colour behind the object each step", flag_values=values)
-    flags.DEFINE_float("mask_weight", 0.0, "ours: of the error of alpha", lower_bound=0.0, flag_values=values)
+    define_float("mask_weight", 0.0, "ours: of the error of alpha", lower_bound=0.0, flag_values=values)
     flags.DEFINE_enum("gsplat_start", "hull", ["hull", "cube"], "where gsplat's gaussians begin", flag_values=values)
     flags.DEFINE_bool("gsplat_reset", False, "reset gsplat's opacities every 3,000 steps", flag_values=values)
     flags.DEFINE_string("shard", "0/1", "i/n: only fits i, i + n, i + 2 n, ...", flag_values=values)

@@ -18,6 +18,7 @@ from absl import flags
 from experiments.benchmarks import scenes
 from experiments.benchmarks.timing import Lines, peak_gib
 from experiments.programs import Program
+from im3d_jax.number_flags import define_integer
 from im3d_jax.output.renders import render_views
 from im3d_jax.paths import define_path
 from im3d_jax.pipelines import load
@@ -29,10 +30,10 @@ WARM_UP = 5  # steps
 
 def define_flags(values: flags.FlagValues) -> None:
     """Flags of this program."""
-    flags.DEFINE_integer("gaussians", 20_000, "of the torus and of the fit", lower_bound=1, flag_values=values)
-    flags.DEFINE_integer("views", 16, "cameras", lower_bound=1, flag_values=values)
-    flags.DEFINE_integer("size", 256, "side of the pictures, pixels", lower_bound=16, flag_values=values)
-    flags.DEFINE_integer("repeats", 20, "timed steps", lower_bound=1, flag_values=values)
+    define_integer("gaussians", 20_000, "of the torus and of the fit", lower_bound=1, flag_values=values)
+    define_integer("views", 16, "cameras", lower_bound=1, flag_values=values)
+    define_integer("size", 256, "side of the pictures, pixels", lower_bound=16, flag_values=values)
+    define_integer("repeats", 20, "timed steps", lower_bound=1, flag_values=values)
     define_path("out", None, "also append the line to this file", flag_values=values)
 
 

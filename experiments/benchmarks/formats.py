@@ -25,6 +25,7 @@ from im3d_jax.exports.orbits import orbit_of
 from im3d_jax.exports.source import Source, open_source
 from im3d_jax.images.alpha import composite
 from im3d_jax.images.metrics import psnr
+from im3d_jax.number_flags import define_integer
 from im3d_jax.output.renders import render_views
 from im3d_jax.paths import define_path
 from splat import Cameras
@@ -34,8 +35,8 @@ from splat.io.files import Rows, on_device
 def define_flags(values: flags.FlagValues) -> None:
     """Flags of this program."""
     define_path("source", None, "run folder or file of gaussians", flag_values=values)
-    flags.DEFINE_integer("size", 512, "pixels of the pictures", lower_bound=16, flag_values=values)
-    flags.DEFINE_integer("views", 16, "cameras", lower_bound=1, flag_values=values)
+    define_integer("size", 512, "pixels of the pictures", lower_bound=16, flag_values=values)
+    define_integer("views", 16, "cameras", lower_bound=1, flag_values=values)
     flags.DEFINE_bool("page", True, "also the page (size alone)", flag_values=values)
     flags.DEFINE_bool("table", False, "print a table in Markdown", flag_values=values)
 

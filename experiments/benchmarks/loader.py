@@ -28,6 +28,7 @@ from im3d_jax.data.loading import Batches, ExampleSource
 from im3d_jax.data.turntable import TurntableSet
 from im3d_jax.data.turntable_sets import open_turntables
 from im3d_jax.errors import InputError, input_errors
+from im3d_jax.number_flags import define_float, define_integer
 from im3d_jax.parallel import make_mesh
 from im3d_jax.paths import define_path
 
@@ -119,10 +120,10 @@ def table(rates: Sequence[Rate], needed: float | None) -> list[str]:
 def define_flags(values: flags.FlagValues) -> None:
     """Flags of this program."""
     flags.DEFINE_string("source", "toybox", "where the examples are, see above", flag_values=values)
-    flags.DEFINE_integer("batch", 16, "rows of a batch", lower_bound=1, flag_values=values)
+    define_integer("batch", 16, "rows of a batch", lower_bound=1, flag_values=values)
     flags.DEFINE_list("workers", ["8"], "numbers of reading threads to compare", flag_values=values)
-    flags.DEFINE_integer("batches", 50, "batches to time", lower_bound=1, flag_values=values)
-    flags.DEFINE_float("step_ms", None, "milliseconds of a training step of this batch", flag_values=values)
+    define_integer("batches", 50, "batches to time", lower_bound=1, flag_values=values)
+    define_float("step_ms", None, "milliseconds of a training step of this batch", flag_values=values)
     define_path("json", None, "file to write", flag_values=values)
 
 

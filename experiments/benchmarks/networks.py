@@ -44,6 +44,7 @@ from im3d_jax.errors import InputError
 from im3d_jax.models.calls import apply as apply_network
 from im3d_jax.models.kl_autoencoder import KLAutoencoder
 from im3d_jax.models.stable_unet import StableUNet
+from im3d_jax.number_flags import define_integer
 from im3d_jax.paths import define_path
 from im3d_jax.pipelines import Pipeline, Quality, memory, svd
 from im3d_jax.pipelines.memory import Memory
@@ -59,17 +60,17 @@ def define_flags(values: flags.FlagValues) -> None:
     flags.DEFINE_enum("case", "unet", CASES, "what is timed", flag_values=values)
     flags.DEFINE_list("family", "sv3d_u", "families of presets", flag_values=values)
     flags.DEFINE_list("memory", "80gb", "memory presets", flag_values=values)
-    flags.DEFINE_integer("frames", None, "in place of the family's", lower_bound=1, flag_values=values)
-    flags.DEFINE_integer(
+    define_integer("frames", None, "in place of the family's", lower_bound=1, flag_values=values)
+    define_integer(
         "side", None, "height and width in pixels, in place of the family's", lower_bound=64, flag_values=values
     )
-    flags.DEFINE_integer("repeats", 10, "timed calls", lower_bound=1, flag_values=values)
-    flags.DEFINE_integer("kernels", 0, "list so many kernels by time", lower_bound=0, flag_values=values)
+    define_integer("repeats", 10, "timed calls", lower_bound=1, flag_values=values)
+    define_integer("kernels", 0, "list so many kernels by time", lower_bound=0, flag_values=values)
     flags.DEFINE_bool("diffusers", False, "time diffusers' networks beside ours", flag_values=values)
     flags.DEFINE_bool("compiled", False, "time diffusers under torch.compile as well", flag_values=values)
     flags.DEFINE_enum("quality", "standard", ("draft", "standard", "best"), "of generate", flag_values=values)
     flags.DEFINE_enum("drawn", "torus", ("torus", "noise"), "what the fit of generate sees", flag_values=values)
-    flags.DEFINE_integer("rounds", 2, "refinements of generate", lower_bound=0, upper_bound=2, flag_values=values)
+    define_integer("rounds", 2, "refinements of generate", lower_bound=0, upper_bound=2, flag_values=values)
     define_path("out", None, "also append the lines to this file", flag_values=values)
 
 

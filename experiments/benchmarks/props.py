@@ -22,6 +22,7 @@ from experiments.benchmarks.timing import machine
 from experiments.programs import Program
 from im3d_jax.data.props import PropProcesses, PropTurntables
 from im3d_jax.errors import InputError, input_errors
+from im3d_jax.number_flags import define_float, define_integer
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,11 +86,11 @@ def define_flags(values: flags.FlagValues) -> None:
     """Flags of this program."""
     flags.DEFINE_string("pack", None, "pack of meshes", flag_values=values)
     flags.DEFINE_list("processes", ["1", "2"], "numbers of processes to compare", flag_values=values)
-    flags.DEFINE_integer("gpus", 1, "EGL devices to share the processes over", lower_bound=1, flag_values=values)
-    flags.DEFINE_float("seconds", 20.0, "to measure each for", lower_bound=0.1, flag_values=values)
-    flags.DEFINE_integer("warm", 20, "examples of each process before that", lower_bound=0, flag_values=values)
-    flags.DEFINE_integer("size", 256, "side of a picture", lower_bound=16, flag_values=values)
-    flags.DEFINE_integer("frames", 16, "frames of a turntable", lower_bound=1, flag_values=values)
+    define_integer("gpus", 1, "EGL devices to share the processes over", lower_bound=1, flag_values=values)
+    define_float("seconds", 20.0, "to measure each for", lower_bound=0.1, flag_values=values)
+    define_integer("warm", 20, "examples of each process before that", lower_bound=0, flag_values=values)
+    define_integer("size", 256, "side of a picture", lower_bound=16, flag_values=values)
+    define_integer("frames", 16, "frames of a turntable", lower_bound=1, flag_values=values)
     flags.DEFINE_string("json", None, "file to write", flag_values=values)
 
 

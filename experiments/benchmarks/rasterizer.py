@@ -40,6 +40,7 @@ from experiments.benchmarks import rasterizer_stages, scenes
 from experiments.benchmarks.timing import Lines, first_line, peak_gib, program_gib, require_cuda, timed
 from experiments.programs import Program
 from im3d_jax.errors import InputError
+from im3d_jax.number_flags import define_integer
 from im3d_jax.paths import define_path
 
 
@@ -64,7 +65,7 @@ def define_flags(values: flags.FlagValues) -> None:
         flags.DEFINE_list(name, default, text, flag_values=values)
     flags.DEFINE_enum("scene", "torus", ["torus", "garden"], "what is drawn", flag_values=values)
     define_path("garden", "../shared/data/golden/garden_points.npz", "the garden scene's points", flag_values=values)
-    flags.DEFINE_integer("repeats", 20, "timed calls", lower_bound=1, flag_values=values)
+    define_integer("repeats", 20, "timed calls", lower_bound=1, flag_values=values)
     flags.DEFINE_multi_enum("passes", list(PASSES), PASSES, "what is timed", flag_values=values)
     flags.DEFINE_bool("stages", False, "time the parts of the rasterizer alone", flag_values=values)
     flags.DEFINE_bool("gsplat", False, "time gsplat's CUDA kernels beside ours", flag_values=values)

@@ -27,6 +27,7 @@ import numpy as np
 from absl import flags
 
 from experiments.programs import Program
+from im3d_jax.number_flags import define_float, define_integer
 from im3d_jax.paths import define_path
 from splat.io.files import Malformed, Rows, on_device
 from splat.io.formats import decode, encode
@@ -320,9 +321,9 @@ def _rss() -> float:
 def define_flags(values: flags.FlagValues) -> None:
     """Flags of this program."""
     flags.DEFINE_enum("format", "ply", ["ply", "spz", "sog", "splat", "glb"], "format to damage", flag_values=values)
-    flags.DEFINE_integer("inputs", 100_000, "number of damaged files", lower_bound=1, flag_values=values)
-    flags.DEFINE_integer("seed", 0, "of the damage", lower_bound=0, flag_values=values)
-    flags.DEFINE_float("slowest", 5.0, "seconds that one input may take", flag_values=values)
+    define_integer("inputs", 100_000, "number of damaged files", lower_bound=1, flag_values=values)
+    define_integer("seed", 0, "of the damage", lower_bound=0, flag_values=values)
+    define_float("slowest", 5.0, "seconds that one input may take", flag_values=values)
     define_path("keep", "fuzz-failure", "where an input that stops the run is kept", flag_values=values)
 
 

@@ -32,6 +32,7 @@ from experiments.programs import Program, command_line
 from im3d_jax import environment, parallel
 from im3d_jax.data.encoded import EncodedWriter
 from im3d_jax.data.toybox.turntable_set import ToyboxTurntables
+from im3d_jax.number_flags import define_integer
 from im3d_jax.paths import define_path
 from im3d_jax.progress import ProgressPrinter
 from im3d_jax.training import RunSettings, Stage, make_optimizer, schedule, train
@@ -48,9 +49,9 @@ RATE = 1e-4
 
 def define_flags(values: flags.FlagValues) -> None:
     """Flags of this program."""
-    flags.DEFINE_integer("steps", 60, "steps to train", lower_bound=30, flag_values=values)
-    flags.DEFINE_integer("devices", 1, "devices; one turntable a step on each", lower_bound=1, flag_values=values)
-    flags.DEFINE_integer("fsdp", 1, "of them, over which the state is split", lower_bound=1, flag_values=values)
+    define_integer("steps", 60, "steps to train", lower_bound=30, flag_values=values)
+    define_integer("devices", 1, "devices; one turntable a step on each", lower_bound=1, flag_values=values)
+    define_integer("fsdp", 1, "of them, over which the state is split", lower_bound=1, flag_values=values)
     define_path("out", "runs/training", "folder of the run", flag_values=values)
     flags.DEFINE_multi_string("set", [], "override of the stage's settings, remat=none", flag_values=values)
     flags.DEFINE_bool("diffusers", False, "time diffusers' step too", flag_values=values)

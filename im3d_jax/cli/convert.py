@@ -9,6 +9,7 @@ import pathlib
 from absl import flags
 
 from im3d_jax.errors import InputError, Stopped, input_errors
+from im3d_jax.number_flags import define_integer
 from im3d_jax.paths import define_path
 
 
@@ -26,7 +27,7 @@ def register(values: flags.FlagValues) -> None:
         "family", None, "svd, svd_xt, sv3d_u, sv3d_p, sd15, sd21 or sd21_base; recognised from the tensors by default",
         flag_values=values,
     )  # fmt: skip
-    flags.DEFINE_integer(
+    define_integer(
         "frames", None, "frames of an SVD fine-tuned on orbits; by default from unet/config.json, or 25",
         lower_bound=2, upper_bound=1000, flag_values=values,
     )  # fmt: skip

@@ -23,6 +23,7 @@ from absl import flags
 
 from im3d_jax.cli import exporting
 from im3d_jax.errors import InputError
+from im3d_jax.number_flags import define_float, define_integer
 from im3d_jax.paths import define_path
 
 
@@ -37,13 +38,13 @@ def register(values: flags.FlagValues) -> None:
     flags.DEFINE_bool("overwrite", False, "replace an existing result", flag_values=values)
     exporting.define_up(values)
     flags.DEFINE_string("size", "512", "turntables: pixels, as 512 or 640x360", flag_values=values)
-    flags.DEFINE_integer("frames", 96, "turntables: pictures of one round", 2, 1000, flag_values=values)
-    flags.DEFINE_integer("fps", 24, "turntables: pictures a second", 1, 60, flag_values=values)
+    define_integer("frames", 96, "turntables: pictures of one round", 2, 1000, flag_values=values)
+    define_integer("fps", 24, "turntables: pictures a second", 1, 60, flag_values=values)
     flags.DEFINE_string(
         "background", "white", "turntables: white, black, grey, a colour such as #202428, or transparent (WebP, GIF)",
         flag_values=values,
     )  # fmt: skip
-    flags.DEFINE_float(
+    define_float(
         "elevation_deg", None, "turntables: elevation of the cameras; by default that of the views", -88.0, 88.0,
         flag_values=values,
     )  # fmt: skip

@@ -16,6 +16,7 @@ from im3d_jax.choices import FEWEST_GAUSSIANS, MOST_GAUSSIANS
 from im3d_jax.cli import flags as commands
 from im3d_jax.errors import InputError
 from im3d_jax.generation import flags as shared
+from im3d_jax.number_flags import define_integer
 from im3d_jax.paths import define_path
 from im3d_jax.progress import ProgressPrinter
 
@@ -31,15 +32,13 @@ _OF_RUN_FOLDERS = ("model", "quality")
 def register(values: flags.FlagValues) -> None:
     """Defines the command's flags."""
     define_path("data", None, "run folder or capture to read, or its camera file", flag_values=values)
-    flags.DEFINE_integer(
-        "downscale", 1, "shrink the views by this factor before fitting", lower_bound=1, flag_values=values
-    )
+    define_integer("downscale", 1, "shrink the views by this factor before fitting", lower_bound=1, flag_values=values)
     flags.DEFINE_enum(
         "strategy", "default", ("default", "mcmc"), "captures: `default` clones, splits and prunes; `mcmc` relocates "
         "and adds noise", flag_values=values,
     )  # fmt: skip
-    flags.DEFINE_integer("steps", STEPS, "captures: optimisation steps", lower_bound=1, flag_values=values)
-    flags.DEFINE_integer(
+    define_integer("steps", STEPS, "captures: optimisation steps", lower_bound=1, flag_values=values)
+    define_integer(
         "sh_degree", 3, "captures: degree of the spherical harmonics", lower_bound=0, upper_bound=4, flag_values=values
     )
     flags.DEFINE_bool(
@@ -47,11 +46,11 @@ def register(values: flags.FlagValues) -> None:
         flag_values=values,
     )  # fmt: skip
     flags.DEFINE_bool("pose_refinement", False, "captures: refine the camera poses", flag_values=values)
-    flags.DEFINE_integer(
+    define_integer(
         "gaussians", None, "captures: largest number of gaussians; by default set by the size of the views",
         lower_bound=FEWEST_GAUSSIANS, upper_bound=MOST_GAUSSIANS, flag_values=values,
     )  # fmt: skip
-    flags.DEFINE_integer(
+    define_integer(
         "hold_out", 0, "captures without transforms_test.json: hold out every N-th view; 0 for none",
         lower_bound=0, flag_values=values,
     )  # fmt: skip

@@ -15,7 +15,9 @@ from collections.abc import Iterator
 
 from absl import flags
 
+from im3d_jax import seeds
 from im3d_jax.errors import InputError
+from im3d_jax.number_flags import define_integer
 from im3d_jax.paths import define_path
 from im3d_jax.progress import ProgressPrinter
 
@@ -29,8 +31,8 @@ def register(values: flags.FlagValues) -> None:
         "captions", None, "table with the columns path and caption, tab-separated; others are copied into the index, "
         "and up (y or z) is obeyed; without it, captions are cleaned file names", flag_values=values,
     )  # fmt: skip
-    flags.DEFINE_integer("views", 16, "frames of a turntable", lower_bound=1, upper_bound=84, flag_values=values)
-    flags.DEFINE_integer("size", 256, "side of a picture", lower_bound=16, upper_bound=1024, flag_values=values)
+    define_integer("views", 16, "frames of a turntable", lower_bound=1, upper_bound=84, flag_values=values)
+    define_integer("size", 256, "side of a picture", lower_bound=16, upper_bound=1024, flag_values=values)
     flags.DEFINE_string(
         "elevation", "fixed:15", "degrees: fixed:15 for all, per_object:0:45 for one within a range per object, "
         "dynamic:0:45 for a curve over the turn", flag_values=values,
@@ -42,10 +44,10 @@ def register(values: flags.FlagValues) -> None:
     flags.DEFINE_enum(
         "yaw", "front", ("front", "per_object"), "what frame 0 sees: the front, or any side", flag_values=values
     )
-    flags.DEFINE_integer("workers", None, "processes; by default one per core", lower_bound=1, flag_values=values)
-    flags.DEFINE_integer("seed", 0, "decides elevations and yaws", lower_bound=0, flag_values=values)
+    define_integer("workers", None, "processes; by default one per core", lower_bound=1, flag_values=values)
+    define_integer("seed", 0, "decides elevations and yaws", 0, seeds.LARGEST, flag_values=values)
     flags.DEFINE_string("only", None, "pattern for the meshes' relative paths, or a part of them", flag_values=values)
-    flags.DEFINE_integer("limit", None, "the first so many meshes", lower_bound=1, flag_values=values)
+    define_integer("limit", None, "the first so many meshes", lower_bound=1, flag_values=values)
     flags.DEFINE_bool("overwrite", False, "render all of --out again", flag_values=values)
 
 

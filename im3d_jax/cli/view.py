@@ -22,6 +22,7 @@ def register(values: flags.FlagValues) -> None:
     flags.DEFINE_bool("page", False, "write a page (HTML file)", flag_values=values)
     define_path("source", None, "run folder or file of gaussians; may be given without --source=", flag_values=values)
     define_path("out", None, "page to write", flag_values=values)
+    flags.DEFINE_bool("overwrite", False, "replace an existing file of --out", flag_values=values)
     exporting.define_up(values)
 
 
@@ -42,5 +43,5 @@ def run(values: flags.FlagValues) -> None:
 
     default = os.path.join(source, PAGE) if os.path.isdir(source) else kinds.default_out(source, "html")
     out = values.out or default
-    overwrite = values.out is None or exporting.is_own_page(source, out)
+    overwrite = values.overwrite or values.out is None or exporting.is_own_page(source, out)
     exporting.write(source, "html", out, values.up, overwrite=overwrite)

@@ -22,7 +22,7 @@ _USED = (
 )  # fmt: skip
 # Of training volumes, of depth, of the program that wrote the file, of what a picture is called.
 _WITHOUT_EFFECT = (
-    "aabb", "aabb_scale", "scale", "offset", "up", "from_na", "render_aabb", "render_aabb_to_local", "sharpness",
+    "aabb", "aabb_scale", "scale", "offset", "up", "render_aabb", "render_aabb_to_local", "sharpness",
     "rotation", "colmap_im_id", "camera_id", "image_id", "id", "timestamp", "near", "far", "n_extra_learnable_dims",
     "depth_path", "depth_file_path", "depth_unit_scale_factor", "integer_depth_scale", "enable_depth_loading",
     "enable_ray_loading", "orientation_override", "auto_scale_poses_override", "normal_path", "normal_file_path",
@@ -50,8 +50,13 @@ _REFUSED: dict[str, tuple[Callable[[Any], bool], str]] = {
     "mask_color": (lambda value: value is not None, "a colour as a mask is not supported: write masks, see mask_path"),
     "fix_premult": (_any, "premultiplied pictures are not supported: write straight alpha"),
     "is_hdr": (_any, "HDR pictures are not supported"),
+    "from_mitsuba": (_any, "Mitsuba's axes of cameras are not supported: write OpenGL poses, +x right, +y up, +z back"),
+    "normal_mts_args": (lambda value: True, "Mitsuba's axes of cameras are not supported: write OpenGL poses"),
 }
-_TOLD = {"time": "the scene is fitted as if nothing moved"}
+_TOLD: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "time": (lambda value: True, "the scene is fitted as if nothing moved"),
+    "from_na": (_any, "poses are read as OpenGL's, as instant-ngp reads them"),
+}
 _SHOWN = 8
 
 
@@ -69,13 +74,21 @@ def check_fields(fields: Mapping[str, Any], path: pathlib.Path) -> tuple[str, ..
         CaptureError: Such a field is set.
     """
     names: dict[str, None] = {}
+    told: set[str] = set()
+    if fields.get("mask_path") is not None:
+        raise CaptureError(
+            f"{path}: field 'mask_path' is {repr(fields['mask_path'])[:40]}: a mask of the whole file is not "
+            "supported; give it to every frame"
+        )
     for part in (fields, *fields["frames"]):
         for name, value in part.items():
             matters, meaning = _REFUSED.get(name, (None, ""))
             if matters is not None and matters(value):
                 raise CaptureError(f"{path}: field '{name}' is {repr(value)[:40]}: {meaning}")
             names.setdefault(name)
-    lines = [f"{path.name}: '{name}' has no effect: {meaning}" for name, meaning in _TOLD.items() if name in names]
+            if name in _TOLD and _TOLD[name][0](value):
+                told.add(name)
+    lines = [f"{path.name}: '{name}' has no effect: {meaning}" for name, (_, meaning) in _TOLD.items() if name in told]
     known = {*_USED, *_WITHOUT_EFFECT, *_REFUSED, *_TOLD}
     unknown = [name for name in names if name not in known]
     if unknown:

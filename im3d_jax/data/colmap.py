@@ -7,8 +7,11 @@ import contextlib
 import dataclasses
 import os
 import pathlib
+import shutil
 import signal
 import struct
+import tempfile
+from collections.abc import Iterator
 
 import numpy as np
 
@@ -58,7 +61,7 @@ class ColmapModel:
         distortion: [V, 8] or [V, 4] as `splat.Cameras` has it; None for none.
         lens: 'pinhole' or 'fisheye'.
         sizes: Width and height of every picture, in pixels.
-        points: [n, 3] in the model's world, float64.
+        points: [n, 3] in the model's world, float64; none of a model without points3D.
         colours: [n, 3] of the points in [0, 1].
     """
 
@@ -97,7 +100,8 @@ def read_model(path: pathlib.Path) -> ColmapModel:
         signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGTERM) or signal.SIG_DFL)
     _check_lengths(path)
     try:
-        model = pycolmap.Reconstruction(os.fspath(path))
+        with _with_points(path) as whole:
+            model = pycolmap.Reconstruction(os.fspath(whole))
     # What pycolmap raises for damaged files depends on its version and on the damage.
     except (RuntimeError, ValueError, IndexError, OSError, MemoryError) as error:
         reason = str(error).strip().splitlines()
@@ -133,6 +137,56 @@ def read_model(path: pathlib.Path) -> ColmapModel:
     )
 
 
+@contextlib.contextmanager
+def _with_points(path: pathlib.Path) -> Iterator[pathlib.Path]:
+    """A folder that pycolmap reads: the model's, or of one without points a copy with none; no observation names any.
+
+    Raises:
+        ColmapError: Another file than that of the points is missing.
+    """
+    files = ("cameras", "images", "points3D")
+    found = {suffix: [name for name in files if (path / (name + suffix)).is_file()] for suffix in (".bin", ".txt")}
+    if any(len(names) == len(files) for names in found.values()):
+        yield path
+        return
+    suffix = next((suffix for suffix, names in found.items() if names == ["cameras", "images"]), None)
+    if suffix is None:
+        suffix = next(suffix for suffix, names in found.items() if "cameras" in names)
+        raise ColmapError(f"{path}: images{suffix} is missing beside cameras{suffix}; copy the whole model")
+    with tempfile.TemporaryDirectory() as folder:
+        copy = pathlib.Path(folder)
+        for name in ("cameras", "rigs", "frames"):
+            if (path / (name + suffix)).is_file():
+                shutil.copyfile(path / (name + suffix), copy / (name + suffix))
+        images, strip = path / f"images{suffix}", _text_unobserved if suffix == ".txt" else _binary_unobserved
+        (copy / images.name).write_bytes(strip(images.read_bytes()))
+        (copy / f"points3D{suffix}").write_bytes(b"" if suffix == ".txt" else struct.pack("<Q", 0))
+        yield copy
+
+
+def _text_unobserved(data: bytes) -> bytes:
+    """images.txt without its lines of observed points."""
+    lines, points_follow = data.split(b"\n"), False
+    for place, line in enumerate(lines):
+        if points_follow:
+            lines[place], points_follow = b"", False
+        elif line.strip() and not line.startswith(b"#"):
+            points_follow = True
+    return b"\n".join([*lines, b""])
+
+
+def _binary_unobserved(data: bytes) -> bytes:
+    """images.bin, checked by `_check_lengths`, without its lists of observed points."""
+    fixed, _, kind, entry = _RECORDS["images.bin"]
+    length = struct.Struct(kind)
+    place, parts = 8, [data[:8]]
+    for _ in range(struct.unpack_from("<Q", data)[0]):
+        end = data.index(b"\0", place + fixed) + 1
+        parts += [data[place:end], length.pack(0)]
+        place = end + length.size + entry * length.unpack_from(data, end)[0]
+    return b"".join(parts)
+
+
 def _text_names(path: pathlib.Path) -> dict[int, str]:
     """{number of an image: its name} of a text model: pycolmap cuts names off at their first space."""
     if (path / "images.bin").is_file() or not (path / "images.txt").is_file():
@@ -156,7 +210,7 @@ def _check_lengths(path: pathlib.Path) -> None:
     Raises:
         ColmapError: one does not.
     """
-    if not all((path / f"{name}.bin").is_file() for name in ("cameras", "images", "points3D")):
+    if not all((path / f"{name}.bin").is_file() for name in ("cameras", "images")):
         return
     for name in (*_SMALLEST, *_RECORDS):
         if not (path / name).is_file():

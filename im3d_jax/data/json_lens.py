@@ -18,6 +18,8 @@ from im3d_jax.errors import CaptureError
 
 # The coefficients in the order of `splat.Cameras`.
 _OPENCV, _FISHEYE = ("k1", "k2", "p1", "p2", "k3"), ("k1", "k2", "k3", "k4")
+# nerfstudio's order of distortion_params; of fisheye lenses the first four may stand alone.
+_PARAMS = ("k1", "k2", "k3", "k4", "p1", "p2")
 PINHOLE_MODELS = ("OPENCV", "PINHOLE", "SIMPLE_PINHOLE", "SIMPLE_RADIAL", "RADIAL")
 FISHEYE_MODELS = ("OPENCV_FISHEYE",)
 # Coefficients of other models that would bend the picture: of OpenCV's rational and thin-prism models, Metashape's
@@ -28,7 +30,7 @@ _BENDING = (
 )  # fmt: skip
 LENS_FIELDS = (
     "camera_model", "is_fisheye", "w", "h", "fl_x", "fl_y", "cx", "cy", "camera_angle_x", "camera_angle_y", "x_fov",
-    "y_fov", *_OPENCV, *_BENDING,
+    "y_fov", *_OPENCV, *_BENDING, "distortion_params", "fisheye_crop_radius",
 )  # fmt: skip
 
 
@@ -39,9 +41,12 @@ _WAYS = (("fl_x", "fl_y"), ("camera_angle_x", "camera_angle_y"), ("x_fov", "y_fo
 def of_frame(fields: Mapping[str, Any], frame: Mapping[str, Any]) -> dict[str, Any]:
     """Fields of a frame over those of its file.
 
-    A frame that tells its focal length in pixels, or by an angle, replaces what the file tells in another way.
+    A frame that tells its focal length in pixels, or by an angle, replaces what the file tells in another way; so does
+    one that tells its distortion by single coefficients the `distortion_params` of the file.
     """
     merged = {**fields, **frame}
+    if frame.get("distortion_params") is None and any(name in frame for name in _PARAMS):
+        merged.pop("distortion_params", None)
     ways = [way for way in _WAYS if any(name in frame for name in way)]
     others = {name for way in _WAYS if ways and way not in ways for name in way}
     return {name: value for name, value in merged.items() if name not in others}
@@ -135,6 +140,7 @@ def distortion(frames: Sequence[Mapping[str, Any]], path: pathlib.Path) -> tuple
     if len(set(kinds)) > 1:
         raise CaptureError(f"{path}: fisheye and pinhole cameras are mixed; expected one kind of lens")
     fisheye = kinds[0] == "fisheye"
+    frames = [_with_params(frame, path, fisheye) for frame in frames]
     names = _FISHEYE if fisheye else _OPENCV
     others = [name for name in (*_BENDING, "p1", "p2") if name not in names]
     for frame in frames:
@@ -147,3 +153,34 @@ def distortion(frames: Sequence[Mapping[str, Any]], path: pathlib.Path) -> tuple
     if fisheye:
         return rows, "fisheye"
     return (rows if rows.any() else None), "pinhole"
+
+
+def _with_params(frame: Mapping[str, Any], path: pathlib.Path, fisheye: bool) -> Mapping[str, Any]:
+    """The fields with the coefficients of `distortion_params`, which come before single ones as in nerfstudio."""
+    values = frame.get("distortion_params")
+    if values is None:
+        return frame
+    lengths = (4, 6) if fisheye else (6,)
+    if not isinstance(values, list) or len(values) not in lengths:
+        shown = f"has {len(values)} numbers" if isinstance(values, list) else f"is {repr(values)[:40]}"
+        raise CaptureError(
+            f"{path}: distortion_params {shown}; expected {' or '.join(map(str, lengths))}: {', '.join(_PARAMS)}"
+        )
+    single = {name: value for name, value in frame.items() if name not in _PARAMS}
+    return {**single, **dict(zip(_PARAMS, values, strict=False))}
+
+
+def crop_radius(fields: Mapping[str, Any], path: pathlib.Path) -> float | None:
+    """Pixels around the centre of a fisheye picture that count (`fisheye_crop_radius`); None for all.
+
+    As in nerfstudio it has no effect on other lenses.
+
+    Raises:
+        CaptureError: No number above 0.
+    """
+    if fields.get("fisheye_crop_radius") is None or lens_kind(fields, path) != "fisheye":
+        return None
+    radius = number(fields, "fisheye_crop_radius", path)
+    if radius <= 0.0:
+        raise CaptureError(f"{path}: fisheye_crop_radius is {radius:g}; expected pixels above 0")
+    return radius

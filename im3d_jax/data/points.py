@@ -43,6 +43,8 @@ def read_points(fields: dict[str, Any], path: pathlib.Path) -> tuple[Points | No
     if isinstance(named, str) and named:
         points, problem = _point_cloud(path.parent / named.replace("\\", "/"))
         return points, f"{path.name}: ply_file_path {named[:200]!r} is not used ({problem})" if problem else ""
+    if named:
+        return None, f"{path.name}: ply_file_path is not used ({repr(named)[:40]} is no text)"
     model = colmap.find_model(path.parent)
     if model is None:
         return None, ""

@@ -13,10 +13,10 @@ import numpy as np
 from im3d_jax.data import colmap
 from im3d_jax.data.camera_files import decode_cameras
 from im3d_jax.data.capture import Capture
-from im3d_jax.data.json_lens import declared_size
+from im3d_jax.data.json_lens import crop_radius, declared_size, intrinsics, of_frame
 from im3d_jax.data.pictures import SUFFIXES, find_picture
 from im3d_jax.data.points import FEWEST
-from im3d_jax.data.views import ViewFile, read_views, sizes_of, with_mask
+from im3d_jax.data.views import ViewFile, inside_circle, read_views, sizes_of, with_mask
 from im3d_jax.data.world import centre_of, eyes_of, moved_points, moved_poses
 from im3d_jax.errors import CaptureError
 from splat.cameras import Cameras
@@ -58,6 +58,8 @@ def load_colmap(folder: pathlib.Path, source: pathlib.Path, downscale: int) -> C
         _check_size(view, size, declared, "the model")
     if source != folder:
         line += _other_models(source)
+    if not len(model.points):
+        line.append(f"{source}: the model has no points, so the fit starts without them")
     centre = centre_of(eyes_of(model.world_to_camera))
     images, valid = read_views(views, sizes, downscale)
     intrinsics = model.intrinsics[kept]
@@ -118,6 +120,7 @@ def load_json(fields: dict[str, Any], path: pathlib.Path, downscale: int, centre
             _check_size(view, size, sizes[0], views[0].picture.name)
     cameras = decode_cameras(fields, path, sizes, downscale, centre)
     images, valid = read_views(views, sizes, downscale)
+    valid, cropped = _crop(fields, path, sizes, downscale, images, valid)
     return Capture(
         cameras=cameras,
         images=images,
@@ -125,8 +128,38 @@ def load_json(fields: dict[str, Any], path: pathlib.Path, downscale: int, centre
         source=path,
         valid=valid,
         centre=centre,
-        remarks=(*line, *_masked(views, valid, path)),
+        remarks=(*line, *_masked(views, valid, path), *cropped),
     )
+
+
+def _crop(
+    fields: dict[str, Any],
+    path: pathlib.Path,
+    sizes: Sequence[tuple[int, int]],
+    downscale: int,
+    images: np.ndarray,
+    valid: np.ndarray | None,
+) -> tuple[np.ndarray | None, list[str]]:
+    """Leaves out what `fisheye_crop_radius` does, in `images` too; which pixels count, and a line on it."""
+    frames = [of_frame(fields, frame) for frame in fields["frames"]]
+    radii = [crop_radius(frame, path) for frame in frames]
+    found = [radius for radius in radii if radius is not None]
+    if not found:
+        return valid, []
+    valid = np.ones(images.shape[:3], bool) if valid is None else valid
+    for place, (frame, size, radius) in enumerate(zip(frames, sizes, radii, strict=True)):
+        if radius is None:
+            continue
+        centre = intrinsics(frame, path, *size)[:2, 2]
+        rows, columns = size[1] // downscale, size[0] // downscale
+        valid[place, :rows, :columns] &= inside_circle(size, (centre[0], centre[1]), radius, downscale)
+        images[place][~valid[place]] = 0.0
+    if not valid.any():
+        raise CaptureError(
+            f"{path}: fisheye_crop_radius {min(found):g} leaves no pixel of any view; expected pixels of the picture"
+        )
+    shown = f"{min(found):g}" + ("" if min(found) == max(found) else f" to {max(found):g}")
+    return valid, [f"{path.name}: pixels beyond fisheye_crop_radius ({shown} pixels) do not count"]
 
 
 def _view(frame: dict[str, Any], picture: pathlib.Path, path: pathlib.Path) -> ViewFile:

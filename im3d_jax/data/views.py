@@ -172,6 +172,25 @@ def read_views(
     return images, valid
 
 
+def inside_circle(size: tuple[int, int], centre: tuple[float, float], radius: float, downscale: int) -> np.ndarray:
+    """Which pixels of a picture lie in a circle.
+
+    Args:
+        size: Width and height of the picture.
+        centre: Of the circle in pixels, whose first one has its centre at (0.5, 0.5).
+        radius: In pixels.
+        downscale: A pixel counts if the centres of all pixels of its block do.
+
+    Returns:
+        [h, w] bool.
+    """
+    farthest = []
+    for side, middle in zip(size, centre, strict=True):
+        first = np.arange(side // downscale) * downscale + 0.5 - middle
+        farthest.append(np.maximum(np.abs(first), np.abs(first + (downscale - 1))))
+    return np.hypot(farthest[0][None, :], farthest[1][:, None]) <= radius
+
+
 def with_mask(picture: pathlib.Path, name: str, folders: Sequence[pathlib.Path], *, nested: bool = False) -> ViewFile:
     """The view of a picture with the mask that lies beside it, if one does.
 

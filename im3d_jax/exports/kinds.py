@@ -6,7 +6,7 @@ import os
 import pathlib
 from collections.abc import Mapping
 
-from im3d_jax.atomic import check_writable, replacing_folder, write_whole
+from im3d_jax.atomic import check_replaceable, check_writable, replacing_folder, write_whole
 from im3d_jax.errors import InputError, input_errors
 from im3d_jax.exports.cameras import is_view_folder, view_files
 from im3d_jax.exports.names import GAUSSIANS, name_of
@@ -39,9 +39,13 @@ def check_out(out: str, kind: str, *, overwrite: bool) -> pathlib.Path:
     """The place to write to, before anything is read.
 
     Raises:
-        InputError: It exists already, or cannot be written.
+        InputError: It exists already, is a device, FIFO or socket, or cannot be written.
     """
     path = pathlib.Path(out)
+    try:
+        check_replaceable(path)
+    except FileExistsError as error:
+        raise InputError(f"cannot write {out}: {error.strerror}; give another --out") from None
     if path.exists() and not overwrite:
         raise InputError(f"{out} already exists; give another --out, or --overwrite to replace it")
     if path.exists() and path.is_dir() != (kind in FOLDERS):

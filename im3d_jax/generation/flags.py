@@ -12,6 +12,7 @@ from absl import flags
 from im3d_jax import environment, seeds
 from im3d_jax.choices import Direction, Quality, Start
 from im3d_jax.errors import InputError
+from im3d_jax.number_flags import define_float, define_integer
 from im3d_jax.paths import define_path
 
 
@@ -28,7 +29,7 @@ def define_run(values: flags.FlagValues) -> None:
     """Flags of every command that makes a run folder."""
     define_path("out", None, "folder of the results; the same command resumes there", flag_values=values)
     flags.DEFINE_bool("overwrite", False, "remove the results in --out and start over", flag_values=values)
-    flags.DEFINE_integer(
+    define_integer(
         "seed", 0, "random seed; the same seed gives the same files", lower_bound=0, upper_bound=seeds.LARGEST,
         flag_values=values,
     )  # fmt: skip
@@ -46,7 +47,7 @@ def define_model(values: flags.FlagValues) -> None:
 
 def define_drawing(values: flags.FlagValues) -> None:
     """Flags of commands that draw."""
-    flags.DEFINE_float(
+    define_float(
         "elevation_deg", None, "elevation of the cameras in degrees; estimated if not given", lower_bound=-89.0,
         upper_bound=89.0, flag_values=values,
     )  # fmt: skip
@@ -65,7 +66,7 @@ def define_drawing(values: flags.FlagValues) -> None:
 
 def define_fit(values: flags.FlagValues) -> None:
     """Flags of commands that fit an asset to drawn views."""
-    flags.DEFINE_integer("rounds", 2, "rounds of refinement, 0 to 2", lower_bound=0, upper_bound=2, flag_values=values)
+    define_integer("rounds", 2, "rounds of refinement, 0 to 2", lower_bound=0, upper_bound=2, flag_values=values)
     flags.DEFINE_enum(
         "start", "auto", STARTS, "where the fit starts: on the surface of the views' hull, in IM-3D's ball, or as the "
         "model's quality says", flag_values=values,
@@ -115,14 +116,14 @@ def out_of(values: flags.FlagValues, example: str = "runs/mug") -> str:
 def define_processes(values: flags.FlagValues) -> None:
     """Flags of programs that several processes run as one; see `im3d_jax.distributed`."""
     flags.DEFINE_string("coordinator", None, "several processes as one: HOST:PORT of process 0", flag_values=values)
-    flags.DEFINE_integer("processes", None, "how many processes there are", lower_bound=1, flag_values=values)
-    flags.DEFINE_integer("process", None, "number of this process", lower_bound=0, flag_values=values)
+    define_integer("processes", None, "how many processes there are", lower_bound=1, flag_values=values)
+    define_integer("process", None, "number of this process", lower_bound=0, flag_values=values)
 
 
 def define_batch(values: flags.FlagValues) -> None:
     """All flags of `make_lines`."""
     define_path("prompts", None, "file of JSON lines with prompt, image, seed", flag_values=values)
-    flags.DEFINE_integer("batch", None, "objects drawn at once, over all devices", lower_bound=1, flag_values=values)
+    define_integer("batch", None, "objects drawn at once, over all devices", lower_bound=1, flag_values=values)
     flags.DEFINE_bool("assets", False, "fit an asset to the views of each line", flag_values=values)
     flags.DEFINE_string("shard", "0/1", "i/n: only lines i, i + n, i + 2 n, ...", flag_values=values)
     define_processes(values)

@@ -24,6 +24,7 @@ from im3d_jax.generation.plan import PerceptualChoice, Plan, make_plan
 from im3d_jax.generation.prompt_files import Line
 from im3d_jax.generation.runners import FolderRunner, Loop, MemoryRunner, enough_memory
 from im3d_jax.output.records import read_object, stage_records, to_json
+from im3d_jax.output.run_files import VOLATILE_HASH
 from im3d_jax.output.run_folder import RUN_FILE, STAGES_FILE, RunFolder, is_whole
 from im3d_jax.pipelines import Pipeline
 from im3d_jax.progress import Progress, ProgressPrinter
@@ -287,7 +288,10 @@ def _stages_done(folder: RunFolder) -> set[str]:
         return done  # damaged: starting the run mends it
     for name, stage in (stage_records(folder / STAGES_FILE) or {}).items():
         files = ((folder / file, digest) for file, digest in stage["outputs"].items())
-        if not all(file.is_file() if digest else is_whole(file, None) for file, digest in files):
+        if not all(
+            is_whole(file, digest) if digest is None or digest.startswith(VOLATILE_HASH) else file.is_file()
+            for file, digest in files
+        ):
             break
         done.add(name)
     return done

@@ -10,13 +10,14 @@ import re
 from collections.abc import Callable
 
 from im3d_jax.atomic import PARTIAL, replacing
-from im3d_jax.digests import file_hash
+from im3d_jax.digests import file_hash, json_hash
 from im3d_jax.errors import RunFolderError
 from im3d_jax.output.records import read_object, stage_records
 
 
 RUN_FILE, TIMINGS_FILE, STAGES_FILE = "run.json", "timings.json", "state/stages.json"
 PAGE, CUT_OUT = "viewer.html", "cut_out.png"
+VOLATILE_HASH = "without seconds: "  # begins the hash of a file that holds seconds
 # What a run writes; a folder that holds any of these without a run.json belongs to something else.
 RESULTS = (
     "drawn.png", "input.png", "views", "views_round1", "views_round2", "views.mp4", "sheet.png", "cameras.json",
@@ -77,13 +78,26 @@ def _remove_results(folder: pathlib.Path) -> None:
                 (folder / name).rmdir()
 
 
+def volatile_hash(path: pathlib.Path) -> str | None:
+    """Hash of a JSON object apart from its number `seconds`: that of equal runs is the same. None for other files."""
+    found = read_object(path)
+    if found is None:
+        return None
+    if type(found.get("seconds")) in (int, float):
+        found["seconds"] = None
+    try:
+        return VOLATILE_HASH + json_hash(found)
+    except (ValueError, RecursionError):  # NaN, which no stage writes
+        return None
+
+
 def is_whole(path: pathlib.Path, digest: str | None) -> bool:
     """Whether a file is as a stage wrote it. Without a hash, JSON files count as whole if they can be read."""
     if not path.is_file():
         return False
     if digest is None:
         return path.suffix != ".json" or read_object(path) is not None
-    return digest == file_hash(path)
+    return digest == (volatile_hash(path) if digest.startswith(VOLATILE_HASH) else file_hash(path))
 
 
 def is_own_folder(path: pathlib.Path) -> bool:

@@ -26,6 +26,7 @@ from im3d_jax.output.run_files import (
     clean,
     is_whole,
     outside,
+    volatile_hash,
     write_file,
 )
 
@@ -41,7 +42,7 @@ class StageFiles:
     def write(self, name: str, content: bytes, *, volatile: bool = False) -> None:
         """Writes `content` to the file `name`, relative to the run folder.
 
-        A `volatile` file (one that holds seconds) differs between equal runs: its hash is not recorded.
+        A `volatile` file differs between equal runs: a JSON object, whose number `seconds` is left out of its hash.
         """
         self.save(name, lambda path: path.write_bytes(content))
         if volatile:
@@ -194,7 +195,8 @@ class RunFolder:
                 "key": key,
                 "run": self.sha256,
                 "outputs": {
-                    file: None if file in files.volatile else file_hash(self.path / file) for file in files.written
+                    file: (volatile_hash if file in files.volatile else file_hash)(self.path / file)
+                    for file in files.written
                 },
                 "network_evaluations": int(evaluations),
             }

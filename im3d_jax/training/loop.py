@@ -20,7 +20,7 @@ from jax.sharding import Mesh
 
 from im3d_jax import parallel
 from im3d_jax.atomic import LOCK_FILE, Held, hold
-from im3d_jax.choices import check_above_zero, check_least
+from im3d_jax.choices import LARGEST_WHOLE, check_above_zero, check_least
 from im3d_jax.data.loading import Batches, one_ahead
 from im3d_jax.errors import InputError, input_errors
 from im3d_jax.training.checkpoints import Checkpoints
@@ -74,8 +74,10 @@ class RunSettings:
             check_least(name, getattr(self, name), smallest)
         if self.fit_seconds is not None:
             check_above_zero("fit_seconds", self.fit_seconds)
-        if len(self.profile) != 2 or min(self.profile) < 0:
-            raise InputError(f"profile={self.profile}: expected the first step and a number of steps")
+        if len(self.profile) != 2 or not 0 <= min(self.profile) <= max(self.profile) <= LARGEST_WHOLE:
+            raise InputError(
+                f"profile={str(self.profile)[:60]}: expected the first step and a number of steps, 0 to {LARGEST_WHOLE}"
+            )
         if not 0.0 <= self.ema < 1.0:
             raise InputError(f"ema={self.ema}: expected a decay in [0, 1)")
 

@@ -10,8 +10,8 @@ from typing import Any, Literal, Protocol
 import optax
 from jax.sharding import Mesh
 
-from im3d_jax import parallel
-from im3d_jax.choices import check_above_zero, check_least, check_share
+from im3d_jax import parallel, seeds
+from im3d_jax.choices import check_above_zero, check_least, check_share, check_whole
 from im3d_jax.errors import InputError, input_errors
 from im3d_jax.progress import Progress
 from im3d_jax.training.loop import RunSettings, train
@@ -135,6 +135,7 @@ class Recipe:
         Raises:
             InputError: See `training.train`; weights or data that cannot be used.
         """
+        check_whole("seed", seed, 0, seeds.LARGEST)
         mesh = self.mesh.make()
         if self.run.batch % (mesh.size * self.run.micro_batches):
             raise InputError(

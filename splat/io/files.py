@@ -1,10 +1,12 @@
 """Shared by all file formats of gaussians: errors, atomic writing, rows and activations."""
 
 import dataclasses
+import errno
 import inspect
 import math
 import os
 import pathlib
+import stat
 import tempfile
 import warnings
 from collections.abc import Sequence
@@ -92,8 +94,9 @@ def write_atomically(path: pathlib.Path, content: bytes) -> None:
         content: The whole file.
 
     Raises:
-        OSError: The file cannot be written.
+        OSError: The file cannot be written, or `path` is a device, FIFO or socket, which a file must not replace.
     """
+    _check_replaceable(path)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(handle, "wb") as file:
@@ -108,6 +111,19 @@ def write_atomically(path: pathlib.Path, content: bytes) -> None:
     except BaseException:
         pathlib.Path(name).unlink(missing_ok=True)
         raise
+
+
+def _check_replaceable(path: pathlib.Path) -> None:
+    """Refuses devices, FIFOs and sockets, and streams such as /dev/stdout: a rename would delete their names."""
+    folder = os.path.realpath(path.parent)
+    refused = folder == "/dev" or (folder + "/").startswith("/proc/")
+    try:
+        mode = os.stat(path).st_mode
+        refused = refused or not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))  # folders: os.replace says it
+    except (OSError, ValueError):
+        pass  # nothing there, or a name that no file can have
+    if refused:
+        raise FileExistsError(errno.EEXIST, "it is no regular file, and results are regular files", str(path))
 
 
 def on_host(gaussians: Gaussians, active: Bool[AnyArray, "N"] | None = None) -> Rows:

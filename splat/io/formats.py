@@ -50,7 +50,7 @@ def save(
     Raises:
         ValueError: The suffix or `up` is unknown, or the format cannot hold the gaussians.
         TypeError: The format does not have an option.
-        OSError: The file cannot be written.
+        OSError: The file cannot be written, or `path` is a device, FIFO or socket.
     """
     path = pathlib.Path(path)
     turn = to_y_up(up)

@@ -77,7 +77,7 @@ def save_ply(
 
     Raises:
         NonFinite: Some hold a NaN or an infinity; nothing is written.
-        OSError: The file cannot be written.
+        OSError: The file cannot be written, or `path` is a device, FIFO or socket.
     """
     write_atomically(pathlib.Path(path), encode_ply(on_host(gaussians, active), lean=lean, origin=origin))
 

@@ -1,14 +1,17 @@
 """Every wrong input ends with exit code 2 and one line on stderr that names the cause and the way out."""
 
 import dataclasses
+import importlib
 import json
 
 import numpy as np
 import pytest
+from absl import flags
 from PIL import Image
 
 from im3d_jax import weights
 from im3d_jax.cli.main import COMMANDS, main
+from tests.flag_bounds import unbounded
 
 
 PROMPT = "--prompt=a red mug"
@@ -46,6 +49,22 @@ def test_commands_and_flags(refused):
     assert "unexpected argument 'mug'" in refused("generate", PROMPT, "mug")
     assert "rounds" in refused("views", PROMPT, "--rounds=1"), "another command's flag is unknown"
     assert "prompt" in refused("generate", "--prompt", out=False)
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_flags_of_numbers_have_bounds(name):
+    values = flags.FlagValues()
+    importlib.import_module(f"im3d_jax.cli.{name.replace('-', '_')}").register(values)
+    assert unbounded(values) == []
+
+
+def test_numbers_beyond_the_bounds(refused):
+    assert "range [0, 4294967295]" in refused("generate", PROMPT, "--seed=99999999999999999999")
+    assert "range [-89.0, 89.0]" in refused("generate", PROMPT, "--elevation_deg=nan")
+    for flag in ("steps", "hold_out", "downscale"):
+        for number in ("99999999999999999999", "3000000000"):
+            line = refused("reconstruct", "--data=nothing", f"--{flag}={number}")
+            assert f"flag --{flag}={number}: " in line and ", 2147483647]" in line
 
 
 def test_sources(refused):

@@ -1,6 +1,8 @@
 """`im3d view` and `im3d export`: files beside their source, and refusals in one line."""
 
+import os
 import shutil
+import stat
 
 import numpy as np
 import pytest
@@ -139,6 +141,32 @@ def test_nothing_is_replaced_unasked(run, tmp_path, refused):
     assert "is a folder, and --to=spz makes a file" in refused(
         "export", run, "--to=spz", f"--out={folder}", "--overwrite"
     )
+
+
+@pytest.mark.parametrize("degrees", ["nan", "-NaN", "1e400", "-inf", "89"])
+def test_elevations_of_turntables_are_numbers_within_bounds(run, tmp_path, refused, degrees):
+    line = refused("export", run, "--to=gif", f"--out={tmp_path / 'a.gif'}", f"--elevation_deg={degrees}")
+    assert "flag --elevation_deg=" in line and "in the range [-88.0, 88.0]" in line
+    assert not (tmp_path / "a.gif").exists()
+
+
+def test_devices_and_streams_stay(run, tmp_path, refused):
+    os.mkfifo(tmp_path / "fifo")
+    for place, kind in ((tmp_path / "fifo", "a FIFO"), ("/dev/stdout", "")):
+        for source in (["export", run, "--to=spz"], ["export", run, "--to=colmap"], ["view", "--page", run]):
+            for more in ([], ["--overwrite"]):
+                line = refused(*source, f"--out={place}", *more)
+                assert f"cannot write {place}: it is {kind}" in line and "regular files; give another --out" in line
+    assert stat.S_ISFIFO(os.stat(tmp_path / "fifo").st_mode)
+
+
+def test_pages_replace_other_files_when_asked(run, tmp_path, refused):
+    place = tmp_path / "a.html"
+    place.write_text("mine")
+    assert "or --overwrite to replace it" in refused("view", "--page", run, f"--out={place}")
+    assert place.read_text() == "mine"
+    assert main(["view", "--page", str(run), f"--out={place}", "--overwrite"]) == 0
+    assert b"<h1>A red mug</h1>" in place.read_bytes()
 
 
 def test_a_full_disk_leaves_nothing(run, tmp_path, refused, monkeypatch):

@@ -100,6 +100,8 @@ def test_refused_flags(reconstruct, tmp_path, capsys, capture):
     assert "--quality is for run folders" in line("--quality=draft")
     assert "--model is for run folders" in line("--model=tiny")
     assert "sh_degree" in line("--sh_degree=5")
+    for flag in ("--steps=99999999999999999999", "--steps=3000000000", "--hold_out=99999999999999999999"):
+        assert "2147483647]" in line(flag) and not (tmp_path / "refused").exists()
     assert "strategy" in line("--strategy=best")
     assert "names the held-out views" in line("--hold_out=2")
     assert "vgg.pth: no such file" in line(f"--lpips_weights={tmp_path / 'vgg.pth'}")

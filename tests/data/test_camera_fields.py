@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from im3d_jax.data.captures import load_capture
 from im3d_jax.errors import CaptureError
@@ -73,6 +74,74 @@ def test_fisheye_lenses(tmp_path, place, field):
 
 
 @pytest.mark.parametrize(
+    ("file", "frame", "expected"),
+    [
+        # nerfstudio's order is k1, k2, k3, k4, p1, p2, ours k1, k2, p1, p2, k3.
+        ({"distortion_params": [0.1, 0.2, 0.3, 0.0, 0.01, 0.02]}, {}, (0.1, 0.2, 0.01, 0.02, 0.3)),
+        ({}, {"distortion_params": [0.1, 0.2, 0.3, 0.0, 0.01, 0.02]}, (0.1, 0.2, 0.01, 0.02, 0.3)),
+        ({"distortion_params": [0.1, 0, 0, 0, 0, 0], "k1": 0.4, "p1": 0.5}, {}, (0.1, 0.0, 0.0, 0.0, 0.0)),
+        ({"distortion_params": [0.1, 0, 0, 0, 0, 0]}, {"k1": 0.4}, (0.4, 0.0, 0.0, 0.0, 0.0)),
+        ({"k1": 0.4, "k2": 0.5}, {"distortion_params": [0.1, 0, 0, 0, 0, 0]}, (0.1, 0.0, 0.0, 0.0, 0.0)),
+        ({"distortion_params": None, "k1": 0.4}, {}, (0.4, 0.0, 0.0, 0.0, 0.0)),
+        ({"distortion_params": [0, 0, 0, 0, 0, 0]}, {}, None),
+        (
+            {"camera_model": "OPENCV_FISHEYE", "distortion_params": [0.1, 0.2, 0.3, 0.4, 0.0, 0.0], "k2": 9.0}, {},
+            (0.1, 0.2, 0.3, 0.4),
+        ),
+        ({"is_fisheye": True}, {"distortion_params": [0.1, 0.2, 0.3, 0.4]}, (0.1, 0.2, 0.3, 0.4)),
+    ],
+)  # fmt: skip
+def test_lists_of_distortion(tmp_path, file, frame, expected):
+    made = write_capture(tmp_path, **file)
+    write_json(tmp_path, made | {"frames": [each | frame for each in made["frames"]]})
+    capture = load_capture(tmp_path)
+    if expected is None:
+        assert capture.cameras.distortion is None
+    else:
+        np.testing.assert_allclose(capture.cameras.distortion, [expected] * 4, rtol=1e-6)
+        assert capture.cameras.model == ("fisheye" if len(expected) == 4 else "pinhole")
+    assert capture.remarks == ()
+
+
+def test_fisheye_pictures_are_cropped_around_their_centre(tmp_path):
+    made = write_capture(tmp_path, camera_model="OPENCV_FISHEYE", fisheye_crop_radius=6.0, cx=10.0, cy=9.0)
+    made["frames"][1] |= {"fisheye_crop_radius": 3.0}
+    write_json(tmp_path, made)
+    write_picture(tmp_path / "images/0001.png", grey=90)
+    mask = np.full((16, 24), 255, np.uint8)
+    mask[:, :10] = 0
+    (tmp_path / "masks").mkdir()
+    Image.fromarray(mask).save(tmp_path / "masks/0002.png")
+    capture = load_capture(tmp_path)
+    y, x = np.mgrid[:16, :24] + 0.5
+    distance = np.hypot(x - 10.0, y - 9.0)
+    assert capture.valid is not None
+    np.testing.assert_array_equal(capture.valid[0], distance <= 6.0)
+    np.testing.assert_array_equal(capture.valid[1], distance <= 3.0)
+    np.testing.assert_array_equal(capture.valid[2], (distance <= 6.0) & (mask > 0))
+    assert (capture.images[~capture.valid] == 0).all() and (capture.images[1][capture.valid[1]][:, 3] == 1).all()
+    assert capture.remarks[-1] == "transforms.json: pixels beyond fisheye_crop_radius (3 to 6 pixels) do not count"
+    # A pixel of the smaller picture counts if all of its block do.
+    blocks = (distance <= 6.0)[:15].reshape(5, 3, 8, 3).all(axis=(1, 3))
+    small = load_capture(tmp_path, downscale=3)
+    assert small.valid is not None
+    np.testing.assert_array_equal(small.valid[0], blocks)
+    # On other lenses it has no effect, as in nerfstudio.
+    write_json(tmp_path, made | {"camera_model": "OPENCV"})
+    whole = load_capture(tmp_path).valid
+    assert whole is not None and whole[0].all()
+    for radius, words in (
+        (0.01, "leaves no pixel of any view"),
+        (0.0, "expected pixels above 0"),
+        ("6", "finite number"),
+    ):
+        frames = [{**frame, "fisheye_crop_radius": radius} for frame in made["frames"]]
+        write_json(tmp_path, made | {"frames": frames})
+        with pytest.raises(CaptureError, match=words):
+            load_capture(tmp_path)
+
+
+@pytest.mark.parametrize(
     ("more", "words"),
     [
         ({"camera_model": "EQUIRECTANGULAR"}, "camera_model 'EQUIRECTANGULAR' is not supported"),
@@ -90,6 +159,10 @@ def test_fisheye_lenses(tmp_path, place, field):
         ({"camera_angle_y": 4.0}, "between 0 and pi"),
         ({"x_fov": 200.0}, "degrees between 0 and 180"),
         ({"mask_path": "masks/none.png"}, "missing mask 'masks/none.png'"),
+        ({"distortion_params": [0.1, 0.2]}, "distortion_params has 2 numbers; expected 6: k1, k2, k3, k4, p1, p2"),
+        ({"distortion_params": [0.1, 0.2, 0.3, 0.4]}, "distortion_params has 4 numbers; expected 6"),
+        ({"distortion_params": 0.1}, "distortion_params is 0.1; expected 6"),
+        ({"distortion_params": [0.1, 0.2, None, 0.0, 0.0, 0.0]}, "field 'k3' is None; expected a finite number"),
     ],
 )
 def test_frames_that_would_be_read_wrongly_are_refused(tmp_path, more, words):
@@ -109,7 +182,9 @@ def test_frames_that_would_be_read_wrongly_are_refused(tmp_path, more, words):
     [
         {"latlong": True}, {"equirectangular": True}, {"white_transparent": True}, {"black_transparent": True},
         {"mask_color": [1.0, 0.0, 1.0]}, {"ftheta_p1": 0.001}, {"orthographic": True}, {"fix_premult": True},
-        {"is_fisheye": True, "p1": 0.01},
+        {"is_fisheye": True, "p1": 0.01}, {"distortion_params": [0.1, 0.0, 0.0, 0.01, 0.0, 0.0]},
+        {"is_fisheye": True, "distortion_params": [0.1, 0.0, 0.0, 0.0, 0.01, 0.0]}, {"from_mitsuba": True},
+        {"normal_mts_args": {}}, {"mask_path": "mask.png"},
     ],
 )  # fmt: skip
 def test_files_that_would_be_read_wrongly_are_refused(tmp_path, fields):
@@ -119,8 +194,15 @@ def test_files_that_would_be_read_wrongly_are_refused(tmp_path, fields):
 
 
 def test_switches_that_are_off_are_no_obstacle(tmp_path):
-    off = {"latlong": False, "rolling_shutter": [0, 0, 0, 0], "mask_color": None, "k6": 0, "is_fisheye": False}
-    ngp = {"aabb_scale": 16, "scale": 0.33, "offset": [0.5, 0.5, 0.5], "from_na": True, "sharpness": 12.5}
+    off = {
+        "from_mitsuba": False,
+        "latlong": False,
+        "rolling_shutter": [0, 0, 0, 0],
+        "mask_color": None,
+        "k6": 0,
+        "is_fisheye": False,
+    }
+    ngp = {"aabb_scale": 16, "scale": 0.33, "offset": [0.5, 0.5, 0.5], "from_na": False, "sharpness": 12.5}
     write_capture(tmp_path, **off, **ngp)
     assert load_capture(tmp_path).remarks == ()
 
@@ -132,6 +214,8 @@ def test_unknown_fields_are_named_in_one_line(tmp_path):
     assert line.endswith("not known and have no effect: wobble, quality")
     write_json(tmp_path, {**made, "frames": changed_frames(made, time=0.5), "wobble": 1})
     assert "'time' has no effect: the scene is fitted as if nothing moved" in load_capture(tmp_path).remarks[0]
+    write_json(tmp_path, {**made, "from_na": True, "wobble": 1})
+    assert "'from_na' has no effect: poses are read as OpenGL's" in load_capture(tmp_path).remarks[0]
 
 
 def test_sizes_of_frames(tmp_path):

@@ -137,6 +137,8 @@ def test_point_clouds_that_cannot_be_used_are_named(tmp_path):
     assert capture.points is None and "is not used (no end_header" in capture.remarks[0]
     write_cloud(tmp_path / "sparse_pc.ply", np.zeros((3, 3)), np.zeros((3, 3), int))
     assert "it has 3 points" in load_capture(tmp_path).remarks[0]
+    write_capture(tmp_path, ply_file_path=3)
+    assert "ply_file_path is not used (3 is no text)" in load_capture(tmp_path).remarks[0]
 
 
 def test_several_sizes_keep_the_cameras_of_each(tmp_path):

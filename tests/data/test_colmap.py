@@ -112,6 +112,32 @@ def test_refusals(tmp_path, monkeypatch):
     assert "pip install 'im3d-jax[colmap]'" in refused(tmp_path)
 
 
+@pytest.mark.parametrize("suffix", [".txt", ".bin"])
+def test_models_without_points(tmp_path, suffix):
+    """As nerfstudio reads them; observations of the missing points are no obstacle."""
+    made = synthesize(tmp_path, "PINHOLE")
+    model = tmp_path / "sparse/0"
+    if suffix == ".txt":
+        for file in model.iterdir():
+            file.unlink()
+        made.write_text(str(model))
+    whole = captures.load_capture(tmp_path)
+    assert len(whole.points) == 30 and whole.remarks == ()
+    for rigs in (True, False):
+        for name in ("points3D",) if rigs else ("rigs", "frames"):
+            (model / (name + suffix)).unlink()
+        before = {file.name: file.read_bytes() for file in model.iterdir()}
+        bare = captures.load_capture(tmp_path)
+        assert bare.points is None and bare.colours is None and bare.names == whole.names
+        np.testing.assert_array_equal(bare.cameras.world_to_camera, whole.cameras.world_to_camera)
+        np.testing.assert_array_equal(bare.cameras.intrinsics, whole.cameras.intrinsics)
+        np.testing.assert_array_equal(bare.images, whole.images)
+        assert bare.remarks == (f"{model}: the model has no points, so the fit starts without them",)
+        assert {file.name: file.read_bytes() for file in model.iterdir()} == before
+    (model / f"images{suffix}").unlink()
+    assert f"images{suffix} is missing beside cameras{suffix}; copy the whole model" in refused(tmp_path)
+
+
 @pytest.fixture(scope="module")
 def sound(tmp_path_factory):
     """{name: bytes} of a sound model's files."""

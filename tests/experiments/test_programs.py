@@ -12,12 +12,14 @@ from absl import flags
 import experiments
 from experiments.programs import Program
 from im3d_jax.errors import InputError
+from tests.flag_bounds import unbounded
 
 
 FOLDER = pathlib.Path(experiments.__file__).parent
 PROGRAMS = [
     "sample", "evaluate", "gallery", "toybox", "train_clip_elevation", "benchmarks.rasterizer", "benchmarks.fit_steps",
-    "benchmarks.networks", "benchmarks.captures", "benchmarks.readers", "benchmarks.loader", "build_tfds",
+    "benchmarks.networks", "benchmarks.captures", "benchmarks.readers", "benchmarks.loader", "build_tfds", "train",
+    "encode",
 ]  # fmt: skip
 
 
@@ -58,6 +60,7 @@ def test_every_program_has_its_flags_and_its_name(name, capsys):
     assert one(["--no_such_flag=1"]) == 2 and capsys.readouterr().err.startswith(f"{name}: Unknown command line flag")
     values = flags.FlagValues()
     one.define_flags(values)
+    assert unbounded(values) == []
     assert all(values[flag].help for flag in values) and len(list(values)) >= 4
 
 

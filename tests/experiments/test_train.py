@@ -143,6 +143,15 @@ def test_the_smallest_video_stage_learns(tmp_path):
     "arguments, message",
     [
         (["--config=im3d_paper", "--workdir=W", "--set", "steps=-5"], "steps=-5: expected at least 1"),
+        (["--config=im3d_paper", "--workdir=W", "--seed=99999999999999999999"], "in the range [0, 4294967295]"),
+        (["--config=im3d_paper", "--workdir=W", "--max_seconds=nan"], "flag --max_seconds=nan: nan is not a number"),
+        (
+            ["--config=tiny_autoencoder", "--smoke", "--workdir=W", "--set", "run.steps=99999999999999999999"],
+            "--set=run.steps=99999999999999999999: expected whole numbers from -2147483647 to 2147483647",
+        ),
+        (["--config=tiny", "--smoke", "--workdir=W", "--set", "run.steps=3000000000"], "to 2147483647"),
+        (["--config=im3d_paper", "--workdir=W", "--set", "stage.drop=nan"], "stage.drop=nan: expected a float"),
+        (["--config=im3d_paper", "--workdir=W", "--profile=9999999999:1"], "expected the first step and a number of"),
         (["--config=im3d_paper", "--workdir=W", "--set", "decay=1.5"], "optimizer.decay=1.5: expected a share"),
         (["--config=im3d_paper", "--workdir=W", "--set", "clip=0"], "optimizer.clip=0.0: expected a norm"),
         (
@@ -175,6 +184,8 @@ def test_wrong_flags_are_one_line(arguments, message, tmp_path, capsys):
     assert train.PROGRAM([argument.replace("=W", f"={tmp_path / 'w'}") for argument in arguments]) == 2
     said = capsys.readouterr().err.strip().splitlines()
     assert message in said[-1]
+    if "9999" in str(arguments) or "3000000000" in str(arguments):
+        assert not (tmp_path / "w").exists(), "before any work"
 
 
 def test_every_recipe_has_both_forms(tmp_path):

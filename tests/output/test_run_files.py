@@ -1,11 +1,14 @@
 """Whose files a run touches: its own, while no other process works there."""
 
+import contextlib
 import multiprocessing
 import os
+import socket
+import stat
 
 import pytest
 
-from im3d_jax.atomic import hold, replacing, replacing_folder
+from im3d_jax.atomic import check_replaceable, hold, replacing, replacing_folder, write_whole
 from im3d_jax.errors import RunFolderError
 from im3d_jax.output.run_folder import RunFolder, StageFiles
 from tests.output.test_run_folder import contents, two_stages
@@ -75,6 +78,47 @@ def test_several_writers_of_one_file(tmp_path):
         first.write_text("first")
         second.write_text("second")
     assert names(tmp_path) == ["a.npz"] and (tmp_path / "a.npz").read_text() == "first"
+
+
+def special_files(folder):
+    """{name: kind} of files that a rename would delete; the device is behind a link, so nothing harms a real one."""
+    os.mkfifo(folder / "fifo")
+    with contextlib.closing(socket.socket(socket.AF_UNIX)) as bound:
+        bound.bind(str(folder / "socket"))
+    (folder / "device").symlink_to(os.devnull)
+    return {"fifo": stat.S_ISFIFO, "socket": stat.S_ISSOCK, "device": stat.S_ISCHR}
+
+
+def test_no_file_takes_the_place_of_a_device(tmp_path, monkeypatch):
+    kinds = special_files(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    for name, is_kind in kinds.items():
+        for place in (tmp_path / name, name):
+            with pytest.raises(
+                FileExistsError, match=f"it is a {name}, and results are regular files".replace("fifo", "FIFO")
+            ):
+                write_whole(place, b"new")
+            with pytest.raises(FileExistsError), replacing_folder(place) as partial:
+                partial.mkdir()
+        with pytest.raises(RunFolderError, match="and results are regular files.; remove it or choose another --out"):
+            StageFiles(tmp_path).write(name, b"new")
+        assert is_kind(os.stat(tmp_path / name).st_mode)
+    # One that appears while the content is made.
+    with pytest.raises(FileExistsError), replacing(tmp_path / "late") as partial:
+        partial.write_text("new")
+        os.mkfifo(tmp_path / "late")
+    assert names(tmp_path) == sorted([*kinds, "late"])
+
+
+def test_names_of_streams_are_refused(tmp_path):
+    for place in ("/dev/stdout", "/dev/fd/1", "/proc/self/fd/1", "/dev/none"):
+        with pytest.raises(FileExistsError, match="results are regular files"):
+            check_replaceable(place)
+    (tmp_path / "old").write_text("old")
+    (tmp_path / "link").symlink_to("old")
+    (tmp_path / "dangling").symlink_to("nothing")
+    for name in ("old", "link", "dangling", "new", ".", "a" * 300):
+        check_replaceable(tmp_path / name)
 
 
 def test_folders_are_replaced_whole(tmp_path):

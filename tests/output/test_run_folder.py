@@ -156,10 +156,35 @@ def test_damaged_records_are_mended(tmp_path, name, content):
 def test_metrics_cut_short_are_made_again(tmp_path):
     folder = RunFolder(tmp_path, {})
     folder.start()
-    work = functools.partial(StageFiles.write, name="metrics.json", content=b'{"seconds": 1}', volatile=True)
+    content = b'{"seconds": 1, "psnr": 20.5}'
+    work = functools.partial(StageFiles.write, name="metrics.json", content=content, volatile=True)
     assert folder.stage("metrics", work) and not folder.stage("metrics", work)
-    (tmp_path / "metrics.json").write_text('{"seconds"')
-    assert folder.stage("metrics", work)
+    for damage in ('{"seconds"', "{}", '{"seconds": 1}', '{"seconds": 1, "psnr": 20.6}', '{"psnr": 20.5}', "[]",
+                   '{"seconds": "1", "psnr": 20.5}', '{"seconds": 1, "psnr": NaN}'):  # fmt: skip
+        (tmp_path / "metrics.json").write_text(damage)
+        again = RunFolder(tmp_path, {})
+        folder.close()
+        again.start()
+        assert again.stage("metrics", work) and (tmp_path / "metrics.json").read_bytes() == content
+        again.close()
+
+
+def test_records_without_a_hash_ask_for_readable_files(tmp_path):
+    """Those of the version before, of files that hold seconds."""
+    folder = RunFolder(tmp_path, {})
+    folder.start()
+    work = functools.partial(StageFiles.write, name="metrics.json", content=b'{"seconds": 1}', volatile=True)
+    folder.stage("metrics", work)
+    folder.close()
+    records = json.loads((tmp_path / STAGES_FILE).read_text())
+    records["metrics"]["outputs"]["metrics.json"] = None
+    (tmp_path / STAGES_FILE).write_text(json.dumps(records))
+    for content, repeated in (("{}", False), ("{", True)):
+        (tmp_path / "metrics.json").write_text(content)
+        again = RunFolder(tmp_path, {})
+        again.start()
+        assert again.stage("metrics", work) == repeated
+        again.close()
 
 
 def test_folders_of_the_version_before_go_on(tmp_path):
@@ -207,8 +232,8 @@ def test_settings_without_results_may_change(tmp_path):
     assert json.loads((tmp_path / "run.json").read_text())["settings"] == {"model": "tiny"}
 
 
-def test_volatile_files_do_not_enter_the_record(tmp_path):
-    for name, seconds in (("a", b"1.0"), ("b", b"2.0")):
+def test_seconds_do_not_enter_the_record(tmp_path):
+    for name, seconds in (("a", b'{"seconds": 1.0}'), ("b", b'{"seconds": 2.0}')):
         folder = RunFolder(tmp_path / name, {})
         folder.start()
         folder.stage("metrics", functools.partial(StageFiles.write, name="m", content=seconds, volatile=True))

@@ -1,6 +1,8 @@
 """`load` and `save` over all formats: round trips, frames, refusals, damaged files, other programs."""
 
+import os
 import shutil
+import stat
 import subprocess
 
 import jax
@@ -174,6 +176,18 @@ def test_wrong_arguments_name_what_is_expected(tmp_path):
     with pytest.raises(TypeError, match="lean"):
         splat.save(tmp_path / "a.glb", scene(), lean=True)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("save", [splat.save, splat.save_ply])
+def test_nothing_takes_the_place_of_a_device(tmp_path, save):
+    os.mkfifo(tmp_path / "fifo.ply")
+    # Behind a link, so that nothing harms the real one.
+    (tmp_path / "device.ply").symlink_to(os.devnull)
+    for name, is_kind in (("fifo.ply", stat.S_ISFIFO), ("device.ply", stat.S_ISCHR)):
+        with pytest.raises(FileExistsError, match="it is no regular file"):
+            save(tmp_path / name, scene(3, 1))
+        assert is_kind(os.stat(tmp_path / name).st_mode)
+    assert len(list(tmp_path.iterdir())) == 2
 
 
 @pytest.mark.parametrize("kind", ["spz", "splat", "glb"])
