@@ -9,6 +9,10 @@ from absl import flags
 from im3d_jax.choices import LARGEST_WHOLE
 
 
+# The flags are those of the module that calls these functions: its --help lists them.
+flags.disclaim_key_flags()
+
+
 class _Floats(flags.FloatParser):
     def is_outside_bounds(self, val: float) -> bool:
         return math.isnan(val) or super().is_outside_bounds(val)
