@@ -26,6 +26,7 @@ from im3d_jax.viewer import About, PosedPictures, build_page
 from splat import Cameras, Gaussians
 from splat.gaussians import usable
 from splat.io.files import on_host
+from splat.io.spz import LARGEST_POSITION
 
 
 SHEET_SIDE = 256  # most pixels of each view on a sheet: larger sheets take seconds to compress
@@ -119,7 +120,7 @@ def measure(about: About, lpips: lpips_distance.Params | None = None) -> Callabl
 def page_of(
     gaussians: Gaussians, about: About, pictures: PosedPictures | None, figures: Mapping[str, Any]
 ) -> dict[str, bytes]:
-    """viewer.html; no file where no gaussian can be drawn.
+    """viewer.html; no file where no gaussian can be drawn, or where one is further away than SPZ reaches.
 
     Args:
         gaussians: The asset.
@@ -128,7 +129,9 @@ def page_of(
         figures: Sections of metrics.json.
     """
     rows = on_host(gaussians, np.asarray(usable(gaussians)))
-    return {PAGE: build_page(rows, about, pictures=pictures, metrics=figures)} if len(rows) else {}
+    if not len(rows) or np.linalg.norm(rows.means, axis=-1).max() >= LARGEST_POSITION:
+        return {}
+    return {PAGE: build_page(rows, about, pictures=pictures, metrics=figures)}
 
 
 def measure_orbit(

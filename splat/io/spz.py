@@ -34,6 +34,9 @@ from splat.io.spz_streams import (
 )
 
 
+LARGEST_POSITION = 2**23  # positions are fixed-point numbers of 24 bits
+
+
 _HEADER = struct.Struct("<4sIIBBBB")
 _COLOR_SCALE = 0.15
 _SMALLEST_THREE_STEP = math.sqrt(0.5) / 511
@@ -65,7 +68,7 @@ def encode_spz(
     extent = float(np.abs(gaussians.means).max())
     most_bits = 23 - max(math.frexp(extent)[1], 0)
     if most_bits < 0:
-        raise ValueError(f"positions up to {extent:.3g} exceed SPZ's range of {2**23}; scale the scene down")
+        raise ValueError(f"positions up to {extent:.3g} exceed SPZ's range of {LARGEST_POSITION}; scale the scene down")
     if fractional_bits is None:
         fractional_bits = min(max(12, 13 - math.frexp(extent)[1]), most_bits, 23)
     if not 0 <= fractional_bits <= most_bits:

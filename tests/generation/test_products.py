@@ -9,7 +9,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from im3d_jax.generation.products import Turntable, compare, draw_turntable, measure_orbit, preview_views, sheet_of
+from im3d_jax.generation.products import (
+    Turntable,
+    compare,
+    draw_turntable,
+    measure_orbit,
+    page_of,
+    preview_views,
+    sheet_of,
+)
 from im3d_jax.generation.stages import Workplace
 from im3d_jax.viewer import About
 from splat import SH_C0, Gaussians, orbit_cameras
@@ -27,6 +35,13 @@ def test_figures():
     assert compare(grey, white)["psnr"] == pytest.approx(20.0, abs=1e-3)
     with_lpips = compare(grey, white, narrow_lpips())
     assert set(with_lpips) == {"psnr", "ssim", "lpips"} and with_lpips["lpips"] >= 0
+
+
+def test_a_scene_beyond_the_range_of_spz_has_no_page():
+    far = Gaussians(
+        jnp.full((1, 3), 5e6), jnp.eye(4)[:1], jnp.zeros((1, 3)), jnp.zeros(1), jnp.zeros((1, 1, 3), jnp.float32)
+    )
+    assert page_of(far, About("far", "a test"), None, {}) == {}, "some turn of it leaves the range"
 
 
 def test_the_figures_tell_a_blurred_target_from_the_first_views():
